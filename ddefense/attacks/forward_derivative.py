@@ -1,0 +1,137 @@
+r"""Forward derivatives: how the outputs move with each feature, the first part of JSMA.
+
+Every reading of JSMA needs $\alpha = \partial o_t / \partial x$ for the target's output and
+$\beta = \partial (\sum_{j \ne t} o_j) / \partial x$ for all the others. What the outputs $o$ are
+differs, and on a network whose float32 softmax saturates that decides the result:
+
+| name | outputs | arithmetic |
+|---|---|---|
+| `jsma_f` | $F = \mathrm{softmax}(z)$ | float32 gradient of $F_t$; $\beta = -\alpha$, so none is taken |
+| `jsma_f_literal` | $F$ | alpha and beta summed from the float32 Jacobian of $F$ |
+| `jsma_f_exact` | $F$ | log domain: nothing underflows |
+| `jsma_f_temperature` | $\mathrm{softmax}(z / T)$ at the training T (Carlini & Wagner 2016) | float32 |
+| `jsma_z` | logits $z$ | float32 |
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+Scores = tuple[tf.Tensor, ...]
+
+
+def _f(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scores:
+    del temperature
+    return (tf.reduce_sum(target * tf.nn.softmax(logits), axis=1),)
+
+
+def _f_temperature(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scores:
+    return (tf.reduce_sum(target * tf.nn.softmax(logits / temperature), axis=1),)
+
+
+def _f_exact(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scores:
+    # dF_t/dx = F_t (1 - F_t) [dz_t/dx - sum_{j != t} w_j dz_j/dx], w = softmax over j != t. The
+    # factor F_t (1 - F_t) > 0 underflows but ranks nothing, so the bracket alone is taken.
+    del temperature
+    others = tf.where(target > 0, -np.inf, logits)
+    weights = tf.stop_gradient(tf.nn.softmax(others))
+    return (tf.reduce_sum((target - weights) * logits, axis=1),)
+
+
+def _f_literal(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scores:
+    # The Jacobian of F in float32 is (diag(p) - p p^T) times that of z; its rows are summed as
+    # float32 numbers before one gradient pass for alpha and one for beta, instead of ten passes.
+    del temperature
+    p = tf.stop_gradient(tf.nn.softmax(logits))
+    jacobian = tf.linalg.diag(p) - p[:, :, None] * p[:, None, :]
+    alpha = tf.reduce_sum(target[:, :, None] * jacobian, axis=1)
+    beta = tf.reduce_sum((1 - target)[:, :, None] * jacobian, axis=1)
+    return tf.reduce_sum(alpha * logits, axis=1), tf.reduce_sum(beta * logits, axis=1)
+
+
+def _z(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scores:
+    del temperature
+    return tf.reduce_sum(target * logits, axis=1), tf.reduce_sum((1 - target) * logits, axis=1)
+
+
+# Each gives per-sample scores whose gradients are alpha and, unless it is -alpha, beta.
+_SCORES: dict[str, Callable[[tf.Tensor, tf.Tensor, float], Scores]] = {
+    "jsma_f": _f,
+    "jsma_f_literal": _f_literal,
+    "jsma_f_exact": _f_exact,
+    "jsma_f_temperature": _f_temperature,
+    "jsma_z": _z,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardDerivative:
+    """A compiled direction-sensitivity estimate of one network.
+
+    Attributes:
+        name: which reading of JSMA it serves.
+        image_shape: of one image.
+        num_classes: outputs of the network.
+        function: (images [N, H, W, C], targets int32 [N]) -> (predicted class int64 [N], alpha)
+            or (predicted class, alpha, beta), with alpha and beta float32 [N, features].
+    """
+
+    name: str
+    image_shape: tuple[int, ...]
+    num_classes: int
+    function: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]
+
+    def __call__(
+        self, images: npt.NDArray[np.float32], targets: npt.NDArray[np.int32]
+    ) -> list[npt.NDArray[Any]]:
+        """Evaluates it on a batch."""
+        outputs = self.function(tf.constant(images), tf.constant(targets))
+        return [output.numpy() for output in outputs]
+
+
+def forward_derivative(
+    logits_network: keras.Model, name: str, *, temperature: float = 1.0
+) -> ForwardDerivative:
+    """Compiles the forward derivative of a network for one reading of JSMA.
+
+    One forward pass serves the stop test and the gradients: one backward pass for readings on
+    probabilities, two for the others, never one per class.
+
+    Args:
+        logits_network: a model images -> logits, in inference mode.
+        name: a name of the table above.
+        temperature: T of `jsma_f_temperature`; the others evaluate at T = 1.
+
+    Returns:
+        The compiled estimate.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    if name not in _SCORES:
+        raise ValueError(f"attack: expected one of {list(_SCORES)}, received {name!r}.")
+    image_shape = tuple(logits_network.input_shape[1:])
+    num_classes = logits_network.output_shape[-1]
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, *image_shape], tf.float32),
+            tf.TensorSpec([None], tf.int32),
+        ]
+    )
+    def function(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        target = tf.one_hot(targets, num_classes)
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            logits = tf.cast(logits_network(images, training=False), tf.float32)
+            scores = _SCORES[name](logits, target, temperature)
+        features = int(np.prod(image_shape))
+        gradients = [tf.reshape(tape.gradient(score, images), [-1, features]) for score in scores]
+        return tf.argmax(logits, axis=1), *gradients
+
+    return ForwardDerivative(name, image_shape, num_classes, function.get_concrete_function())

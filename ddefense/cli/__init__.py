@@ -1,0 +1,1 @@
+"""The command line: absl flags -> configuration -> experiment and report."""

@@ -1,0 +1,5 @@
+"""`python -m ddefense.cli`."""
+
+from ddefense.cli.main import run
+
+run()

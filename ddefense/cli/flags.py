@@ -1,0 +1,113 @@
+"""Every flag of `bin/reproduce`, and the configuration they make."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from ddefense import config as config_lib
+from ddefense import datasets
+
+_FLAGS = flags.FLAGS
+
+# Flags that are fields of the configuration; None means the preset's value.
+_FIELDS = tuple(
+    field.name
+    for field in dataclasses.fields(config_lib.Config)
+    if field.name not in ("dataset", "preset", "reduced")
+)
+
+
+def define() -> None:
+    """Registers the flags. Called by the program only: importing ddefense registers none."""
+    flags.DEFINE_enum("dataset", "digits", datasets.NAMES, "Dataset to reproduce the paper on.")
+    flags.DEFINE_enum(
+        "preset",
+        "quick",
+        config_lib.PRESETS,
+        "paper: the literal protocol, nine temperatures, 50 epochs, 100 samples. quick: minutes on "
+        "the default dataset. smoke: about a minute, to see that everything works.",
+    )
+    flags.DEFINE_list(
+        "temperatures", None, "Distillation temperatures, numbers > 0, such as 1,20,100."
+    )
+    flags.DEFINE_integer("epochs", None, "Passes over the training set per network, >= 1.")
+    flags.DEFINE_integer(
+        "warm_start_steps",
+        None,
+        "Optimizer steps at T = 1 on hard labels from which initial and distilled networks start; "
+        "0 is the literal protocol.",
+    )
+    flags.DEFINE_integer("batch_size", None, "Training images per optimizer step, >= 1.")
+    flags.DEFINE_float("learning_rate", None, "Of stochastic gradient descent, > 0.")
+    flags.DEFINE_float("momentum", None, "Of stochastic gradient descent, in [0, 1).")
+    flags.DEFINE_float("dropout", None, "Rate after each hidden dense layer, in [0, 1).")
+    flags.DEFINE_integer(
+        "samples", None, "Test images attacked, each towards every other class, >= 1."
+    )
+    flags.DEFINE_integer(
+        "gradient_samples", None, "Most test images whose gradient amplitude is measured, >= 1."
+    )
+    flags.DEFINE_list("attacks", None, f"Attacks to run, among {', '.join(config_lib.ATTACKS)}.")
+    flags.DEFINE_float("theta", None, "Change of a feature per step, in [-1, 1], not 0.")
+    flags.DEFINE_integer("max_features", None, "Most features an attack changes; even, >= 2.")
+    flags.DEFINE_integer("shard_samples", None, "Samples per attack shard, the unit of resuming.")
+    flags.DEFINE_integer(
+        "attack_batch_size", None, "Attacks that run together within a shard, >= 1."
+    )
+    flags.DEFINE_integer("seed", None, "Of weights, order of images and dropout, >= 0.")
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Run directory. Default: runs/<dataset>_<preset>, with a hash of the configuration added "
+        "where flags change the preset. A killed run resumes in it.",
+    )
+    flags.DEFINE_string("export_dir", "exported_models", "Where SavedModels go.")
+    flags.DEFINE_string(
+        "data_dir", None, "Folder of prepared TFDS data. Default: TFDS_DATA_DIR, else TFDS's own."
+    )
+    flags.DEFINE_bool(
+        "report_only",
+        False,
+        "Only redraw figures, tables and report.md of --workdir from its results.",
+    )
+
+
+def config() -> config_lib.Config:
+    """The configuration that the flags ask for.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+    changes: dict[str, Any] = {
+        name: _FLAGS[name].value for name in _FIELDS if _FLAGS[name].value is not None
+    }
+    if "temperatures" in changes:
+        changes["temperatures"] = _numbers("temperatures", changes["temperatures"])
+    return config_lib.preset(_FLAGS.preset, _FLAGS.dataset, **changes)
+
+
+def workdir(config: config_lib.Config) -> pathlib.Path:
+    """The run directory: `--workdir`, or one named after the configuration."""
+    if _FLAGS.workdir:
+        return pathlib.Path(_FLAGS.workdir)
+    name = f"{config.dataset}_{config.preset}"
+    if config != config_lib.preset(config.preset, config.dataset):
+        name += f"_{config.digest()}"
+    return pathlib.Path("runs", name)
+
+
+def data_dir() -> pathlib.Path | None:
+    """`--data_dir` if given."""
+    return pathlib.Path(_FLAGS.data_dir) if _FLAGS.data_dir else None
+
+
+def _numbers(name: str, values: list[str]) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in values)
+    except ValueError:
+        raise ValueError(
+            f"{name}: expected numbers separated by commas, such as 1,20,100; received "
+            f"{','.join(values)!r}."
+        ) from None

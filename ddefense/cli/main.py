@@ -1,0 +1,81 @@
+"""`bin/reproduce`: kept short on purpose; everything testable lives elsewhere."""
+
+import os
+import pathlib
+import shlex
+import sys
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from ddefense.cli import flags as cli_flags
+from ddefense.config import Config
+from ddefense.records import RunError
+
+_USAGE_ERROR, _RUN_ERROR = 2, 1
+
+
+def run() -> None:
+    """Entry point of `bin/reproduce` and `ddefense-reproduce`."""
+    cli_flags.define()
+    app.run(_main, flags_parser=_parse)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        _refuse(str(error))
+
+
+def _main(arguments: list[str]) -> None:
+    if len(arguments) > 1:
+        _refuse(f"expected flags only, received {' '.join(arguments[1:])!r}.")
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(None)
+    try:
+        config = cli_flags.config()
+    except ValueError as error:
+        _refuse(f"--{error}")
+    workdir = cli_flags.workdir(config)
+    try:
+        if not flags.FLAGS.report_only:
+            _experiment(config, workdir)
+        _report(workdir)
+    except (RunError, ValueError) as error:
+        logging.error("%s", error)
+        sys.exit(_RUN_ERROR)
+    except KeyboardInterrupt:
+        logging.error("Interrupted; the same command resumes in %s.", workdir)
+        sys.exit(130)
+
+
+def _experiment(config: Config, workdir: pathlib.Path) -> None:
+    # TensorFlow is imported only now: --help, usage errors and --report_only need none of it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    from ddefense import experiments
+
+    tf.config.experimental.enable_op_determinism()
+    experiments.run(
+        config,
+        workdir,
+        export_dir=pathlib.Path(flags.FLAGS.export_dir),
+        data_dir=cli_flags.data_dir(),
+        command=shlex.join(["bin/reproduce", *sys.argv[1:]]),
+    )
+
+
+def _report(workdir: pathlib.Path) -> None:
+    from ddefense import reporting
+
+    for path in reporting.render(workdir):
+        logging.debug("wrote %s", path)
+    logging.info("report: %s", workdir / "report.md")
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"{message}\nUsage: bin/reproduce [flags]; --help lists them.", file=sys.stderr)  # noqa: T201
+    sys.exit(_USAGE_ERROR)

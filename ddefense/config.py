@@ -1,0 +1,205 @@
+"""The settings of one experiment, validated once, and the named presets."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any
+
+PAPER_TEMPERATURES = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0)
+"""The temperatures the paper explores (slides of the talk)."""
+PAPER_EPOCHS = 50
+PAPER_SAMPLES = 100
+PAPER_MAX_FEATURES = 112
+
+ATTACKS = ("jsma_f", "jsma_f_literal", "jsma_f_exact", "jsma_f_temperature", "jsma_z")
+"""The readings of JSMA that a run measures; `ddefense.attacks` says what each one is."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What determines the results of one run, together with the code and the machine.
+
+    Attributes:
+        dataset: name of the dataset, see `ddefense.datasets`.
+        preset: name of the preset this configuration started from.
+        temperatures: distillation temperatures T > 0, without repetition.
+        epochs: passes over the training set for each network.
+        warm_start_steps: optimizer steps at T = 1 on hard labels whose weights start both the
+            initial and the distilled network; 0 is the literal protocol.
+        batch_size: training images per optimizer step.
+        learning_rate: of stochastic gradient descent, > 0.
+        momentum: of stochastic gradient descent, in [0, 1).
+        dropout: rate after each hidden dense layer, in [0, 1).
+        samples: test images attacked; each is attacked towards every other class.
+        gradient_samples: test images whose gradient amplitude is measured, at most.
+        attacks: names of the attacks, see `ddefense.attacks`.
+        theta: change of a feature per step, in units of the network's input, in [-1, 1], not 0.
+        max_features: most features an attack may change; even, because features go in pairs.
+        shard_samples: samples per attack shard, the unit of resuming. Floating-point results
+            depend on what shares a batch, so the shard is part of the configuration.
+        attack_batch_size: (sample, target) pairs attacked together within a shard.
+        seed: of weights, order of images and dropout; >= 0.
+        reduced: true where epochs, temperatures or samples are fewer than the paper's. Derived:
+            whatever is passed is replaced.
+    """
+
+    dataset: str = "digits"
+    preset: str = "quick"
+    temperatures: tuple[float, ...] = PAPER_TEMPERATURES
+    epochs: int = PAPER_EPOCHS
+    warm_start_steps: int = 0
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.5
+    dropout: float = 0.5
+    samples: int = PAPER_SAMPLES
+    gradient_samples: int = 10_000
+    attacks: tuple[str, ...] = ATTACKS
+    theta: float = 1.0
+    max_features: int = PAPER_MAX_FEATURES
+    shard_samples: int = 20
+    attack_batch_size: int = 32
+    seed: int = 0
+    reduced: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks every field.
+
+        Raises:
+            ValueError: naming the field, what was received and what was expected.
+        """
+        temperatures = tuple(float(t) for t in self.temperatures)
+        object.__setattr__(self, "temperatures", temperatures)
+        object.__setattr__(self, "attacks", tuple(self.attacks))
+        _expect(
+            bool(temperatures) and all(math.isfinite(t) and t > 0 for t in temperatures),
+            "temperatures",
+            "one or more finite numbers > 0, such as 1,20,100",
+            temperatures,
+        )
+        _expect(
+            len(set(temperatures)) == len(temperatures),
+            "temperatures",
+            "each temperature once",
+            temperatures,
+        )
+        for name in (
+            "epochs",
+            "batch_size",
+            "samples",
+            "gradient_samples",
+            "shard_samples",
+            "attack_batch_size",
+        ):
+            _expect_integer(name, getattr(self, name), minimum=1)
+        for name in ("warm_start_steps", "seed"):
+            _expect_integer(name, getattr(self, name), minimum=0)
+        _expect_integer("max_features", self.max_features, minimum=2)
+        _expect(
+            self.max_features % 2 == 0,
+            "max_features",
+            "an even number, because features are changed in pairs",
+            self.max_features,
+        )
+        _expect(
+            math.isfinite(self.learning_rate) and self.learning_rate > 0,
+            "learning_rate",
+            "a finite number > 0",
+            self.learning_rate,
+        )
+        for name in ("momentum", "dropout"):
+            value = getattr(self, name)
+            _expect(0 <= value < 1, name, "a number in [0, 1)", value)
+        _expect(
+            0 < abs(self.theta) <= 1,
+            "theta",
+            "a number in [-1, 1] other than 0",
+            self.theta,
+        )
+        unknown = sorted(set(self.attacks) - set(ATTACKS))
+        _expect(
+            bool(self.attacks) and not unknown, "attacks", f"names among {list(ATTACKS)}", unknown
+        )
+        _expect(
+            len(set(self.attacks)) == len(self.attacks), "attacks", "each attack once", self.attacks
+        )
+        object.__setattr__(
+            self,
+            "reduced",
+            self.epochs < PAPER_EPOCHS
+            or not set(PAPER_TEMPERATURES) <= set(temperatures)
+            or self.samples < PAPER_SAMPLES,
+        )
+
+    def digest(self) -> str:
+        """A short hash of every field, for naming run directories."""
+        return digest(dataclasses.asdict(self))
+
+
+def digest(value: Any) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of `value` as canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+# Everything that a preset leaves out has the paper's value, the default of its field. What is
+# reduced depends on the dataset because an epoch of MNIST has 39 times the steps of one of digits.
+_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {"": {}},
+    "quick": {
+        "": {
+            "temperatures": (1.0, 5.0, 20.0, 100.0),
+            "epochs": 2,
+            "warm_start_steps": 469,
+            "samples": 10,
+            "gradient_samples": 1000,
+        },
+        "digits": {"epochs": 10, "warm_start_steps": 60},
+    },
+    "smoke": {
+        "": {
+            "temperatures": (20.0,),
+            "epochs": 1,
+            "warm_start_steps": 235,
+            "samples": 2,
+            "gradient_samples": 100,
+        },
+        "digits": {"epochs": 3, "warm_start_steps": 60},
+    },
+}
+PRESETS = tuple(_PRESETS)
+
+
+def preset(name: str, dataset: str, **changes: Any) -> Config:
+    """The configuration of a named preset for a dataset.
+
+    Args:
+        name: `paper` (the literal protocol), `quick` (minutes on the default dataset) or `smoke`
+            (about a minute: does everything work?).
+        dataset: name of the dataset.
+        **changes: fields that replace the preset's.
+
+    Returns:
+        The validated configuration.
+
+    Raises:
+        ValueError: if the preset is unknown or a field is out of range.
+    """
+    if name not in _PRESETS:
+        raise ValueError(f"preset: expected one of {list(PRESETS)}, received {name!r}.")
+    fields = _PRESETS[name][""] | _PRESETS[name].get(dataset, {}) | changes
+    return Config(dataset=dataset, preset=name, **fields)
+
+
+def _expect(holds: bool, name: str, expected: str, received: Any) -> None:
+    if not holds:
+        raise ValueError(f"{name}: expected {expected}; received {received!r}.")
+
+
+def _expect_integer(name: str, value: Any, *, minimum: int) -> None:
+    _expect(
+        isinstance(value, int) and not isinstance(value, bool) and value >= minimum,
+        name,
+        f"an integer >= {minimum}",
+        value,
+    )

@@ -1,0 +1,56 @@
+"""What a dataset is to the rest of the package."""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images and their hard labels.
+
+    Attributes:
+        images: float32, shape [N, H, W, C], in the dataset's value range.
+        labels: int64 class indices, shape [N].
+    """
+
+    images: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A dataset in memory.
+
+    Attributes:
+        name: its name.
+        network: name of the network that the paper's experiment trains on it, see
+            `ddefense.networks`.
+        train: training split.
+        test: test split.
+        class_names: one name per class.
+        value_range: smallest and largest value of a feature: the box of every attack.
+    """
+
+    name: str
+    network: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    value_range: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels

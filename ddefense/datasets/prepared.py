@@ -1,0 +1,65 @@
+"""Image classification datasets as TFDS prepares them."""
+
+import pathlib
+
+import numpy as np
+import requests
+import tensorflow_datasets as tfds
+from absl import logging
+
+from ddefense.datasets.dataset import Dataset, Split
+from ddefense.records import RunError
+
+_PROBE_SECONDS = 5.0
+
+
+def load(name: str, *, network: str, data_dir: pathlib.Path | None) -> Dataset:
+    """Loads the `train` and `test` splits of a TFDS dataset with `image` and `label` features.
+
+    Args:
+        name: TFDS name, also the dataset's.
+        network: name of the network trained on it.
+        data_dir: folder of prepared data; `TFDS_DATA_DIR` or TFDS's default if None.
+
+    Returns:
+        The dataset with pixels / 255 in [0, 1], in TFDS's own fixed order.
+
+    Raises:
+        RunError: if the data is not prepared and its host cannot be reached.
+    """
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not builder.is_prepared():
+        _check_reachable(builder)
+        logging.info("Downloading %s to %s", name, builder.data_dir)
+        builder.download_and_prepare()
+    splits = {}
+    for split in ("train", "test"):
+        arrays = tfds.as_numpy(
+            builder.as_dataset(split=split, batch_size=-1, shuffle_files=False)
+        )
+        splits[split] = Split(
+            arrays["image"].astype(np.float32) / np.float32(255.0),
+            arrays["label"].astype(np.int64),
+        )
+    return Dataset(
+        name=name,
+        network=network,
+        train=splits["train"],
+        test=splits["test"],
+        class_names=tuple(builder.info.features["label"].names),
+    )
+
+
+def _check_reachable(builder: tfds.core.DatasetBuilder) -> None:
+    """Fails at once where TFDS would retry a dead network for minutes."""
+    # TFDS knows the real addresses only for datasets with recorded checksums; others just try.
+    for url in list(builder.url_infos)[:1]:
+        try:
+            requests.head(url, timeout=_PROBE_SECONDS, allow_redirects=True)
+        except requests.RequestException as error:
+            raise RunError(
+                f"Dataset {builder.name} is not prepared in {builder.data_dir} and "
+                f"{url.split('/')[2]} cannot be reached. On a connected machine run "
+                f"`python -m tensorflow_datasets.scripts.cli.main build {builder.name}`, copy its "
+                "folder here, and pass --data_dir (or set TFDS_DATA_DIR) to the parent folder."
+            ) from error

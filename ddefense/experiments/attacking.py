@@ -1,0 +1,164 @@
+"""Stages that attack: which samples, and each attack on each network in resumable shards."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ddefense import attacks, files, measurements, networks, records
+from ddefense.config import Config
+from ddefense.datasets import Dataset
+from ddefense.experiments.pair import Trained, load_network
+from ddefense.experiments.stages import Artefact, Stages
+from ddefense.progress import Progress
+
+_INDICES = "indices.npy"
+_RECORD = "attack.json"
+_ROBUSTNESS = "robustness.json"
+_SAMPLES = "samples.npz"
+
+
+def choose_samples(
+    stages: Stages, config: Config, dataset: Dataset, baseline: Trained
+) -> Artefact:
+    """Finds the first test images that the undistilled network gets right.
+
+    The same list serves every network, whatever it makes of these images.
+
+    Raises:
+        RunError: if there are fewer such images than the configuration asks for.
+    """
+
+    def work(directory: pathlib.Path) -> None:
+        logits = networks.logits_of(load_network(baseline.network))
+        predicted = networks.predict(logits, dataset.test.images).argmax(axis=1)
+        right = np.flatnonzero(predicted == dataset.test.labels)
+        if len(right) < config.samples:
+            raise records.RunError(
+                f"--samples: expected at most {len(right)}, the test images that the undistilled "
+                f"network gets right; received {config.samples}. Lower it or train for longer."
+            )
+        np.save(directory / _INDICES, right[: config.samples])
+
+    return stages.run("samples", {"samples": config.samples}, [baseline.network], work)
+
+
+def load_samples(artefact: Artefact) -> npt.NDArray[np.int64]:
+    """Positions of the attacked images in the test set."""
+    indices: npt.NDArray[np.int64] = np.load(artefact.directory / _INDICES)
+    return indices
+
+
+def attack(
+    stages: Stages, config: Config, dataset: Dataset, trained: Trained, samples: Artefact, name: str
+) -> Artefact:
+    """Attacks one network with one attack, shard by shard, and judges the result afresh.
+
+    A shard runs from its start or not at all, because floating-point results depend on what
+    shares a batch: a resumed run gives the same bits.
+    """
+    settings: dict[str, Any] = {
+        "attack": name,
+        "temperature": trained.temperature,
+        "theta": config.theta,
+        "max_features": config.max_features,
+        "shard_samples": config.shard_samples,
+        "batch_size": config.attack_batch_size,
+    }
+
+    def work(directory: pathlib.Path) -> None:
+        indices = load_samples(samples)
+        images, labels = dataset.test.images[indices], dataset.test.labels[indices]
+        sample, target = attacks.every_wrong_class(labels, dataset.num_classes)
+        logits = networks.logits_of(load_network(trained.network))
+        derivative = attacks.forward_derivative(logits, name, temperature=trained.temperature)
+        shards = []
+        with Progress(f"{name} on {trained.name}", len(sample), "attack") as progress:
+            for first in range(0, len(images), config.shard_samples):
+                rows = np.flatnonzero(
+                    (sample >= first) & (sample < first + config.shard_samples)
+                )
+                path = directory / f"shard_{first:05d}.npz"
+                if not path.exists():
+                    made = attacks.jsma(
+                        derivative,
+                        images[sample[rows]],
+                        target[rows],
+                        bounds=dataset.value_range,
+                        theta=config.theta,
+                        max_features=config.max_features,
+                        batch_size=config.attack_batch_size,
+                    )
+                    _save(made, path)
+                shards.append(path)
+                progress.update(len(rows))
+        made = _join([_load(path) for path in shards])
+        outcome = measurements.judge(
+            logits,
+            images[sample],
+            made,
+            sample,
+            target,
+            max_features=config.max_features,
+            bounds=dataset.value_range,
+        )
+        num_features = int(np.prod(dataset.image_shape))
+        records.dump(
+            measurements.success_record(
+                outcome,
+                made,
+                theta=config.theta,
+                max_features=config.max_features,
+                num_features=num_features,
+                seed=config.seed,
+            ),
+            directory / _RECORD,
+        )
+        records.dump(
+            measurements.robustness(
+                outcome, max_features=config.max_features, num_features=num_features
+            ),
+            directory / _ROBUSTNESS,
+        )
+        records.Samples(images, labels, indices, {(trained.name, name): outcome}).save(
+            directory / _SAMPLES
+        )
+        for path in shards:
+            path.unlink()
+
+    return stages.run(f"{name}_on_{trained.name}", settings, [trained.network, samples], work)
+
+
+def load_attack(
+    artefact: Artefact,
+) -> tuple[records.AttackRecord, records.RobustnessRecord, records.Samples]:
+    """What an attack stage left."""
+    directory = artefact.directory
+    return (
+        records.load(records.AttackRecord, directory / _RECORD),
+        records.load(records.RobustnessRecord, directory / _ROBUSTNESS),
+        records.Samples.load(directory / _SAMPLES),
+    )
+
+
+def _save(made: attacks.AdversarialSamples, path: pathlib.Path) -> None:
+    with files.atomic_file(path) as temporary:
+        np.savez_compressed(
+            temporary, images=made.images, num_features=made.num_features, stop=made.stop
+        )
+
+
+def _load(path: pathlib.Path) -> attacks.AdversarialSamples:
+    with np.load(path) as arrays:
+        return attacks.AdversarialSamples(
+            arrays["images"], arrays["num_features"], arrays["stop"]
+        )
+
+
+def _join(parts: list[attacks.AdversarialSamples]) -> attacks.AdversarialSamples:
+    return attacks.AdversarialSamples(
+        np.concatenate([part.images for part in parts]),
+        np.concatenate([part.num_features for part in parts]),
+        np.concatenate([part.stop for part in parts]),
+    )

@@ -1,0 +1,64 @@
+"""What a result depends on beside its configuration: versions, device, threads."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import tensorflow as tf
+
+from ddefense.version import __version__
+
+_PACKAGES = ("keras", "numpy", "scipy", "tensorflow-datasets", "scikit-learn")
+
+
+def describe() -> dict[str, Any]:
+    """Versions, hardware and settings of this process, as JSON values."""
+    return {
+        "ddefense": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        **{package: importlib.metadata.version(package) for package in _PACKAGES},
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+        "devices": [device.device_type for device in tf.config.list_physical_devices()],
+        "op_determinism": tf.config.experimental.is_op_determinism_enabled()
+        if hasattr(tf.config.experimental, "is_op_determinism_enabled")
+        else None,
+    }
+
+
+def peak_memory_bytes() -> int:
+    """Most memory this process has held at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cpu() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _commit() -> str | None:
+    root = pathlib.Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    found = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.strip() or None

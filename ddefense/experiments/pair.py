@@ -1,0 +1,179 @@
+"""Stages that make networks: training, soft labels, distillation."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from ddefense import distillation, networks, records, training
+from ddefense.config import Config
+from ddefense.datasets import Dataset
+from ddefense.experiments.stages import Artefact, Stages
+
+NETWORK = "network.keras"
+_TRAINING = "training.json"
+_SOFT_LABELS = "soft_labels.npy"
+
+Labels = Callable[[], npt.NDArray[np.float32]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Artefacts of one deployed network.
+
+    Attributes:
+        name: `baseline` or `distilled_t<T>`.
+        temperature: T it was trained at.
+        network: its training stage.
+        initial: the initial network's training stage; None for the baseline.
+        soft_labels: the soft-label stage; None for the baseline.
+    """
+
+    name: str
+    temperature: float
+    network: Artefact
+    initial: Artefact | None = None
+    soft_labels: Artefact | None = None
+
+
+class NetworkStages:
+    """Makes the networks of one configuration and seed.
+
+    Every network of a seed starts from the same weights and sees the images in the same order, so
+    that differences between temperatures are differences between temperatures.
+
+    Args:
+        stages: runs them.
+        config: of the run.
+        dataset: trained on.
+    """
+
+    def __init__(self, stages: Stages, config: Config, dataset: Dataset) -> None:
+        """Keeps its arguments."""
+        self._stages, self._config, self._dataset = stages, config, dataset
+
+    def baseline(self) -> Trained:
+        """The undistilled network: hard labels, T = 1, no warm start."""
+        artefact = self._train("baseline", 1.0, self._hard_labels, [], None)
+        return Trained("baseline", 1.0, artefact)
+
+    def warm_start(self) -> Artefact | None:
+        """The common start of initial and distilled networks, or None for the literal protocol."""
+        if not self._config.warm_start_steps:
+            return None
+        return self._train(
+            "warm_start", 1.0, self._hard_labels, [], None, self._config.warm_start_steps
+        )
+
+    def distilled(
+        self, temperature: float, baseline: Trained, warm_start: Artefact | None
+    ) -> Trained:
+        """Initial network at T, its soft labels at T, and the distilled network at T."""
+        tag = f"t{temperature:g}"
+        if temperature == 1.0 and warm_start is None:
+            initial = baseline.network  # the same training: hard labels at T = 1
+        else:
+            initial = self._train(f"initial_{tag}", temperature, self._hard_labels, [], warm_start)
+        soft = self._stages.run(
+            f"soft_labels_{tag}",
+            {"temperature": temperature},
+            [initial],
+            lambda directory: np.save(
+                directory / _SOFT_LABELS,
+                distillation.soft_labels(
+                    load_network(initial), self._dataset.train.images, temperature
+                ),
+            ),
+        )
+        network = self._train(
+            f"distilled_{tag}", temperature, lambda: load_soft_labels(soft), [soft], warm_start
+        )
+        return Trained(f"distilled_{tag}", temperature, network, initial, soft)
+
+    def _hard_labels(self) -> npt.NDArray[np.float32]:
+        return distillation.hard_labels(self._dataset.train.labels, self._dataset.num_classes)
+
+    def _train(
+        self,
+        name: str,
+        temperature: float,
+        labels: Labels,
+        inputs: list[Artefact],
+        start: Artefact | None,
+        max_steps: int | None = None,
+    ) -> Artefact:
+        config = self._config
+        steps_per_epoch = -(-len(self._dataset.train) // config.batch_size)
+        settings = training.TrainingSettings(
+            temperature=temperature,
+            epochs=config.epochs if max_steps is None else -(-max_steps // steps_per_epoch),
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            momentum=config.momentum,
+            seed=config.seed,
+            max_steps=max_steps,
+        )
+
+        def work(directory: pathlib.Path) -> None:
+            network = networks.build(
+                self._dataset.network,
+                temperature=temperature,
+                seed=config.seed,
+                num_classes=self._dataset.num_classes,
+                dropout=config.dropout,
+            )
+            if start is not None:
+                network.set_weights(load_network(start).get_weights())
+            checkpoint = directory / "checkpoint.npz"
+            history = training.fit(
+                network,
+                self._dataset.train.images,
+                labels(),
+                settings,
+                label=name,
+                checkpoint=checkpoint,
+            )
+            network.save(directory / NETWORK)
+            records.dump(
+                records.TrainingRecord(
+                    temperature=temperature,
+                    epochs=len(history.epoch_loss),
+                    steps=len(history.step_loss),
+                    warm_start_steps=config.warm_start_steps if start is not None else 0,
+                    loss=history.epoch_loss.tolist(),
+                    accuracy=history.epoch_accuracy.tolist(),
+                    stalled=history.stalled(self._dataset.num_classes),
+                ),
+                directory / _TRAINING,
+            )
+            checkpoint.unlink()
+
+        return self._stages.run(
+            name,
+            {
+                "dataset": self._dataset.name,
+                "dropout": config.dropout,
+                "training": dataclasses.asdict(settings),
+            },
+            inputs + ([start] if start is not None else []),
+            work,
+        )
+
+
+def load_network(artefact: Artefact) -> keras.Model:
+    """The network of a training stage, with its softmax at the training temperature."""
+    return keras.models.load_model(artefact.directory / NETWORK, compile=False)
+
+
+def load_training(artefact: Artefact) -> records.TrainingRecord:
+    """How the training of a training stage went."""
+    return records.load(records.TrainingRecord, artefact.directory / _TRAINING)
+
+
+def load_soft_labels(artefact: Artefact) -> npt.NDArray[np.float32]:
+    """The soft labels of a soft-label stage, in the order of the training images."""
+    labels: npt.NDArray[np.float32] = np.load(artefact.directory / _SOFT_LABELS)
+    return labels

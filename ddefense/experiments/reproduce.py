@@ -1,0 +1,165 @@
+"""The paper's experiment, stage by stage."""
+
+import pathlib
+import time
+from datetime import UTC, datetime
+
+import keras
+
+from ddefense import datasets, exporting, files, measurements, networks, records
+from ddefense.config import Config
+from ddefense.experiments import attacking, environment, measuring, workdir
+from ddefense.experiments.pair import NetworkStages, Trained, load_network, load_training
+from ddefense.experiments.stages import Artefact, Stages
+
+
+def run(
+    config: Config,
+    directory: pathlib.Path,
+    *,
+    export_dir: pathlib.Path,
+    data_dir: pathlib.Path | None = None,
+    command: str = "",
+) -> records.Results:
+    """Trains, distills, measures, attacks and exports; finished stages are skipped.
+
+    Args:
+        config: what to do.
+        directory: the run directory, made if needed; receives `results.json`, `samples.npz` and
+            `networks/`.
+        export_dir: SavedModels go to `<export_dir>/<dataset>_<network>/<version>`.
+        data_dir: folder of prepared TFDS data.
+        command: recorded with the results.
+
+    Returns:
+        The results, as written to `results.json`.
+
+    Raises:
+        RunError: if the run cannot go on; the message says why.
+        ValueError: if the configuration does not fit the dataset.
+    """
+    workdir.prepare(directory, config)
+    dataset = datasets.load(config.dataset, data_dir=data_dir)
+    if config.samples > len(dataset.test):
+        raise ValueError(
+            f"samples: expected at most {len(dataset.test)}, the test images of {dataset.name}; "
+            f"received {config.samples}."
+        )
+    start, started = time.monotonic(), datetime.now(UTC)
+    stages = Stages(directory)
+    makers = NetworkStages(stages, config, dataset)
+    baseline = makers.baseline()
+    samples = attacking.choose_samples(stages, config, dataset, baseline)
+    network_records, outcomes, exports = [], {}, []
+
+    def finish(trained: Trained) -> None:
+        measured = measuring.load_measurements(measuring.measure(stages, config, dataset, trained))
+        found = {
+            name: attacking.load_attack(
+                attacking.attack(stages, config, dataset, trained, samples, name)
+            )
+            for name in config.attacks
+        }
+        for _, _, attacked in found.values():
+            outcomes.update(attacked.outcomes)
+        network_records.append(_network_record(trained, config, measured, found))
+        _save_deployed(directory, trained)
+        exports.append(_export(stages, dataset, trained, export_dir))
+
+    finish(baseline)
+    warm_start = makers.warm_start()
+    for temperature in config.temperatures:
+        finish(makers.distilled(temperature, baseline, warm_start))
+
+    indices = attacking.load_samples(samples)
+    attacked = records.Samples(
+        dataset.test.images[indices], dataset.test.labels[indices], indices, outcomes
+    )
+    attacked.save(directory / "samples.npz")
+    results = records.Results(
+        dataset=_dataset_record(dataset),
+        config=config,
+        environment={
+            **environment.describe(),
+            "command": command,
+            "started": started.isoformat(timespec="seconds"),
+            "peak_memory_bytes": environment.peak_memory_bytes(),
+            "resumed_stages": sum(record.starts - 1 for record in stages.done),
+        },
+        timings={
+            **{record.name: round(record.seconds, 3) for record in stages.done},
+            "this_process": round(time.monotonic() - start, 3),
+        },
+        architecture=measurements.architecture(load_network(baseline.network)),
+        sample_indices=indices.tolist(),
+        networks=sorted(
+            network_records, key=lambda n: (n.defense != "none", n.temperature)
+        ),
+        exports=exports,
+    )
+    records.dump(results, directory / "results.json")
+    return results
+
+
+def _network_record(
+    trained: Trained,
+    config: Config,
+    measured: measuring.Measurements,
+    found: dict[str, tuple[records.AttackRecord, records.RobustnessRecord, records.Samples]],
+) -> records.NetworkRecord:
+    return records.NetworkRecord(
+        name=trained.name,
+        defense="none" if trained.initial is None else "distillation",
+        temperature=trained.temperature,
+        seed=config.seed,
+        test_accuracy=measured.test_accuracy,
+        confidence=measured.confidence,
+        training=load_training(trained.network),
+        logits=measured.logits,
+        gradients=measured.gradients,
+        attacks={name: attack for name, (attack, _, _) in found.items()},
+        robustness={name: robustness for name, (_, robustness, _) in found.items()},
+        initial=measured.initial,
+    )
+
+
+def _dataset_record(dataset: datasets.Dataset) -> records.DatasetRecord:
+    return records.DatasetRecord(
+        name=dataset.name,
+        image_shape=dataset.image_shape,
+        class_names=list(dataset.class_names),
+        num_train=len(dataset.train),
+        num_test=len(dataset.test),
+        value_range=dataset.value_range,
+    )
+
+
+def _deployed(artefact: Artefact) -> keras.Model:
+    return networks.with_temperature(load_network(artefact), 1.0)
+
+
+def _save_deployed(directory: pathlib.Path, trained: Trained) -> None:
+    path = directory / "networks" / f"{trained.name}.keras"
+    if not path.exists():
+        with files.atomic_file(path) as temporary:
+            _deployed(trained.network).save(temporary)
+
+
+def _export(
+    stages: Stages, dataset: datasets.Dataset, trained: Trained, export_dir: pathlib.Path
+) -> records.ExportRecord:
+    base = export_dir / f"{dataset.name}_{trained.name}"
+
+    def work(partial: pathlib.Path) -> None:
+        exported = exporting.export_for_serving(_deployed(trained.network), base)
+        record = records.ExportRecord(
+            network=trained.name,
+            path=str(exported.path),
+            max_difference=exported.max_difference,
+        )
+        records.dump(record, partial / "export.json")
+
+    artefact = stages.run(
+        f"export_{trained.name}", {"base": str(base)}, [trained.network], work
+    )
+    return records.load(records.ExportRecord, artefact.directory / "export.json")

@@ -1,0 +1,127 @@
+"""A stage is one function (config) -> artefact directory, done once, resumable, never half-seen."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pydantic
+from absl import logging
+from pydantic.dataclasses import dataclass
+
+from ddefense import records
+from ddefense.config import digest
+
+_MARKER = "stage.json"
+
+
+@dataclass(config=pydantic.ConfigDict(frozen=True, extra="forbid"), kw_only=True)
+class StageRecord:
+    """What a finished stage says of itself.
+
+    Attributes:
+        name: of the stage.
+        digest: of its settings and of those of the stages it builds on.
+        starts: how often it was started; more than once if it was interrupted.
+        seconds: that the process which finished it spent.
+        finished: whether the artefact is complete.
+    """
+
+    name: str
+    digest: str
+    starts: int
+    seconds: float = 0.0
+    finished: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefact:
+    """A finished stage.
+
+    Attributes:
+        directory: where its files are.
+        digest: stands for everything that determined it.
+    """
+
+    directory: pathlib.Path
+    digest: str
+
+
+class Stages:
+    """Runs stages in one run directory.
+
+    Args:
+        workdir: the run directory; artefacts go to `stages/<name>`.
+    """
+
+    def __init__(self, workdir: pathlib.Path) -> None:
+        """Remembers the directory."""
+        self._directory = workdir / "stages"
+        self.done: list[StageRecord] = []
+
+    def run(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        inputs: list[Artefact],
+        work: Callable[[pathlib.Path], None],
+    ) -> Artefact:
+        """Runs a stage, or skips it if it is finished.
+
+        Work happens in a hidden directory that survives a killed run, so that `work` can resume
+        from what it left there, and is renamed when finished.
+
+        Args:
+            name: of the stage and of its directory.
+            settings: what determines the artefact beside `inputs`, as JSON values.
+            inputs: artefacts it is made from.
+            work: called with the directory to fill.
+
+        Returns:
+            The artefact.
+
+        Raises:
+            RunError: if the directory holds a stage of that name with other settings.
+        """
+        expected = digest([settings, [artefact.digest for artefact in inputs]])
+        directory = self._directory / name
+        if directory.exists():
+            record = self._check(directory, expected)
+            logging.info("skipped %s", name)
+        else:
+            partial = self._directory / f".partial-{name}"
+            partial.mkdir(parents=True, exist_ok=True)
+            starts = 1
+            if (partial / _MARKER).exists():
+                starts += self._check(partial, expected).starts
+                logging.info("resuming %s", name)
+            else:
+                logging.info("running %s", name)
+            record = StageRecord(name=name, digest=expected, starts=starts)
+            records.dump(record, partial / _MARKER)
+            start = time.monotonic()
+            work(partial)
+            record = dataclasses.replace(
+                record, seconds=time.monotonic() - start, finished=True
+            )
+            records.dump(record, partial / _MARKER)
+            partial.replace(directory)
+        self.done.append(record)
+        return Artefact(directory, expected)
+
+    def _check(self, directory: pathlib.Path, expected: str) -> StageRecord:
+        record = records.load(StageRecord, directory / _MARKER)
+        if record.digest != expected:
+            raise records.RunError(
+                f"{directory} holds stage {record.name} made with other settings (digest "
+                f"{record.digest}, expected {expected}). Choose another --workdir, or move that "
+                "directory away to run the stage again."
+            )
+        return record
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a small JSON file inside a stage's own directory."""
+    path.write_text(json.dumps(value, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""Pure functions, one per equation: no state, no files, no layers."""

@@ -1,0 +1,105 @@
+"""Judging attacks, outside of them."""
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from ddefense import networks
+from ddefense.attacks import AdversarialSamples, Stop
+from ddefense.maths import statistics
+from ddefense.records import AttackOutcome, AttackRecord, RobustnessRecord
+
+# Rounding of the bounds of a float32 feature must not count as leaving the box.
+_TOLERANCE = 1e-6
+
+
+def judge(
+    network: keras.Model,
+    originals: npt.NDArray[np.float32],
+    made: AdversarialSamples,
+    sample: npt.NDArray[np.integer],
+    target: npt.NDArray[np.integer],
+    *,
+    max_features: int,
+    bounds: tuple[float, float],
+) -> AttackOutcome:
+    """Decides afresh which adversarial samples succeeded.
+
+    A pair succeeds if the network gives the target class, the image lies within `bounds`, and at
+    most `max_features` features differ from the original. What the attack believes is ignored.
+
+    Args:
+        network: a model images -> logits or probabilities of the deployed (T = 1) network.
+        originals: the image of each pair, shape [P, H, W, C].
+        made: what the attack returned.
+        sample: row of the original among the attacked images, shape [P].
+        target: target class, shape [P].
+        max_features: the budget.
+        bounds: smallest and largest value of a feature.
+
+    Returns:
+        The outcome, with changed features found by comparing the images.
+    """
+    predicted = networks.predict(network, made.images).argmax(axis=1)
+    flat = made.images.reshape(len(originals), -1)
+    changed = (flat != originals.reshape(flat.shape)).sum(axis=1)
+    inside = (flat >= bounds[0] - _TOLERANCE) & (flat <= bounds[1] + _TOLERANCE)
+    success = (predicted == target) & (changed <= max_features) & inside.all(axis=1)
+    return AttackOutcome.from_images(originals, made.images, sample, target, success)
+
+
+def success_record(
+    outcome: AttackOutcome,
+    made: AdversarialSamples,
+    *,
+    theta: float,
+    max_features: int,
+    num_features: int,
+    seed: int,
+) -> AttackRecord:
+    r"""Adversarial success rate and mean distortion of the successes (the paper, section V-B).
+
+    $$\text{rate} = \frac{\text{successes}}{\text{samples} \times (\text{classes} - 1)}$$
+
+    Args:
+        outcome: from `judge`.
+        made: what the attack returned, for why it stopped.
+        theta: of the attack.
+        max_features: the budget.
+        num_features: features of an image.
+        seed: of the bootstrap over samples.
+    """
+    success, changed = outcome.success, outcome.num_features
+    samples = int(outcome.sample.max()) + 1
+    rates = np.bincount(outcome.sample, weights=success) / np.bincount(outcome.sample)
+    mean_features = float(changed[success].mean()) if success.any() else None
+    return AttackRecord(
+        theta=theta,
+        max_features=max_features,
+        samples=samples,
+        attempts=len(success),
+        successes=int(success.sum()),
+        success_rate=float(success.mean()),
+        success_interval=statistics.bootstrap_interval(rates, seed),
+        already_target=int((success & (changed == 0)).sum()),
+        mean_distortion=None if mean_features is None else mean_features / num_features,
+        mean_features=mean_features,
+        no_admissible_pair=int((made.stop >= Stop.NO_ADMISSIBLE_PAIR).sum()),
+        zero_maps=int((made.stop == Stop.ZERO_MAP).sum()),
+        steps=int(made.num_features.sum()) // 2,
+    )
+
+
+def robustness(outcome: AttackOutcome, *, max_features: int, num_features: int) -> RobustnessRecord:
+    """Mean minimal distortion under an attack; see `maths.statistics.robustness`.
+
+    Args:
+        outcome: from `judge`.
+        max_features: the budget.
+        num_features: features of an image.
+    """
+    cap = max_features / num_features
+    capped, uncapped, unreached = statistics.robustness(
+        outcome.num_features / num_features, outcome.success, outcome.sample, cap
+    )
+    return RobustnessRecord(capped=capped, uncapped=uncapped, unreached=unreached, cap=cap)

@@ -1,0 +1,52 @@
+"""Views of one network's weights: its logits, or its probabilities at another temperature."""
+
+import keras
+
+from ddefense.layers import TemperatureSoftmax
+
+LOGITS = "logits"
+"""Name of the layer that gives the logits."""
+
+
+def logits_of(network: keras.Model) -> keras.Model:
+    """The network up to its logits, sharing its weights.
+
+    Args:
+        network: a functional model with a layer named `logits`.
+
+    Returns:
+        A model images -> logits, shape [N, classes].
+    """
+    return keras.Model(network.input, network.get_layer(LOGITS).output, name=network.name)
+
+
+def with_temperature(network: keras.Model, temperature: float) -> keras.Model:
+    """The same weights under a softmax at another temperature.
+
+    Args:
+        network: a functional model with a layer named `logits`.
+        temperature: T > 0; 1 is how a network is deployed.
+
+    Returns:
+        A model images -> probabilities at T that shares the network's weights.
+    """
+    softmax = TemperatureSoftmax(temperature, name="probabilities")
+    return keras.Model(
+        network.input, softmax(network.get_layer(LOGITS).output), name=network.name
+    )
+
+
+def temperature_of(network: keras.Model) -> float:
+    """The temperature of the network's softmax.
+
+    Raises:
+        ValueError: if the network does not end in a `TemperatureSoftmax`.
+    """
+    head = network.layers[-1]
+    if not isinstance(head, TemperatureSoftmax):
+        raise ValueError(
+            f"Expected a network that ends in TemperatureSoftmax; received one that ends in "
+            f"{type(head).__name__} ({head.name!r}). Build it with `networks.build` or "
+            "`networks.with_temperature`."
+        )
+    return head.temperature

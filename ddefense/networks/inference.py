@@ -1,0 +1,33 @@
+"""Outputs of a network over many images, in inference mode."""
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+_BATCH = 256
+
+
+def predict(
+    network: keras.Model, images: npt.NDArray[np.float32], batch_size: int = _BATCH
+) -> npt.NDArray[np.float32]:
+    """Evaluates a network batch by batch, dropout off, in the order of the images.
+
+    Args:
+        network: a model images -> outputs.
+        images: shape [N, H, W, C].
+        batch_size: images evaluated together; the last bits of a result depend on it.
+
+    Returns:
+        float32 outputs, shape [N, ...].
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *images.shape[1:]], tf.float32)])
+    def forward(batch: tf.Tensor) -> tf.Tensor:
+        return tf.cast(network(batch, training=False), tf.float32)
+
+    compiled = forward.get_concrete_function()
+    starts = range(0, len(images), batch_size)
+    return np.concatenate(
+        [compiled(tf.constant(images[i : i + batch_size])).numpy() for i in starts]
+    )

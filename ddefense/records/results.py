@@ -1,0 +1,352 @@
+"""Results as data: the schema of `results.json`, shared by experiments and reporting.
+
+All rates, accuracies and distortions are fractions in [0, 1]; amplitudes are base-10 logarithms;
+entropies are in nats; times are in seconds. `networks` holds only what the seed determines on one
+machine; dates, times, memory and resume counts live in `environment` and `timings`.
+"""
+
+import pathlib
+from typing import Any, Literal, TypeVar
+
+import pydantic
+from pydantic.dataclasses import dataclass
+
+from ddefense import config as config_lib
+from ddefense import files
+
+SCHEMA_VERSION = 1
+
+T = TypeVar("T")
+
+_STRICT = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class RunError(Exception):
+    """A run that cannot go on; the message says why and what to do. Exit code 1."""
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class DatasetRecord:
+    """What was trained and attacked on.
+
+    Attributes:
+        name: dataset name.
+        image_shape: (height, width, channels).
+        class_names: one name per class.
+        num_train: training images.
+        num_test: test images.
+        value_range: smallest and largest value a feature may take.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    class_names: list[str]
+    num_train: int
+    num_test: int
+    value_range: tuple[float, float]
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class LayerRecord:
+    """One row of the architecture table (the paper's Table I).
+
+    Attributes:
+        name: layer name.
+        kind: layer class.
+        detail: filters, kernel, units, activation or rate, as text.
+        output_shape: without the batch dimension.
+        parameters: trainable weights.
+    """
+
+    name: str
+    kind: str
+    detail: str
+    output_shape: list[int]
+    parameters: int
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class TrainingRecord:
+    """How one network's training went.
+
+    Attributes:
+        temperature: T of the softmax during training.
+        epochs: passes over the training set.
+        steps: optimizer steps, warm start not counted.
+        warm_start_steps: steps at T = 1 on hard labels before.
+        loss: mean cross-entropy of each epoch, in nats.
+        accuracy: training accuracy of each epoch (dropout on), against the hard labels.
+        stalled: true if the loss was within 1 % of ln(classes) at the end of training or after
+            3,000 steps: the network did not learn, or not in time.
+    """
+
+    temperature: float
+    epochs: int
+    steps: int
+    warm_start_steps: int
+    loss: list[float]
+    accuracy: list[float]
+    stalled: bool
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class LogitRecord:
+    """Scale of the logits on the test set.
+
+    Attributes:
+        mean_abs: mean of abs(z) over images and classes.
+        std_abs: its standard deviation.
+        median_top_two_gap: median difference between the two largest logits.
+    """
+
+    mean_abs: float
+    std_abs: float
+    median_top_two_gap: float
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class SoftLabelRecord:
+    """The soft labels that the distilled network learnt from.
+
+    Attributes:
+        mean_entropy: mean entropy in nats; ln(classes) is uniform, 0 is one-hot.
+        mean_largest: mean of the largest probability.
+        agreement_with_hard: share whose arg-max is the hard label.
+    """
+
+    mean_entropy: float
+    mean_largest: float
+    agreement_with_hard: float
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class InitialRecord:
+    """The initial network, trained on hard labels at T, from which a network was distilled.
+
+    Attributes:
+        temperature: T it was trained at.
+        test_accuracy: on the whole test set.
+        agreement: share of test images on which initial and distilled network predict the same.
+        training: how its training went.
+        logits: scale of its logits.
+        soft_labels: what it handed on.
+    """
+
+    temperature: float
+    test_accuracy: float
+    agreement: float
+    training: TrainingRecord
+    logits: LogitRecord
+    soft_labels: SoftLabelRecord
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class GradientRecord:
+    """Amplitude of adversarial gradients: per test image, the mean of abs(dF_i/dx_j).
+
+    Attributes:
+        temperature: T at which F = softmax(z / T) was evaluated.
+        samples: test images measured.
+        median_log10: median over images, computed in the log domain where nothing underflows.
+        quantiles_log10: the 5, 25, 75 and 95 % quantiles, likewise.
+        histogram_edges_log10: inner edges e_1 < ... < e_k; bin 0 lies below e_1.
+        histogram: share of images in each of the k + 1 bins (the paper's Fig. 9).
+        float32_median_log10: the median as float32 automatic differentiation sees it; null if 0.
+        float32_zero_samples: share of images whose whole float32 Jacobian of F is exactly 0.
+        float32_zero_entries: share of float32 Jacobian entries that are exactly 0.
+    """
+
+    temperature: float
+    samples: int
+    median_log10: float
+    quantiles_log10: list[float]
+    histogram_edges_log10: list[float]
+    histogram: list[float]
+    float32_median_log10: float | None
+    float32_zero_samples: float
+    float32_zero_entries: float
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class GradientsRecord:
+    """Gradient amplitude of one network.
+
+    Attributes:
+        deployed: at T = 1, what an attacker of the deployed network sees.
+        training: at the training temperature, for the slides' 1/T claim.
+    """
+
+    deployed: GradientRecord
+    training: GradientRecord
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class AttackRecord:
+    """One attack on one network, judged outside the attack.
+
+    Attributes:
+        theta: change of a feature per step.
+        max_features: budget, as a count.
+        samples: attacked images.
+        attempts: (sample, target) pairs.
+        successes: pairs in which the T = 1 network gives the target class within the budget.
+        success_rate: successes / attempts.
+        success_interval: 95 % bootstrap interval of it over samples.
+        already_target: successes with 0 features changed: the network gave the target at the start.
+        mean_distortion: mean share of features changed by the successes; null without one.
+        mean_features: the same as a count.
+        no_admissible_pair: failures that stopped because no feature pair qualified.
+        zero_maps: those of them that stopped at an all-zero forward derivative.
+        steps: saliency maps computed in all.
+    """
+
+    theta: float
+    max_features: int
+    samples: int
+    attempts: int
+    successes: int
+    success_rate: float
+    success_interval: tuple[float, float]
+    already_target: int
+    mean_distortion: float | None
+    mean_features: float | None
+    no_admissible_pair: int
+    zero_maps: int
+    steps: int
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class RobustnessRecord:
+    """Mean minimal distortion under one attack.
+
+    Attributes:
+        capped: as the paper computes it: failures count at the budget, minimum over a sample's
+            targets, mean over samples. Its ceiling is `cap`.
+        uncapped: the mean over the samples with at least one success only; null without one.
+        unreached: share of samples without any success.
+        cap: the budget as a share of the features.
+    """
+
+    capped: float
+    uncapped: float | None
+    unreached: float
+    cap: float
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class NetworkRecord:
+    """One deployed (T = 1) network and everything measured on it.
+
+    Attributes:
+        name: `baseline` or `distilled_t<T>`.
+        defense: `none` or `distillation`.
+        temperature: T it was trained at (1 for the baseline).
+        seed: of its training.
+        test_accuracy: on the whole test set.
+        confidence: mean over the test set of max_i F_i(x) if the prediction is right, else 0.
+        training: how its training went.
+        logits: scale of its logits.
+        gradients: amplitude of its adversarial gradients.
+        robustness: per attack.
+        attacks: per attack.
+        initial: the network it was distilled from; null for the baseline.
+    """
+
+    name: str
+    defense: Literal["none", "distillation"]
+    temperature: float
+    seed: int
+    test_accuracy: float
+    confidence: float
+    training: TrainingRecord
+    logits: LogitRecord
+    gradients: GradientsRecord
+    robustness: dict[str, RobustnessRecord]
+    attacks: dict[str, AttackRecord]
+    initial: InitialRecord | None = None
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class ExportRecord:
+    """One exported SavedModel.
+
+    Attributes:
+        network: name of the network.
+        path: directory of the version, as given by the user's --export_dir.
+        max_difference: largest abs difference between the reloaded model's probabilities and the
+            network's.
+    """
+
+    network: str
+    path: str
+    max_difference: float
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class Results:
+    """The whole of `results.json`.
+
+    Attributes:
+        schema_version: of this record.
+        dataset: what was trained and attacked on.
+        config: the settings, with `reduced`.
+        environment: versions, device, dates; free-form.
+        timings: seconds of each stage that ran.
+        architecture: the network's layers.
+        sample_indices: positions in the test set of the attacked images.
+        networks: the baseline first, then by temperature.
+        exports: SavedModels written.
+    """
+
+    dataset: DatasetRecord
+    config: config_lib.Config
+    environment: dict[str, Any]
+    timings: dict[str, float]
+    architecture: list[LayerRecord]
+    sample_indices: list[int]
+    networks: list[NetworkRecord]
+    exports: list[ExportRecord]
+    schema_version: int = SCHEMA_VERSION
+
+    def baseline(self) -> NetworkRecord:
+        """The undistilled network."""
+        return next(n for n in self.networks if n.defense == "none")
+
+    def distilled(self) -> list[NetworkRecord]:
+        """The distilled networks by rising temperature."""
+        found = [n for n in self.networks if n.defense == "distillation"]
+        return sorted(found, key=lambda n: n.temperature)
+
+
+def dump(record: Any, path: pathlib.Path) -> None:
+    """Writes any record of this module as indented JSON, atomically."""
+    adapter = pydantic.TypeAdapter(type(record))
+    with files.atomic_file(path) as temporary:
+        temporary.write_bytes(adapter.dump_json(record, indent=1) + b"\n")
+
+
+def load(kind: type[T], path: pathlib.Path) -> T:
+    """Reads a record back.
+
+    Args:
+        kind: the record's class.
+        path: a file written by `dump`.
+
+    Returns:
+        The record.
+
+    Raises:
+        RunError: if the file is missing or is not such a record.
+    """
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(path.read_bytes())
+    except OSError as error:
+        raise RunError(f"Expected results at {path}, but {error.strerror}.") from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file itself"
+        raise RunError(
+            f"Expected {path} to be a {kind.__name__} record of schema {SCHEMA_VERSION}, but "
+            f"{where}: {first['msg']}. The file is damaged or of another version: move it away "
+            "and run again (finished stages are kept)."
+        ) from error

@@ -1,0 +1,138 @@
+"""The attacked images and what each attack did to them: `samples.npz`."""
+
+import dataclasses
+import pathlib
+import zipfile
+
+import numpy as np
+import numpy.typing as npt
+
+from ddefense import files
+from ddefense.records.results import RunError
+
+_FIELDS = ("sample", "target", "success", "offsets", "features", "values")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackOutcome:
+    """What one attack did to P (sample, target) pairs of one network, in compressed rows.
+
+    Attributes:
+        sample: row of the attacked image in `Samples.images`, shape [P].
+        target: target class, shape [P].
+        success: whether the network gives the target class within the budget, shape [P].
+        offsets: pair p changed the features `features[offsets[p]:offsets[p + 1]]`, shape [P + 1].
+        features: flat indices (row-major over height, width, channel) of changed features.
+        values: their new values.
+    """
+
+    sample: npt.NDArray[np.int32]
+    target: npt.NDArray[np.int32]
+    success: npt.NDArray[np.bool_]
+    offsets: npt.NDArray[np.int64]
+    features: npt.NDArray[np.int32]
+    values: npt.NDArray[np.float32]
+
+    @classmethod
+    def from_images(
+        cls,
+        originals: npt.NDArray[np.float32],
+        adversarial: npt.NDArray[np.float32],
+        sample: npt.NDArray[np.integer],
+        target: npt.NDArray[np.integer],
+        success: npt.NDArray[np.bool_],
+    ) -> "AttackOutcome":
+        """Finds the changed features.
+
+        Args:
+            originals: the image of each pair, shape [P, H, W, C].
+            adversarial: the attacked image of each pair, same shape.
+            sample: row of the original among the attacked images, shape [P].
+            target: target class, shape [P].
+            success: judged afresh, shape [P].
+
+        Returns:
+            The outcome, from which `Samples.adversarial` rebuilds the images exactly.
+        """
+        before = originals.reshape(len(originals), -1)
+        after = adversarial.reshape(len(adversarial), -1)
+        row, feature = np.nonzero(before != after)
+        counts = np.bincount(row, minlength=len(before))
+        return cls(
+            sample=sample.astype(np.int32),
+            target=target.astype(np.int32),
+            success=success.astype(np.bool_),
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            features=feature.astype(np.int32),
+            values=after[row, feature].astype(np.float32),
+        )
+
+    @property
+    def num_features(self) -> npt.NDArray[np.int64]:
+        """Changed features of each pair, shape [P]."""
+        return np.diff(self.offsets)
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """The attacked images, once, and every attack's outcome on them.
+
+    Attributes:
+        images: in the dataset's value range, float32, shape [S, H, W, C].
+        labels: true classes, shape [S].
+        test_indices: their positions in the test set, shape [S].
+        outcomes: by (network name, attack name).
+    """
+
+    images: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    test_indices: npt.NDArray[np.int64]
+    outcomes: dict[tuple[str, str], AttackOutcome]
+
+    def adversarial(self, network: str, attack: str, pair: int) -> npt.NDArray[np.float32]:
+        """The adversarial image of one pair, shape [H, W, C]."""
+        outcome = self.outcomes[network, attack]
+        image = self.images[outcome.sample[pair]].copy()
+        changed = slice(outcome.offsets[pair], outcome.offsets[pair + 1])
+        image.reshape(-1)[outcome.features[changed]] = outcome.values[changed]
+        return image
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes one compressed .npz, atomically; arrays are `<network>/<attack>/<field>`."""
+        arrays: dict[str, npt.NDArray[np.generic]] = {
+            "images": self.images,
+            "labels": self.labels,
+            "test_indices": self.test_indices,
+        }
+        for (network, attack), outcome in self.outcomes.items():
+            for field in _FIELDS:
+                arrays[f"{network}/{attack}/{field}"] = getattr(outcome, field)
+        with files.atomic_file(path) as temporary:
+            np.savez_compressed(temporary, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "Samples":
+        """Reads what `save` wrote.
+
+        Raises:
+            RunError: if the file is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                keys = {tuple(k.split("/")[:2]) for k in arrays.files if k.count("/") == 2}
+                return cls(
+                    images=arrays["images"],
+                    labels=arrays["labels"],
+                    test_indices=arrays["test_indices"],
+                    outcomes={
+                        (network, attack): AttackOutcome(
+                            **{f: arrays[f"{network}/{attack}/{f}"] for f in _FIELDS}
+                        )
+                        for network, attack in sorted(keys)
+                    },
+                )
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise RunError(
+                f"Expected the attacked samples at {path}, but they cannot be read: {error}. "
+                "Move the file away and run again without --report_only (finished stages are kept)."
+            ) from error

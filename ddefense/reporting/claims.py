@@ -1,0 +1,242 @@
+"""The claims to reproduce, what is accepted as holding, and who said them first."""
+
+import dataclasses
+
+from ddefense import records
+from ddefense.reporting import published
+from ddefense.reporting.verdicts import Check, Verdict, masking, success
+
+_BOTH = frozenset({"mnist", "cifar10"})
+_MNIST = frozenset({"mnist"})
+_CIFAR10 = frozenset({"cifar10"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim and the acceptance it is held against.
+
+    Attributes:
+        id: `C1` to `C16`.
+        statement: what is claimed.
+        paper: the published value as text.
+        source: tag of where it was read, see `published.Source`.
+        acceptance: what counts as holding, as text.
+        stated_for: datasets it was made on.
+        numeric: true if its value belongs to the datasets it was stated for and is not compared
+            with the other one; false if it can be looked at, for orientation, on any.
+        check: the verdict on a run.
+    """
+
+    id: str
+    statement: str
+    paper: str
+    source: str
+    acceptance: str
+    stated_for: frozenset[str]
+    numeric: bool
+    check: Check
+
+
+CLAIMS = (
+    Claim(
+        id="C1",
+        statement="Test accuracy, undistilled",
+        paper="99.51 %",
+        source="S1",
+        acceptance="at least 99.2 %",
+        stated_for=_MNIST,
+        numeric=True,
+        check=success.baseline_accuracy(99.2, 100.0),
+    ),
+    Claim(
+        id="C2",
+        statement="Test accuracy, undistilled",
+        paper="80.95 %",
+        source="S1",
+        acceptance="80.95 +- 2.5 %",
+        stated_for=_CIFAR10,
+        numeric=True,
+        check=success.baseline_accuracy(78.45, 83.45),
+    ),
+    Claim(
+        id="C3",
+        statement="Distillation changes accuracy little at every T",
+        paper="less than 1.37 points",
+        source="S1",
+        acceptance="less than 1.37 points at every T (0.5 expected on MNIST)",
+        stated_for=_BOTH,
+        numeric=False,
+        check=success.accuracy_change,
+    ),
+    Claim(
+        id="C4",
+        statement="Adversarial success rate (jsma_f), undistilled",
+        paper="95.89 %",
+        source="S1, S2",
+        acceptance="90 to 100 %",
+        stated_for=_MNIST,
+        numeric=True,
+        check=success.baseline_success(90.0, 100.0),
+    ),
+    Claim(
+        id="C5",
+        statement="Adversarial success rate (jsma_f), undistilled",
+        paper="87.89 %",
+        source="S1, S2",
+        acceptance="80 to 96 %, theta stated",
+        stated_for=_CIFAR10,
+        numeric=True,
+        check=success.baseline_success(80.0, 96.0),
+    ),
+    Claim(
+        id="C6",
+        statement="Adversarial success rate (jsma_f) at T = 100",
+        paper="0.45 %",
+        source="S1, S2",
+        acceptance="at most 3 %",
+        stated_for=_MNIST,
+        numeric=True,
+        check=success.masked_success(3.0),
+    ),
+    Claim(
+        id="C7",
+        statement="Adversarial success rate (jsma_f) at T = 100",
+        paper="5.11 %",
+        source="S1, S2",
+        acceptance="at most 12 %",
+        stated_for=_CIFAR10,
+        numeric=True,
+        check=success.masked_success(12.0),
+    ),
+    Claim(
+        id="C8",
+        statement="Success (jsma_f) falls steeply between T = 2 and T = 20",
+        paper="82.23 -> 1.34 % (MNIST), 87.67 -> 18.23 % (CIFAR10)",
+        source="S2",
+        acceptance="at T = 20 at most 1/4 of T = 2, and Spearman(T, rate) <= -0.8",
+        stated_for=_BOTH,
+        numeric=False,
+        check=success.shape,
+    ),
+    Claim(
+        id="C9",
+        statement="Distillation at T = 1 is close to none (jsma_f)",
+        paper="91 against 95.89 % (MNIST), 92.78 against 87.89 % (CIFAR10)",
+        source="S2",
+        acceptance="within 8 points",
+        stated_for=_BOTH,
+        numeric=False,
+        check=success.no_op_at_one,
+    ),
+    Claim(
+        id="C10",
+        statement="Adversarial gradients shrink",
+        paper="by factors of up to 1e30",
+        source="S1",
+        acceptance="median falls by 20 decades or more from T = 1 to T = 100 (log domain)",
+        stated_for=_BOTH,
+        numeric=False,
+        check=masking.amplitude,
+    ),
+    Claim(
+        id="C11",
+        statement="Robustness gain at the best T (jsma_f)",
+        paper="+790 %",
+        source="S1",
+        acceptance="550 to 850 %",
+        stated_for=_MNIST,
+        numeric=True,
+        check=masking.robustness_gain(550.0, 850.0),
+    ),
+    Claim(
+        id="C12",
+        statement="Robustness gain at the best T (jsma_f)",
+        paper="+556 %",
+        source="S1",
+        acceptance="300 to 830 %",
+        stated_for=_CIFAR10,
+        numeric=True,
+        check=masking.robustness_gain(300.0, 830.0),
+    ),
+    Claim(
+        id="C13",
+        statement="Confidence rises with T",
+        paper="71.85 -> 80.77 % (CIFAR10; the values are unverified)",
+        source="M, N",
+        acceptance="never falls from one T to the next",
+        stated_for=_CIFAR10,
+        numeric=False,
+        check=masking.confidence_rises,
+    ),
+    Claim(
+        id="C14",
+        statement="Logits grow (Carlini and Wagner 2016)",
+        paper="mean abs(z) 5.8 -> 482 at T = 100, x 83 (MNIST)",
+        source="N",
+        acceptance="x 30 to x 150 at T = 100",
+        stated_for=_MNIST,
+        numeric=False,
+        check=masking.logit_scale,
+    ),
+    Claim(
+        id="C15",
+        statement="Dividing the logits by T restores the attack (Carlini and Wagner 2016)",
+        paper="96.4 % (MNIST)",
+        source="N",
+        acceptance="at the highest T within 10 points of undistilled (jsma_f_temperature)",
+        stated_for=_MNIST,
+        numeric=False,
+        check=masking.logits_over_temperature,
+    ),
+    Claim(
+        id="C16",
+        statement="The protection is numerical: without underflow the attack works again",
+        paper="not in the paper, a prediction",
+        source="D",
+        acceptance="jsma_f_exact at least 30 points above jsma_f at the highest T",
+        stated_for=_BOTH,
+        numeric=False,
+        check=masking.masking_is_numerical,
+    ),
+)
+"""C17 to C19 (attacks by optimisation, transfer) are not measured by a run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A claim and what a run says about it.
+
+    Attributes:
+        claim: the claim.
+        verdict: the run's answer.
+        orientation: true if the claim was made on other data, so the answer is no reproduction.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    orientation: bool
+
+
+def applies(claim: Claim, dataset: str) -> bool:
+    """Whether a claim is shown for a dataset.
+
+    A dataset that the paper did not use is held against the MNIST claims, for orientation.
+    """
+    return not claim.numeric or published.reference(dataset) in claim.stated_for
+
+
+def answers(results: records.Results) -> list[Answer]:
+    """Every claim that applies to the run's dataset, with the verdict.
+
+    Args:
+        results: of the run.
+
+    Returns:
+        One answer per claim, in the order of the claims.
+    """
+    dataset = results.dataset.name
+    return [
+        Answer(claim, claim.check(results), dataset not in claim.stated_for)
+        for claim in CLAIMS
+        if applies(claim, dataset)
+    ]

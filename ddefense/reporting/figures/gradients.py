@@ -1,0 +1,85 @@
+"""Distribution of adversarial gradient amplitude per temperature (the paper's Fig. 9)."""
+
+import itertools
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from ddefense import records
+from ddefense.reporting import lookup
+from ddefense.reporting.figures import style
+
+
+@style.styled
+def draw(results: records.Results) -> Figure:
+    """Stacked shares of test images by the amplitude that the deployed network shows at T = 1.
+
+    Args:
+        results: of the run.
+
+    Returns:
+        The figure: one stack per network, smallest amplitudes at the bottom, so that the line of
+        the images whose float32 Jacobian is exactly 0 can be read on the same axis.
+    """
+    figure = style.figure(4.6)
+    axes = figure.subplots()
+    networks = [results.baseline(), *results.distilled()]
+    deployed = [n.gradients.deployed for n in networks]
+    edges = deployed[0].histogram_edges_log10
+    shares = 100 * np.array([record.histogram for record in deployed])
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(edges) + 1))
+    position = np.arange(len(networks))
+    bottom = np.zeros(len(networks))
+    for index, label in enumerate(bin_labels(edges)):
+        axes.bar(
+            position,
+            shares[:, index],
+            bottom=bottom,
+            width=0.72,
+            color=colors[index],
+            edgecolor="white",
+            linewidth=0.4,
+            label=label,
+        )
+        bottom += shares[:, index]
+    zero = [100 * record.float32_zero_samples for record in deployed]
+    lines = axes.hlines(
+        zero,
+        position - 0.44,
+        position + 0.44,
+        color=style.BAD,
+        linewidth=2.6,
+        label="exactly 0 in float32\nup to this line",
+        zorder=4,
+    )
+    lines.set_clip_on(False)
+    axes.set_xticks(position, [_tick(n) for n in networks])
+    axes.set_xlabel("distillation temperature T")
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("share of test images, %")
+    axes.set_title(f"Adversarial gradient amplitude on {results.dataset.name}, deployed at T = 1")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles[::-1],
+        labels[::-1],
+        loc="outside right center",
+        title="mean |dF/dx| of an image",
+        title_fontsize=8.5,
+    )
+    return figure
+
+
+def bin_labels(edges: list[float]) -> list[str]:
+    """What each of the len(edges) + 1 bins holds, smallest first."""
+    if not edges:
+        return ["all"]
+    powers = [rf"$10^{{{edge:g}}}$" for edge in edges]
+    middle = [f"{low} to {high}" for low, high in itertools.pairwise(powers)]
+    return [f"below {powers[0]}", *middle, f"above {powers[-1]}"]
+
+
+def _tick(network: records.NetworkRecord) -> str:
+    if network.defense == "none":
+        return "un-\ndistilled"
+    return lookup.network_label(network).removeprefix("T = ")

@@ -1,0 +1,111 @@
+"""Finding things in the records of a run, and turning numbers into text."""
+
+import math
+from collections.abc import Sequence
+
+from ddefense import config as config_lib
+from ddefense import records
+
+ATTACK_LABELS = {
+    "jsma_f": "JSMA-F",
+    "jsma_f_literal": "JSMA-F, literal product",
+    "jsma_f_exact": "JSMA-F, exact (log domain)",
+    "jsma_f_temperature": "JSMA-F, logits / T",
+    "jsma_z": "JSMA-Z",
+}
+"""How tables and figures call the readings of JSMA."""
+
+
+def attack_label(attack: str) -> str:
+    """The readable name of an attack; an unknown one keeps its own."""
+    return ATTACK_LABELS.get(attack, attack)
+
+
+def attacks_in(results: records.Results) -> list[str]:
+    """The attacks measured on any network, in the order of `ddefense.config.ATTACKS`."""
+    found = {attack for network in results.networks for attack in network.attacks}
+    known = [attack for attack in config_lib.ATTACKS if attack in found]
+    return known + sorted(found - set(known))
+
+
+def network_at(results: records.Results, temperature: float) -> records.NetworkRecord | None:
+    """The distilled network of a temperature, if the run has it."""
+    return next((n for n in results.distilled() if n.temperature == temperature), None)
+
+
+def highest(results: records.Results) -> records.NetworkRecord | None:
+    """The distilled network of the highest temperature, if there is any."""
+    distilled = results.distilled()
+    return distilled[-1] if distilled else None
+
+
+def temperatures(results: records.Results) -> list[float]:
+    """Distillation temperatures of the run, rising."""
+    return [network.temperature for network in results.distilled()]
+
+
+def network_label(network: records.NetworkRecord) -> str:
+    """`undistilled`, or the temperature as `T = 20`."""
+    return "undistilled" if network.defense == "none" else f"T = {network.temperature:g}"
+
+
+def success_percent(network: records.NetworkRecord | None, attack: str) -> float | None:
+    """Adversarial success rate in percent; None if the attack was not run on the network."""
+    if network is None or attack not in network.attacks:
+        return None
+    return 100 * network.attacks[attack].success_rate
+
+
+def learnt(results: records.Results, training: records.TrainingRecord) -> bool:
+    """False if training ended within 1 % of the loss of guessing, ln(classes).
+
+    `stalled` is also true for a network that waited long and then learnt; such a network counts
+    as learnt here.
+    """
+    chance = math.log(len(results.dataset.class_names))
+    return not (training.stalled and (not training.loss or training.loss[-1] >= 0.99 * chance))
+
+
+def usable(results: records.Results, network: records.NetworkRecord) -> bool:
+    """Whether the network, and the one it was distilled from, learnt."""
+    initial = network.initial
+    return learnt(results, network.training) and (
+        initial is None or learnt(results, initial.training)
+    )
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation with mean ranks for ties; None if either is constant."""
+    if len(first) < 2 or len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    a, b = _centred_ranks(first), _centred_ranks(second)
+    dot = math.fsum(x * y for x, y in zip(a, b, strict=True))
+    return dot / math.sqrt(math.fsum(x * x for x in a) * math.fsum(y * y for y in b))
+
+
+def _centred_ranks(values: Sequence[float]) -> list[float]:
+    ranks = [
+        sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2
+        for value in values
+    ]
+    return [rank - (len(values) + 1) / 2 for rank in ranks]
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A number that already is in percent, as `95.89 %`; `-` for None."""
+    return "-" if value is None else f"{value:.{digits}f} %"
+
+
+def points(value: float | None) -> str:
+    """A signed difference of percentages, as `+1.20 points`; `-` for None."""
+    return "-" if value is None else f"{value:+.2f} points"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `42 s`, `12 min 5 s` or `3 h 7 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

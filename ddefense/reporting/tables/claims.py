@@ -1,0 +1,52 @@
+"""The claims as a table: the paper beside this run."""
+
+from ddefense import records
+from ddefense.reporting import claims as claims_lib
+from ddefense.reporting import published
+from ddefense.reporting.tables.table import Column, Table
+
+
+def claims(results: records.Results) -> Table:
+    """Every claim that applies to the run's dataset, with the verdict."""
+    answers = claims_lib.answers(results)
+    tags = {tag for a in answers for tag in a.claim.source.split(", ")}
+    legend = "; ".join(f"{s.value}: {s.description}" for s in published.Source if s.value in tags)
+    return Table(
+        name="claims",
+        title="Claims of the paper, and what this run says",
+        columns=(
+            Column("claim", "", text=True),
+            Column("statement", "claim", text=True),
+            Column("paper", "published", text=True),
+            Column("source", "source", text=True),
+            Column("ours", "ours", text=True),
+            Column("holds", "holds", text=True),
+            Column("difference", "difference", text=True),
+            Column("acceptance", "counts as holding", text=True),
+            Column("note", "remarks", text=True),
+        ),
+        rows=[
+            [
+                answer.claim.id,
+                answer.claim.statement,
+                answer.claim.paper,
+                answer.claim.source,
+                answer.verdict.ours,
+                _holds(answer),
+                answer.verdict.difference,
+                answer.claim.acceptance,
+                answer.verdict.note,
+            ]
+            for answer in answers
+        ],
+        notes=(
+            f"Sources: {legend}. Differences are ours minus theirs.",
+            "*Orientation*: the claim was made on other data than this run's, so the answer "
+            "neither confirms nor refutes it.",
+        ),
+    )
+
+
+def _holds(answer: claims_lib.Answer) -> str:
+    measured = answer.verdict.holds != "not measured"
+    return answer.verdict.holds + (" (orientation)" if answer.orientation and measured else "")

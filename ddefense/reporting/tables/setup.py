@@ -1,0 +1,97 @@
+"""What was trained: the architecture (Table I) and the training parameters (Table II)."""
+
+from ddefense import records
+from ddefense.reporting import published
+from ddefense.reporting.tables.table import Cell, Column, Table
+
+
+def architecture(results: records.Results) -> Table:
+    """The network's layers, one row each, and the total."""
+    rows: list[list[Cell]] = [
+        [
+            layer.name,
+            layer.kind,
+            layer.detail,
+            " x ".join(str(size) for size in layer.output_shape),
+            layer.parameters,
+        ]
+        for layer in results.architecture
+    ]
+    rows.append(["total", "", "", "", sum(layer.parameters for layer in results.architecture)])
+    reference = published.reference(results.dataset.name)
+    return Table(
+        name="architecture",
+        title="Architecture of the initial, distilled and undistilled networks (Table I)",
+        columns=(
+            Column("layer", "layer", text=True),
+            Column("kind", "kind", text=True),
+            Column("detail", "detail", text=True),
+            Column("output_shape", "output shape"),
+            Column("parameters", "parameters"),
+        ),
+        rows=rows,
+        notes=(
+            f"{_capital(published.label(results.dataset.name))}: "
+            f"{published.ARCHITECTURE[reference]} (S1); kernels of 3 x 3 and pools of 2 x 2 are "
+            "unverified, and the padding is not stated.",
+        ),
+    )
+
+
+def training_parameters(results: records.Results) -> Table:
+    """What the paper trained with, beside this run."""
+    settings = results.config
+    paper = published.TRAINING[published.reference(results.dataset.name)]
+    baseline = results.baseline().training
+    ours: dict[str, str] = {
+        "learning rate": f"{settings.learning_rate:g}",
+        "learning rate decay": "none",
+        "momentum": f"{settings.momentum:g}",
+        "momentum decay": "none",
+        "dropout": f"{settings.dropout:g}",
+        "batch size": f"{settings.batch_size}",
+        "epochs": f"{settings.epochs}",
+        "optimizer steps per network": f"{baseline.steps}",
+        "warm start (steps at T = 1 on hard labels)": _warm_start(results),
+        "temperatures T": ", ".join(f"{t:g}" for t in sorted(settings.temperatures)),
+        "training images": f"{results.dataset.num_train}",
+        "attacked images": f"{len(results.sample_indices)}",
+        "most features changed": f"{settings.max_features}",
+        "theta (change of a feature per step)": f"{settings.theta:g}",
+        "seed": f"{settings.seed}",
+    }
+    theirs = {name: str(setting) for name, setting in paper.items()} | {
+        "warm start (steps at T = 1 on hard labels)": "none stated",
+        "temperatures T": "1, 2, 5, 10, 20, 30, 40, 50, 100 (S2)",
+        "attacked images": "100 (unverified; 900 targets, S1)",
+        "most features changed": f"{published.MAX_FEATURES.value:g} (S1)",
+    }
+    label = published.label(results.dataset.name)
+    return Table(
+        name="training_parameters",
+        title="Training parameters (Table II)",
+        columns=(
+            Column("parameter", "parameter", text=True),
+            Column("paper", label, text=True),
+            Column("ours", "ours", text=True),
+        ),
+        rows=[[name, theirs.get(name), value] for name, value in ours.items()],
+    )
+
+
+def _warm_start(results: records.Results) -> str:
+    """The steps that were set and, where it differs, those that the networks really took."""
+    taken = {
+        training.warm_start_steps
+        for network in results.distilled()
+        for training in (network.training, *([network.initial.training] if network.initial else []))
+    }
+    setting = results.config.warm_start_steps
+    text = f"{setting}" if setting else "none"
+    if taken - {setting}:
+        text += f" (taken: {', '.join(str(steps) for steps in sorted(taken))})"
+    return text
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

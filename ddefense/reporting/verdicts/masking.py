@@ -1,0 +1,170 @@
+"""Claims about gradients, robustness, confidence and what adaptive attacks show: C10 to C16."""
+
+import itertools
+
+from ddefense import records
+from ddefense.reporting import lookup, published
+from ddefense.reporting.verdicts.verdict import (
+    Check,
+    Verdict,
+    not_measured,
+    unless,
+    unusable,
+    yes_or_no,
+)
+
+_HIGH_ENOUGH = 20.0
+"""Masking is expected from about this temperature on; below it C15 and C16 say nothing."""
+
+
+def amplitude(results: records.Results) -> Verdict:
+    """C10: median log10 amplitude at T = 1 minus that at T = 100, both deployed."""
+    low, high = lookup.network_at(results, 1.0), lookup.network_at(results, 100.0)
+    if low is None or high is None:
+        return not_measured("needs T = 1 and T = 100 in the run")
+    before, after = low.gradients.deployed, high.gradients.deployed
+    drop = before.median_log10 - after.median_log10
+    return unless(
+        unusable(results, low, high),
+        Verdict(
+            holds=yes_or_no(drop >= 20),
+            ours=f"{drop:.1f} decades",
+            difference=f"{drop - published.AMPLITUDE_REDUCTION.value:+.1f} decades against the "
+            f"paper's best case, {drop - 20:+.1f} against the bound",
+            note=f"float32 sees exactly 0 everywhere for "
+            f"{lookup.percent(100 * after.float32_zero_samples, 1)} of the images at T = 100 and "
+            f"{lookup.percent(100 * before.float32_zero_samples, 1)} at T = 1",
+            value=drop,
+        ),
+    )
+
+
+def robustness_gain(low: float, high: float) -> Check:
+    """C11, C12: gain of capped robustness at the best T within [low, high] percent."""
+
+    def check(results: records.Results) -> Verdict:
+        baseline = results.baseline()
+        before = baseline.robustness.get("jsma_f")
+        networks = [n for n in results.distilled() if "jsma_f" in n.robustness]
+        learnt = [n for n in networks if lookup.usable(results, n)]
+        if before is None or not learnt:
+            return not_measured("needs jsma_f on the undistilled and on a distilled network")
+        if before.capped <= 0:
+            return not_measured("the undistilled network has robustness 0")
+        best = max(learnt, key=lambda n: n.robustness["jsma_f"].capped)
+        gain = 100 * (best.robustness["jsma_f"].capped / before.capped - 1)
+        ceiling = 100 * (before.cap / before.capped - 1)
+        paper = published.ROBUSTNESS_GAIN[published.reference(results.dataset.name)].value
+        note = f"the cap of {lookup.percent(100 * before.cap)} allows {ceiling:+.0f} % at most"
+        if len(learnt) < len(networks):
+            note += "; networks that did not learn are left out"
+        return unless(
+            unusable(results, baseline),
+            Verdict(
+                holds=yes_or_no(low <= gain <= high),
+                ours=f"{gain:+.0f} % at T = {best.temperature:g}",
+                difference=lookup.points(gain - paper),
+                note=note,
+                value=gain,
+            ),
+        )
+
+    return check
+
+
+def confidence_rises(results: records.Results) -> Verdict:
+    """C13: confidence never falls, and ends higher, as T grows."""
+    networks = [n for n in results.distilled() if lookup.usable(results, n)]
+    if len(networks) < 2:
+        return not_measured("needs two distilled networks that learnt")
+    values = [100 * n.confidence for n in networks]
+    falls = [before - after for before, after in itertools.pairwise(values)]
+    rise = values[-1] - values[0]
+    note = "" if max(falls) <= 0 else f"largest fall between neighbours {max(falls):.2f} points"
+    if len(networks) < len(results.distilled()):
+        note = "; ".join(filter(None, [note, "networks that did not learn are left out"]))
+    first, last = networks[0], networks[-1]
+    return Verdict(
+        holds=yes_or_no(max(falls) <= 0 < rise),
+        ours=f"{lookup.percent(values[0])} at T = {first.temperature:g}, "
+        f"{lookup.percent(values[-1])} at T = {last.temperature:g}",
+        difference=f"{lookup.points(rise)} from the lowest to the highest T",
+        note=note,
+        value=rise,
+    )
+
+
+def logit_scale(results: records.Results) -> Verdict:
+    """C14: mean abs(z) at the highest T over the undistilled network's, 30 to 150 at T = 100."""
+    network, baseline = lookup.highest(results), results.baseline()
+    if network is None:
+        return not_measured("no distilled network in the run")
+    if baseline.logits.mean_abs <= 0:
+        return not_measured("the undistilled network's logits are all 0")
+    ratio = network.logits.mean_abs / baseline.logits.mean_abs
+    before, after = published.LOGIT_SCALE
+    problem = unusable(results, network, baseline)
+    if not problem and network.temperature != 100.0:
+        problem = f"the bounds are for T = 100, the run ends at T = {network.temperature:g}"
+    return unless(
+        problem,
+        Verdict(
+            holds=yes_or_no(30 <= ratio <= 150),
+            ours=f"{baseline.logits.mean_abs:.1f} -> {network.logits.mean_abs:.1f}, "
+            f"x {ratio:.1f} at T = {network.temperature:g}",
+            difference=f"factor {ratio / (after.value / before.value):.2f} of theirs",
+            value=ratio,
+        ),
+    )
+
+
+def logits_over_temperature(results: records.Results) -> Verdict:
+    """C15: jsma_f_temperature works as well on the distilled as on the undistilled network."""
+    network, baseline = lookup.highest(results), results.baseline()
+    attack = "jsma_f_temperature"
+    distilled, undistilled = (lookup.success_percent(n, attack) for n in (network, baseline))
+    note = ""
+    if undistilled is None:
+        undistilled = lookup.success_percent(baseline, "jsma_f")
+        note = "undistilled: jsma_f, the same attack at T = 1"
+    if network is None or distilled is None or undistilled is None:
+        return not_measured("needs jsma_f_temperature on a distilled network")
+    gap = distilled - undistilled
+    return unless(
+        unusable(results, network, baseline) or _too_low(network.temperature),
+        Verdict(
+            holds=yes_or_no(abs(gap) <= 10),
+            ours=f"{lookup.percent(distilled)} at T = {network.temperature:g}, "
+            f"{lookup.percent(undistilled)} undistilled",
+            difference=f"{lookup.points(gap)} against undistilled, "
+            f"{lookup.points(distilled - published.LOGITS_OVER_T_SUCCESS.value)} against theirs",
+            note=note,
+            value=gap,
+        ),
+    )
+
+
+def masking_is_numerical(results: records.Results) -> Verdict:
+    """C16: jsma_f_exact at least 30 points above jsma_f at the highest T."""
+    network = lookup.highest(results)
+    exact = lookup.success_percent(network, "jsma_f_exact")
+    naive = lookup.success_percent(network, "jsma_f")
+    if network is None or exact is None or naive is None:
+        return not_measured("needs jsma_f and jsma_f_exact on a distilled network")
+    gap = exact - naive
+    return unless(
+        unusable(results, network) or _too_low(network.temperature),
+        Verdict(
+            holds=yes_or_no(gap >= 30),
+            ours=f"{lookup.percent(exact)} exact, {lookup.percent(naive)} float32 at "
+            f"T = {network.temperature:g}",
+            difference=f"{lookup.points(gap)}, {gap - 30:+.2f} against the bound",
+            value=gap,
+        ),
+    )
+
+
+def _too_low(temperature: float) -> str:
+    if temperature >= _HIGH_ENOUGH:
+        return ""
+    return f"nothing to see below T = {_HIGH_ENOUGH:g}: the run ends at T = {temperature:g}"

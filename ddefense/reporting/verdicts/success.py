@@ -1,0 +1,162 @@
+"""Claims about accuracy and about the attack that the paper ran: C1 to C9."""
+
+from ddefense import records
+from ddefense.reporting import lookup, published
+from ddefense.reporting.verdicts.verdict import (
+    Check,
+    Verdict,
+    not_measured,
+    unless,
+    unusable,
+    yes_or_no,
+)
+
+
+def baseline_accuracy(low: float, high: float) -> Check:
+    """C1, C2: accuracy of the undistilled network within [low, high] percent."""
+
+    def check(results: records.Results) -> Verdict:
+        baseline = results.baseline()
+        paper = published.ACCURACY[published.reference(results.dataset.name)]
+        value = 100 * baseline.test_accuracy
+        return Verdict(
+            holds=yes_or_no(low <= value <= high),
+            ours=lookup.percent(value),
+            difference=lookup.points(value - paper.value),
+            note="" if lookup.usable(results, baseline) else "the network did not learn",
+            value=value,
+        )
+
+    return check
+
+
+def accuracy_change(results: records.Results) -> Verdict:
+    """C3: largest accuracy change of a distilled network against the undistilled one."""
+    baseline, distilled = results.baseline(), results.distilled()
+    if not distilled:
+        return not_measured("no distilled network in the run")
+    changes = {n.temperature: 100 * (n.test_accuracy - baseline.test_accuracy) for n in distilled}
+    worst = max(changes, key=lambda t: abs(changes[t]))
+    bound = published.ACCURACY_CHANGE.value
+    size = abs(changes[worst])
+    notes = []
+    failed = [n for n in distilled if not lookup.usable(results, n)]
+    learnt = {n.temperature: changes[n.temperature] for n in distilled if n not in failed}
+    if failed:
+        text = f"did not learn: {', '.join(lookup.network_label(n) for n in failed)}"
+        if learnt:
+            best = max(learnt, key=lambda t: abs(learnt[t]))
+            text += f"; without them {lookup.points(learnt[best])} at T = {best:g}"
+        notes.append(text)
+    if results.dataset.name == "mnist":
+        notes.append("within 0.5 points as expected" if size <= 0.5 else "more than 0.5 points")
+    return Verdict(
+        holds=yes_or_no(size < bound),
+        ours=f"{lookup.points(changes[worst])} at T = {worst:g}",
+        difference=f"{size - bound:+.2f} points against the bound",
+        note="; ".join(notes),
+        value=size,
+    )
+
+
+def baseline_success(low: float, high: float) -> Check:
+    """C4, C5: success of jsma_f on the undistilled network within [low, high] percent."""
+
+    def check(results: records.Results) -> Verdict:
+        baseline = results.baseline()
+        value = lookup.success_percent(baseline, "jsma_f")
+        if value is None:
+            return not_measured("jsma_f was not run on the undistilled network")
+        attack = baseline.attacks["jsma_f"]
+        paper = published.SUCCESS[published.reference(results.dataset.name)].undistilled
+        return unless(
+            unusable(results, baseline),
+            Verdict(
+                holds=yes_or_no(low <= value <= high),
+                ours=f"{lookup.percent(value)} ({attack.successes}/{attack.attempts})",
+                difference=lookup.points(value - paper),
+                note=f"theta = {attack.theta:g}",
+                value=value,
+            ),
+        )
+
+    return check
+
+
+def masked_success(high: float) -> Check:
+    """C6, C7: success of jsma_f at T = 100 of at most `high` percent."""
+
+    def check(results: records.Results) -> Verdict:
+        network = lookup.network_at(results, 100.0)
+        if network is None:
+            return not_measured("T = 100 is not in the run")
+        value = lookup.success_percent(network, "jsma_f")
+        if value is None:
+            return not_measured("jsma_f was not run at T = 100")
+        attack = network.attacks["jsma_f"]
+        paper = published.SUCCESS[published.reference(results.dataset.name)].percent[100.0]
+        return unless(
+            unusable(results, network),
+            Verdict(
+                holds=yes_or_no(value <= high),
+                ours=f"{lookup.percent(value)} ({attack.successes}/{attack.attempts})",
+                difference=lookup.points(value - paper),
+                note=f"{attack.zero_maps} failures met an all-zero forward derivative",
+                value=value,
+            ),
+        )
+
+    return check
+
+
+def shape(results: records.Results) -> Verdict:
+    """C8: success falls to a quarter from T = 2 to T = 20, and falls with T throughout."""
+    rates = {
+        n.temperature: lookup.success_percent(n, "jsma_f")
+        for n in results.distilled()
+        if lookup.usable(results, n)
+    }
+    known = {t: rate for t, rate in rates.items() if rate is not None}
+    low = min((t for t in known if t <= 5), key=lambda t: max(t / 2, 2 / t), default=None)
+    high = min((t for t in known if t >= 10), key=lambda t: max(t / 20, 20 / t), default=None)
+    if low is None or high is None or len(known) < 3:
+        return not_measured(
+            "needs jsma_f at three temperatures or more, one near 2 and one near 20"
+        )
+    correlation = lookup.spearman(list(known), list(known.values()))
+    ratio = known[high] / known[low] if known[low] > 0 else None
+    notes = []
+    if (low, high) != (2.0, 20.0):
+        notes.append(f"T = {low:g} and T = {high:g} stand in for T = 2 and T = 20")
+    if len(known) < len(results.distilled()):
+        notes.append("networks that did not learn, or without jsma_f, are left out")
+    text = "undefined" if correlation is None else f"{correlation:+.2f}"
+    falls = ratio is not None and ratio <= 0.25
+    return Verdict(
+        holds=yes_or_no(falls and correlation is not None and correlation <= -0.8),
+        ours=f"{lookup.percent(known[low])} at T = {low:g}, {lookup.percent(known[high])} at "
+        f"T = {high:g}; Spearman {text}",
+        difference="-" if ratio is None else f"ratio {ratio:.2f} against 0.25",
+        note="; ".join(notes),
+        value=ratio,
+    )
+
+
+def no_op_at_one(results: records.Results) -> Verdict:
+    """C9: distillation at T = 1 is close to no distillation under jsma_f."""
+    network, baseline = lookup.network_at(results, 1.0), results.baseline()
+    distilled, undistilled = (lookup.success_percent(n, "jsma_f") for n in (network, baseline))
+    if network is None or distilled is None or undistilled is None:
+        return not_measured("needs jsma_f at T = 1 and on the undistilled network")
+    table = published.SUCCESS[published.reference(results.dataset.name)]
+    change = distilled - undistilled
+    return unless(
+        unusable(results, network, baseline),
+        Verdict(
+            holds=yes_or_no(abs(change) <= 8),
+            ours=f"{lookup.percent(distilled)} at T = 1, {lookup.percent(undistilled)} undistilled",
+            difference=f"{lookup.points(change)} (paper "
+            f"{lookup.points(table.percent[1.0] - table.undistilled)})",
+            value=change,
+        ),
+    )
