@@ -1,0 +1,279 @@
+"""Small records made by hand: every number that a test expects can be followed from here."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ddefense import config, records
+
+CLASSES = 10
+ATTEMPTS = 900
+CAP = 112 / 784
+# Success rates of the run that most tests use, per attack: undistilled first, then by T.
+RATES: dict[str, dict[float | None, float]] = {
+    "jsma_f": {None: 0.95, 1.0: 0.92, 5.0: 0.50, 20.0: 0.02, 100.0: 0.005},
+    "jsma_f_literal": {None: 0.94, 1.0: 0.90, 5.0: 0.24, 20.0: 0.01, 100.0: 0.0},
+    "jsma_f_exact": {None: 0.96, 1.0: 0.95, 5.0: 0.95, 20.0: 0.93, 100.0: 0.91},
+    "jsma_f_temperature": {None: 0.95, 1.0: 0.93, 5.0: 0.96, 20.0: 0.97, 100.0: 0.965},
+    "jsma_z": {None: 0.90, 1.0: 0.85, 5.0: 0.70, 20.0: 0.55, 100.0: 0.50},
+}
+EDGES = [-40.0, -35.0, -30.0, -25.0, -20.0, -15.0, -10.0, -5.0, -3.0]
+
+
+def make_training(
+    temperature: float, *, stalled: bool = False, last: float | None = None
+) -> records.TrainingRecord:
+    loss = math.log(CLASSES) if stalled else 0.05
+    return records.TrainingRecord(
+        temperature=temperature,
+        epochs=2,
+        steps=938,
+        warm_start_steps=469,
+        loss=[2.0, loss if last is None else last],
+        accuracy=[0.6, 0.1 if stalled else 0.98],
+        stalled=stalled,
+    )
+
+
+def make_attack(rate: float, zero_maps: int = 0) -> records.AttackRecord:
+    successes = round(ATTEMPTS * rate)
+    return records.AttackRecord(
+        theta=1.0,
+        max_features=112,
+        samples=100,
+        attempts=ATTEMPTS,
+        successes=successes,
+        success_rate=rate,
+        success_interval=(max(0.0, rate - 0.03), min(1.0, rate + 0.03)),
+        already_target=0,
+        mean_distortion=0.045 if successes else None,
+        mean_features=35.3 if successes else None,
+        no_admissible_pair=zero_maps,
+        zero_maps=zero_maps,
+        steps=16000,
+    )
+
+
+def make_gradient(median: float, zero: float, temperature: float) -> records.GradientRecord:
+    place = int(np.searchsorted(EDGES, median))
+    histogram = [0.0] * (len(EDGES) + 1)
+    for step, share in ((-1, 0.2), (0, 0.5), (1, 0.2), (2, 0.1)):
+        histogram[min(max(place + step, 0), len(EDGES))] += share
+    return records.GradientRecord(
+        temperature=temperature,
+        samples=1000,
+        median_log10=median,
+        quantiles_log10=[median - 4, median - 1, median + 1, median + 2],
+        histogram_edges_log10=EDGES,
+        histogram=histogram,
+        float32_median_log10=None if zero > 0.5 else median,
+        float32_zero_samples=zero,
+        float32_zero_entries=zero,
+    )
+
+
+def make_network(
+    temperature: float | None,
+    rates: dict[str, float],
+    *,
+    accuracy: float = 0.99,
+    confidence: float = 0.98,
+    logits: float = 6.0,
+    median: float = -3.5,
+    zero: float = 0.0,
+    capped: float = 0.015,
+    stalled: bool = False,
+) -> records.NetworkRecord:
+    """A network; without a temperature the baseline."""
+    t = 1.0 if temperature is None else temperature
+    logit_record = records.LogitRecord(
+        mean_abs=logits, std_abs=logits * 1.1, median_top_two_gap=logits * 2
+    )
+    initial = records.InitialRecord(
+        temperature=t,
+        test_accuracy=0.1 if stalled else accuracy - 0.002,
+        agreement=0.985,
+        training=make_training(t, stalled=stalled),
+        logits=logit_record,
+        soft_labels=records.SoftLabelRecord(
+            mean_entropy=0.04, mean_largest=0.99, agreement_with_hard=0.995
+        ),
+    )
+    return records.NetworkRecord(
+        name="baseline" if temperature is None else f"distilled_t{t:g}",
+        defense="none" if temperature is None else "distillation",
+        temperature=t,
+        seed=0,
+        test_accuracy=0.1 if stalled else accuracy,
+        confidence=confidence,
+        training=make_training(t, stalled=stalled),
+        logits=logit_record,
+        gradients=records.GradientsRecord(
+            deployed=make_gradient(median, zero, 1.0),
+            training=make_gradient(-3.5 - math.log10(t), 0.0, t),
+        ),
+        robustness={
+            attack: records.RobustnessRecord(
+                capped=capped if attack == "jsma_f" else 0.016,
+                uncapped=0.015 if rate else None,
+                unreached=0.0 if rate > 0.2 else 0.95,
+                cap=CAP,
+            )
+            for attack, rate in rates.items()
+        },
+        attacks={
+            attack: make_attack(rate, zero_maps=round(800 * zero) if rate < 0.5 else 0)
+            for attack, rate in rates.items()
+        },
+        initial=None if temperature is None else initial,
+    )
+
+
+def make_results(
+    networks: list[records.NetworkRecord],
+    dataset: str = "mnist",
+    shape: tuple[int, int, int] = (28, 28, 1),
+    **settings: Any,
+) -> records.Results:
+    temperatures = tuple(n.temperature for n in networks if n.defense != "none") or (1.0,)
+    attacks = tuple(a for a in config.ATTACKS if any(a in n.attacks for n in networks))
+    fields = {"epochs": 2, "samples": 10, "attacks": attacks or config.ATTACKS} | settings
+    return records.Results(
+        dataset=records.DatasetRecord(
+            name=dataset,
+            image_shape=shape,
+            class_names=[str(c) for c in range(CLASSES)],
+            num_train=60000,
+            num_test=10000,
+            value_range=(0.0, 1.0),
+        ),
+        config=config.Config(
+            dataset=dataset,
+            preset="quick",
+            temperatures=temperatures,
+            warm_start_steps=469,
+            **fields,
+        ),
+        environment={
+            "ddefense": "0.1.0",
+            "python": "3.11.9",
+            "cpu": "Some CPU | 2 cores",
+            "threads": 2,
+            "devices": ["CPU:0"],
+            "command": "ddefense --dataset=mnist",
+        },
+        timings={"baseline": 65.0, "distilled_t1": 130.5},
+        architecture=[
+            records.LayerRecord(
+                name="conv1",
+                kind="Conv2D",
+                detail="32 filters, 3x3, relu",
+                output_shape=[26, 26, 32],
+                parameters=320,
+            ),
+            records.LayerRecord(
+                name="logits",
+                kind="Dense",
+                detail="10 units",
+                output_shape=[10],
+                parameters=2010,
+            ),
+        ],
+        sample_indices=list(range(10)),
+        networks=networks,
+        exports=[
+            records.ExportRecord(
+                network="distilled_t20", path="exported_models/distilled_t20/1", max_difference=0.0
+            )
+        ],
+    )
+
+
+def make_samples(shape: tuple[int, int, int] = (28, 28, 1)) -> records.Samples:
+    """One sample per class; target t of sample s is reached unless s + t is a multiple of 5."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    images = np.zeros((CLASSES, *shape), np.float32)
+    for c in range(CLASSES):
+        angle = c * np.pi / CLASSES
+        bar = (rows - shape[0] / 2) * np.cos(angle) + (columns - shape[1] / 2) * np.sin(angle)
+        images[c] = (np.abs(bar) < 2)[..., None]
+    sample, target = np.array([(s, t) for s in range(CLASSES) for t in range(CLASSES) if s != t]).T
+    adversarial = images[sample].copy()
+    for image in adversarial:
+        chosen = rng.choice(image.size, size=24, replace=False)
+        image.reshape(-1)[chosen] = 1.0
+    outcome = records.AttackOutcome.from_images(
+        images[sample], adversarial, sample, target, (sample + target) % 5 != 0
+    )
+    return records.Samples(
+        images=images,
+        labels=np.arange(CLASSES),
+        test_indices=np.arange(CLASSES),
+        outcomes={("baseline", "jsma_f"): outcome},
+    )
+
+
+def typical_networks() -> list[records.NetworkRecord]:
+    """Undistilled and T = 1, 5, 20, 100 with the signs of masking."""
+    details: dict[float | None, dict[str, float]] = {
+        None: {},
+        1.0: {"accuracy": 0.991, "confidence": 0.981},
+        5.0: {"accuracy": 0.992, "confidence": 0.984, "logits": 30.0, "median": -9.0},
+        20.0: {
+            "accuracy": 0.988,
+            "confidence": 0.986,
+            "logits": 110.0,
+            "median": -22.0,
+            "zero": 0.30,
+            "capped": 0.120,
+        },
+        100.0: {
+            "accuracy": 0.985,
+            "confidence": 0.9845,
+            "logits": 480.0,
+            "median": -45.0,
+            "zero": 0.85,
+            "capped": 0.140,
+        },
+    }
+    return [
+        make_network(t, {attack: by_t[t] for attack, by_t in RATES.items()}, **fields)
+        for t, fields in details.items()
+    ]
+
+
+@pytest.fixture
+def network() -> Callable[..., records.NetworkRecord]:
+    return make_network
+
+
+@pytest.fixture
+def results_of() -> Callable[..., records.Results]:
+    return make_results
+
+
+@pytest.fixture
+def results() -> records.Results:
+    return make_results(typical_networks())
+
+
+@pytest.fixture
+def with_stalled(results: records.Results) -> records.Results:
+    """The same run, but T = 100 did not learn."""
+    lost = make_network(100.0, {a: 0.11 for a in RATES}, stalled=True, confidence=0.01)
+    return dataclasses.replace(results, networks=[*results.networks[:-1], lost])
+
+
+@pytest.fixture
+def samples() -> records.Samples:
+    return make_samples()
+
+
+@pytest.fixture
+def samples_of() -> Callable[..., records.Samples]:
+    return make_samples

@@ -1,0 +1,405 @@
+"""What bin/setup decides, what the scripts beside it run, and the metadata they rest on.
+
+The scripts run as a user would run them, on a copy of the checkout: only a slow test installs
+anything, the others are given an empty environment that a stamp declares ready.
+"""
+
+import configparser
+import importlib.machinery
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import ddefense
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ["setup.cfg", "setup.py", "pyproject.toml", "requirements.in", "requirements.lock"]
+
+
+def run(*command, cwd="/", **variables):
+    environ = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    # The scripts start with `env python3`: make that the Python that runs the tests.
+    environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), environ["PATH"]])
+    environ.update(variables)
+    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True)
+
+
+def run_setup(checkout, *options, python=sys.executable, **variables):
+    return run(python, checkout / "bin" / "setup", *options, **variables)
+
+
+def load_setup(checkout):
+    loader = importlib.machinery.SourceFileLoader("setup_script", str(checkout / "bin" / "setup"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = writes
+    return module
+
+
+def declare_ready(checkout):
+    setup = load_setup(checkout)
+    folder = next((checkout / ".venv" / "lib").glob("python*/site-packages"))
+    setup.write_stamp(
+        "ready",
+        fingerprint=setup.fingerprint(),
+        packages=str(folder.relative_to(checkout / ".venv")),
+        distributions=setup.distributions(folder),
+    )
+    return folder
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def section(*keys):
+    metadata = configparser.ConfigParser()
+    metadata.read(ROOT / "setup.cfg")
+    value = metadata
+    for key in keys:
+        value = value[key]
+    return value
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A copy of the checkout with no environment, and nothing in the package but its version."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "bin", checkout / "bin", ignore=shutil.ignore_patterns("__pycache__"))
+    (checkout / "ddefense").mkdir()
+    for name in [*COPIED, "ddefense/__init__.py", "ddefense/version.py"]:
+        shutil.copy(ROOT / name, checkout / name)
+    return checkout
+
+
+@pytest.fixture
+def checkout(bare):
+    """The same with a .venv that counts as ready."""
+    command = [sys.executable, "-m", "venv", "--without-pip", str(bare / ".venv")]
+    subprocess.run(command, check=True)
+    declare_ready(bare)
+    return bare
+
+
+class TestMetadata:
+    def test_version_is_the_literal_that_setup_cfg_reads(self):
+        assert section("metadata", "version") == "attr: ddefense.version.__version__"
+        assert re.fullmatch(r"\d+\.\d+\.\d+", ddefense.__version__)
+
+    def test_importing_the_package_loads_no_tensorflow(self):
+        code = "import sys, ddefense; print(sorted({'keras', 'tensorflow'} & set(sys.modules)))"
+        answer = run(sys.executable, "-c", code, PYTHONPATH=str(ROOT))
+        assert answer.stdout.strip() == "[]", answer.stderr
+
+    def test_the_package_says_that_it_is_typed(self):
+        assert (ROOT / "ddefense" / "py.typed").exists()
+        assert section("options.package_data", "ddefense") == "py.typed"
+
+
+REQUIRED = [
+    line
+    for text in (section("options", "install_requires"), section("options.extras_require", "dev"))
+    for line in text.splitlines()
+    if line
+]
+PINS = load_setup(ROOT).pins()
+
+
+class TestLock:
+    @pytest.mark.parametrize("line", REQUIRED)
+    def test_pins_what_setup_cfg_asks_for(self, line):
+        requirement = Requirement(line)
+        pin = Requirement(PINS[canonicalize_name(requirement.name)].split("\\")[0])
+        (version,) = (clause.version for clause in pin.specifier)
+        assert version in requirement.specifier
+
+    @pytest.mark.parametrize("line", REQUIRED)
+    def test_is_made_from_the_same_bounds(self, line):
+        if not line.startswith("tensorflow>"):  # The lock takes one of two builds instead.
+            assert line in (ROOT / "requirements.in").read_text().splitlines()
+
+    def test_gives_each_platform_one_tensorflow(self):
+        markers = [
+            Requirement(PINS[name].split("\\")[0]).marker
+            for name in ("tensorflow", "tensorflow-cpu")
+        ]
+        for system in ("linux", "darwin", "win32"):
+            for machine in ("x86_64", "aarch64", "arm64", "AMD64"):
+                platform = {"sys_platform": system, "platform_machine": machine}
+                assert sum(marker.evaluate(platform) for marker in markers) == 1, platform
+
+    def test_has_a_hash_for_every_pin(self):
+        text = (ROOT / "requirements.lock").read_text()
+        assert len(PINS) == len(re.findall("^[^ #\n]", text, re.MULTILINE)) > 50
+        assert all("--hash=sha256:" in entry for entry in PINS.values())
+
+    @pytest.mark.parametrize("name", ["requirements.in", "requirements.lock"])
+    def test_names_no_host(self, name):
+        assert "://" not in (ROOT / name).read_text()
+
+
+class TestChoice:
+    def test_active_python_with_this_checkout_and_every_dependency(self, checkout):
+        answer = run_setup(checkout, "--python", "--dev", PYTHONPATH=str(checkout))
+        assert answer.stdout.strip() == sys.executable, answer.stderr
+        assert answer.stderr == ""
+
+    def test_not_one_without_this_checkout(self, checkout):
+        answer = run_setup(checkout, "--python")
+        assert answer.stdout.strip() == str(checkout / ".venv" / "bin" / "python"), answer.stderr
+
+    def test_not_one_that_finds_it_in_the_current_folder_only(self, checkout):
+        for path in ("", ".", "checkout"):
+            folder = checkout.parent if path == "checkout" else checkout
+            answer = run_setup(checkout, "--python", cwd=folder, PYTHONPATH=path)
+            assert answer.stdout.strip() == str(checkout / ".venv" / "bin" / "python")
+
+    @pytest.mark.parametrize("unmet", ["no-such-distribution>=1", "numpy>=999", "numpy>=1,<2"])
+    def test_not_one_short_of_a_dependency(self, checkout, unmet):
+        edit(checkout / "setup.cfg", "    numpy>=2.1\n", f"    {unmet}\n")
+        declare_ready(checkout)
+        answer = run_setup(checkout, "--python", PYTHONPATH=str(checkout))
+        assert answer.stdout.strip() == str(checkout / ".venv" / "bin" / "python"), answer.stderr
+
+    def test_development_tools_matter_only_where_they_are_used(self, checkout):
+        edit(checkout / "setup.cfg", "    pytest>=8\n", "    pytest>=999\n")
+        declare_ready(checkout)
+        plain = run_setup(checkout, "--python", PYTHONPATH=str(checkout))
+        dev = run_setup(checkout, "--python", "--dev", PYTHONPATH=str(checkout))
+        assert plain.stdout.strip() == sys.executable
+        assert dev.stdout.strip() == str(checkout / ".venv" / "bin" / "python")
+
+    @pytest.mark.parametrize(
+        ("distribution", "accepted"),
+        [
+            ("tensorflow-2.20.0", True),
+            ("tensorflow-2.21.1", True),
+            ("tensorflow_cpu-2.21.0", True),
+            ("tensorflow-2.19.1", False),
+            ("tensorflow-2.22.0rc0", False),
+            ("tensorflow_text-2.21.0", False),
+        ],
+    )
+    def test_tensorflow_under_either_name(self, checkout, tmp_path, distribution, accepted):
+        text = (checkout / "setup.cfg").read_text()
+        only = "install_requires =\n    tensorflow>=2.20,<2.22\n\n[options.packages.find]"
+        pattern = r"install_requires =.*?\[options\.packages\.find\]"
+        (checkout / "setup.cfg").write_text(re.sub(pattern, only, text, flags=re.DOTALL))
+        declare_ready(checkout)
+        name, version = distribution.split("-")
+        info = tmp_path / "installed" / f"{distribution}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        command = [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "active")]
+        subprocess.run(command, check=True)
+        active = tmp_path / "active" / "bin" / "python"
+        path = os.pathsep.join([str(checkout), str(info.parent)])
+        answer = run_setup(checkout, "--python", python=active, PYTHONPATH=path)
+        chosen = active if accepted else checkout / ".venv" / "bin" / "python"
+        assert answer.stdout.strip() == str(chosen), answer.stderr
+
+
+class TestReadiness:
+    def test_second_call_is_instant(self, checkout):
+        durations = []
+        for _ in range(3):
+            started = time.perf_counter()
+            answer = run_setup(checkout)
+            durations.append(time.perf_counter() - started)
+            assert (answer.returncode, answer.stderr) == (0, "bin/setup: .venv is ready\n")
+        assert min(durations) < 1.0
+
+    def test_ends_with_a_change_of_the_lock(self, checkout):
+        setup = load_setup(checkout)
+        assert setup.is_ready()
+        edit(checkout / "requirements.lock", "numpy==", "numpy==1")
+        assert not setup.is_ready()
+
+    def test_ends_when_a_distribution_goes(self, checkout):
+        packages = declare_ready(checkout)
+        (packages / "numpy-2.4.0.dist-info").mkdir()
+        declare_ready(checkout)
+        assert load_setup(checkout).is_ready()
+        (packages / "numpy-2.4.0.dist-info").rename(packages / "numpy-2.5.0.dist-info")
+        assert not load_setup(checkout).is_ready()
+
+    @pytest.mark.parametrize("state", ["creating", "installing"])
+    def test_is_not_claimed_by_an_interrupted_call(self, checkout, state):
+        setup = load_setup(checkout)
+        stamp = setup.read_stamp()
+        del stamp["state"], stamp["checkout"]
+        setup.write_stamp(state, **stamp)
+        assert not setup.is_ready()
+        assert not setup.can_be_completed()
+
+    def test_does_not_move_with_a_copy(self, checkout, tmp_path):
+        shutil.copytree(checkout, tmp_path / "copy", symlinks=True)
+        setup = load_setup(tmp_path / "copy")
+        assert not setup.is_ready()
+        assert not setup.can_be_completed()
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+    def test_is_not_claimed_by_a_damaged_stamp(self, checkout, text):
+        (checkout / ".venv" / "setup.json").write_text(text)
+        assert not load_setup(checkout).is_ready()
+
+
+class TestRefusals:
+    def test_no_supported_python(self, bare, tmp_path):
+        edit(bare / "setup.cfg", ">=3.11,<3.14", ">=3.98,<3.99")
+        stand_in = tmp_path / "bin" / "python3.98"
+        stand_in.parent.mkdir()
+        stand_in.write_text("#!/bin/sh\necho 'python3.98: not selected' >&2\nexit 127\n")
+        stand_in.chmod(0o755)
+        answer = run_setup(bare, PATH=str(stand_in.parent))
+        assert answer.returncode == 1
+        assert answer.stdout == ""
+        (line,) = answer.stderr.splitlines()
+        found = ".".join(map(str, sys.version_info[:3]))
+        assert f"found only Python {found} ({sys.executable})" in line
+        assert "needs Python 3.98 to 3.98" in line
+        assert "Install one so that a command such as `python3.98` starts it" in line
+
+    def test_folder_in_the_way(self, bare):
+        kept = bare / ".venv" / "thesis.txt"
+        kept.parent.mkdir()
+        kept.write_text("irreplaceable")
+        answer = run_setup(bare)
+        assert answer.returncode == 1
+        assert "is in the way, and no environment: move it elsewhere" in answer.stderr
+        assert kept.read_text() == "irreplaceable"
+
+    def test_requirement_it_cannot_read(self, checkout):
+        edit(checkout / "setup.cfg", "    numpy>=2.1\n", "    numpy~=2.1\n")
+        declare_ready(checkout)
+        answer = run_setup(checkout, "--python", PYTHONPATH=str(checkout))
+        assert answer.returncode == 1
+        assert "written `>=a` or `>=a,<b`, got `~=2.1`" in answer.stderr
+
+
+class TestReproduce:
+    @pytest.fixture
+    def job(self, checkout):
+        """A checkout whose main job reports how it was started, and ends with status 7."""
+        (declare_ready(checkout) / "checkout.pth").write_text(f"{checkout}\n")
+        (checkout / "ddefense" / "cli").mkdir()
+        (checkout / "ddefense" / "cli" / "__init__.py").touch()
+        (checkout / "ddefense" / "cli" / "__main__.py").write_text(
+            "import json, os, sys, ddefense\n"
+            "print(json.dumps([sys.executable, os.getcwd(), sys.argv[1:], ddefense.__file__]))\n"
+            "sys.exit(7)\n"
+        )
+        return checkout
+
+    def test_runs_this_checkout_from_anywhere(self, job, tmp_path):
+        other = tmp_path / "other place"
+        (other / "ddefense").mkdir(parents=True)
+        (other / "ddefense" / "__init__.py").write_text("raise RuntimeError('not this one')\n")
+        (other / "link").symlink_to(job / "bin" / "reproduce")
+        for command in (job / "bin" / "reproduce", "./link"):
+            answer = run(command, "--a", "b c", cwd=other, PYTHONPATH=str(other))
+            assert answer.returncode == 7, answer.stderr
+            assert json.loads(answer.stdout) == [
+                str(job / ".venv" / "bin" / "python"),
+                str(other),
+                ["--a", "b c"],
+                str(job / "ddefense" / "__init__.py"),
+            ]
+
+    def test_stops_when_there_is_no_environment(self, job):
+        shutil.rmtree(job / ".venv")
+        (job / ".venv").write_text("a file")
+        answer = run(job / "bin" / "reproduce")
+        assert answer.returncode == 1
+        assert "cannot make the folder .venv" in answer.stderr
+
+
+class TestTesting:
+    @pytest.fixture
+    def tested(self, checkout):
+        """A checkout with a test that passes and a slow one that fails."""
+        (checkout / "tests").mkdir()
+        (checkout / "tests" / "test_two.py").write_text(
+            '"""Two tests."""\n\nimport pytest\n\n\ndef test_quick():\n    assert True\n\n\n'
+            "@pytest.mark.slow\ndef test_slow():\n    pytest.fail()\n"
+        )
+        return checkout
+
+    def test_plain_leaves_out_the_slow_and_says_so(self, tested):
+        answer = run(tested / "bin" / "test", PYTHONPATH=str(tested))
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        assert "1 passed, 1 deselected" in answer.stdout
+        assert answer.stdout.splitlines()[-1] == (
+            "bin/test: left out: tests marked slow and the checks of format, lint, imports, types; "
+            "bin/test --all runs everything"
+        )
+
+    def test_arguments_and_status_are_those_of_pytest(self, tested):
+        answer = run(tested / "bin" / "test", "-m", "slow", PYTHONPATH=str(tested))
+        assert answer.returncode == 1
+        assert "1 failed, 1 deselected" in answer.stdout
+        answer = run(tested / "bin" / "test", "-k", "nothing", PYTHONPATH=str(tested))
+        assert answer.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+
+    @pytest.mark.slow
+    def test_all_runs_no_test_after_a_failed_check(self, tested):
+        (tested / "ddefense" / "records.py").write_text("import  os\n")
+        answer = run(tested / "bin" / "test", "--all", PYTHONPATH=str(tested))
+        assert answer.returncode == 1
+        for name in ("format", "lint", "imports"):
+            assert re.search(rf"bin/test: {name} +FAILED", answer.stdout), answer.stdout
+        assert re.search("bin/test: types +ok", answer.stdout), answer.stdout
+        assert answer.stdout.splitlines()[-1] == "bin/test: tests   not run: a check failed"
+
+
+def index_is_reachable(folder):
+    command = [sys.executable, "-m", "pip", "--retries", "0", "--timeout", "10", "download"]
+    return run(*command, "--no-deps", "--dest", folder, "importlib_resources").returncode == 0
+
+
+@pytest.mark.slow
+class TestInstallation:
+    def test_from_nothing_through_an_interruption(self, bare, tmp_path):
+        if not index_is_reachable(tmp_path / "fetched"):
+            pytest.skip("pip cannot fetch a small package here: no package index within reach")
+        shutil.copytree(ROOT / "ddefense", bare / "ddefense", dirs_exist_ok=True)
+        command = [sys.executable, bare / "bin" / "setup"]
+        first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        for line in first.stderr:
+            if "installing up to" in line:
+                break
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        first.stderr.close()
+        assert not load_setup(bare).is_ready()
+
+        # Two at once: one makes it, the other waits.
+        callers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        messages = "".join(caller.communicate()[1] for caller in callers)
+        assert [caller.returncode for caller in callers] == [0, 0], messages
+        assert messages.count("making the environment") == 1, messages
+        assert "unfinished" in messages
+        assert "waiting for another call" in messages
+
+        assert run_setup(bare).stderr == "bin/setup: .venv is ready\n"
+        scripts = bare / ".venv" / "bin"
+        where = run(scripts / "python", "-c", "import ddefense; print(ddefense.__file__)")
+        assert where.stdout.strip() == str(bare / "ddefense" / "__init__.py"), where.stderr
+        help_text = run(scripts / "ddefense-reproduce", "--helpshort")
+        assert "ddefense" in help_text.stdout + help_text.stderr
