@@ -154,7 +154,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "samples": 10,
             "gradient_samples": 1000,
         },
-        "digits": {"epochs": 10, "warm_start_steps": 60},
+        "digits": {"epochs": 12, "warm_start_steps": 96},
     },
     "smoke": {
         "": {
@@ -164,7 +164,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "samples": 2,
             "gradient_samples": 100,
         },
-        "digits": {"epochs": 3, "warm_start_steps": 60},
+        "digits": {"epochs": 8, "warm_start_steps": 96},
     },
 }
 PRESETS = tuple(_PRESETS)

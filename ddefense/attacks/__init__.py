@@ -1,4 +1,6 @@
-"""Attacks. JSMA is Papernot's crafting framework in two parts: a direction-sensitivity estimate
+"""Attacks on a network's logits.
+
+JSMA is Papernot's crafting framework in two parts: a direction-sensitivity estimate
 (`forward_derivative`) and a perturbation selection (`jsma`).
 
 To add a reading of JSMA, add a line to the table in `forward_derivative.py`; to add another

@@ -6,14 +6,15 @@ differs, and on a network whose float32 softmax saturates that decides the resul
 
 | name | outputs | arithmetic |
 |---|---|---|
-| `jsma_f` | $F = \mathrm{softmax}(z)$ | float32 gradient of $F_t$; $\beta = -\alpha$, so none is taken |
+| `jsma_f` | $F = \mathrm{softmax}(z)$ | float32 gradient of $F_t$; $\beta = -\alpha$, not taken |
 | `jsma_f_literal` | $F$ | alpha and beta summed from the float32 Jacobian of $F$ |
 | `jsma_f_exact` | $F$ | log domain: nothing underflows |
-| `jsma_f_temperature` | $\mathrm{softmax}(z / T)$ at the training T (Carlini & Wagner 2016) | float32 |
+| `jsma_f_temperature` | $\mathrm{softmax}(z / T)$ at training T (Carlini & Wagner 2016) | float32 |
 | `jsma_z` | logits $z$ | float32 |
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+
+from ddefense.attacks.input_gradient import passes
 
 Scores = tuple[tf.Tensor, ...]
 
@@ -87,10 +90,10 @@ class ForwardDerivative:
     function: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]
 
     def __call__(
-        self, images: npt.NDArray[np.float32], targets: npt.NDArray[np.int32]
+        self, images: npt.NDArray[np.float32], targets: npt.NDArray[np.integer]
     ) -> list[npt.NDArray[Any]]:
         """Evaluates it on a batch."""
-        outputs = self.function(tf.constant(images), tf.constant(targets))
+        outputs = self.function(tf.constant(images), tf.constant(targets, tf.int32))
         return [output.numpy() for output in outputs]
 
 
@@ -115,7 +118,9 @@ def forward_derivative(
     """
     if name not in _SCORES:
         raise ValueError(f"attack: expected one of {list(_SCORES)}, received {name!r}.")
+    cut = passes(logits_network)
     image_shape = tuple(logits_network.input_shape[1:])
+    features = math.prod(image_shape)
     num_classes = logits_network.output_shape[-1]
 
     @tf.function(
@@ -127,11 +132,12 @@ def forward_derivative(
     def function(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
         target = tf.one_hot(targets, num_classes)
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(images)
-            logits = tf.cast(logits_network(images, training=False), tf.float32)
+            hidden = cut.head(images)
+            tape.watch(hidden)
+            logits = tf.cast(cut.tail(hidden), tf.float32)
             scores = _SCORES[name](logits, target, temperature)
-        features = int(np.prod(image_shape))
-        gradients = [tf.reshape(tape.gradient(score, images), [-1, features]) for score in scores]
-        return tf.argmax(logits, axis=1), *gradients
+        gradients = [cut.pull_back(tape.gradient(score, hidden)) for score in scores]
+        maps = [tf.cast(tf.reshape(g, [-1, features]), tf.float32) for g in gradients]
+        return tf.argmax(logits, axis=1), *maps
 
     return ForwardDerivative(name, image_shape, num_classes, function.get_concrete_function())

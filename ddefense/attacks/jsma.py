@@ -76,7 +76,6 @@ def jsma(
     """
     _check(derivative, images, targets, bounds, theta, max_features, batch_size)
     flat = images.reshape(len(images), -1).copy()
-    targets = targets.astype(np.int32)
     sign = 1 if theta > 0 else -1
     domain = flat < bounds[1] if sign > 0 else flat > bounds[0]
     num_features = np.zeros(len(flat), np.int64)

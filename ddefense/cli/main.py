@@ -1,13 +1,17 @@
 """`bin/reproduce`: kept short on purpose; everything testable lives elsewhere."""
 
+import contextlib
+import logging as standard_logging
 import os
 import pathlib
 import shlex
 import sys
+from collections.abc import Iterator
 from typing import NoReturn
 
 from absl import app, flags, logging
 
+import ddefense
 from ddefense.cli import flags as cli_flags
 from ddefense.config import Config
 from ddefense.records import RunError
@@ -31,9 +35,7 @@ def _parse(arguments: list[str]) -> list[str]:
 def _main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         _refuse(f"expected flags only, received {' '.join(arguments[1:])!r}.")
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(None)
+    _show_our_messages()
     try:
         config = cli_flags.config()
     except ValueError as error:
@@ -54,7 +56,8 @@ def _main(arguments: list[str]) -> None:
 def _experiment(config: Config, workdir: pathlib.Path) -> None:
     # TensorFlow is imported only now: --help, usage errors and --report_only need none of it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
+    with _quiet_stderr():
+        import tensorflow as tf
 
     from ddefense import experiments
 
@@ -66,6 +69,34 @@ def _experiment(config: Config, workdir: pathlib.Path) -> None:
         data_dir=cli_flags.data_dir(),
         command=shlex.join(["bin/reproduce", *sys.argv[1:]]),
     )
+
+
+def _show_our_messages() -> None:
+    """Progress of this package and warnings of any, as plain lines."""
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    handler = logging.get_absl_handler()
+    handler.setFormatter(None)
+    ours = str(pathlib.Path(ddefense.__file__).parent)
+    handler.addFilter(
+        lambda record: (
+            record.levelno >= standard_logging.WARNING or record.pathname.startswith(ours)
+        )
+    )
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hides what C++ code prints while TensorFlow is imported, before it has a log level."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def _report(workdir: pathlib.Path) -> None:

@@ -34,9 +34,7 @@ def load(name: str, *, network: str, data_dir: pathlib.Path | None) -> Dataset:
         builder.download_and_prepare()
     splits = {}
     for split in ("train", "test"):
-        arrays = tfds.as_numpy(
-            builder.as_dataset(split=split, batch_size=-1, shuffle_files=False)
-        )
+        arrays = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, shuffle_files=False))
         splits[split] = Split(
             arrays["image"].astype(np.float32) / np.float32(255.0),
             arrays["label"].astype(np.int64),

@@ -19,9 +19,7 @@ _ROBUSTNESS = "robustness.json"
 _SAMPLES = "samples.npz"
 
 
-def choose_samples(
-    stages: Stages, config: Config, dataset: Dataset, baseline: Trained
-) -> Artefact:
+def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: Trained) -> Artefact:
     """Finds the first test images that the undistilled network gets right.
 
     The same list serves every network, whatever it makes of these images.
@@ -76,9 +74,7 @@ def attack(
         shards = []
         with Progress(f"{name} on {trained.name}", len(sample), "attack") as progress:
             for first in range(0, len(images), config.shard_samples):
-                rows = np.flatnonzero(
-                    (sample >= first) & (sample < first + config.shard_samples)
-                )
+                rows = np.flatnonzero((sample >= first) & (sample < first + config.shard_samples))
                 path = directory / f"shard_{first:05d}.npz"
                 if not path.exists():
                     made = attacks.jsma(
@@ -151,9 +147,7 @@ def _save(made: attacks.AdversarialSamples, path: pathlib.Path) -> None:
 
 def _load(path: pathlib.Path) -> attacks.AdversarialSamples:
     with np.load(path) as arrays:
-        return attacks.AdversarialSamples(
-            arrays["images"], arrays["num_features"], arrays["stop"]
-        )
+        return attacks.AdversarialSamples(arrays["images"], arrays["num_features"], arrays["stop"])
 
 
 def _join(parts: list[attacks.AdversarialSamples]) -> attacks.AdversarialSamples:

@@ -92,9 +92,7 @@ def run(
         },
         architecture=measurements.architecture(load_network(baseline.network)),
         sample_indices=indices.tolist(),
-        networks=sorted(
-            network_records, key=lambda n: (n.defense != "none", n.temperature)
-        ),
+        networks=sorted(network_records, key=lambda n: (n.defense != "none", n.temperature)),
         exports=exports,
     )
     records.dump(results, directory / "results.json")
@@ -159,7 +157,5 @@ def _export(
         )
         records.dump(record, partial / "export.json")
 
-    artefact = stages.run(
-        f"export_{trained.name}", {"base": str(base)}, [trained.network], work
-    )
+    artefact = stages.run(f"export_{trained.name}", {"base": str(base)}, [trained.network], work)
     return records.load(records.ExportRecord, artefact.directory / "export.json")

@@ -103,9 +103,7 @@ class Stages:
             records.dump(record, partial / _MARKER)
             start = time.monotonic()
             work(partial)
-            record = dataclasses.replace(
-                record, seconds=time.monotonic() - start, finished=True
-            )
+            record = dataclasses.replace(record, seconds=time.monotonic() - start, finished=True)
             records.dump(record, partial / _MARKER)
             partial.replace(directory)
         self.done.append(record)

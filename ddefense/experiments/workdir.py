@@ -44,9 +44,7 @@ def prepare(workdir: pathlib.Path, config: config_lib.Config) -> None:
         records.dump(config, path)
 
 
-def _compare(
-    stored: config_lib.Config, config: config_lib.Config, workdir: pathlib.Path
-) -> None:
+def _compare(stored: config_lib.Config, config: config_lib.Config, workdir: pathlib.Path) -> None:
     old, new = dataclasses.asdict(stored), dataclasses.asdict(config)
     differing = [f"{k} ({old[k]!r} there, {new[k]!r} now)" for k in new if old[k] != new[k]]
     if differing:

@@ -31,9 +31,7 @@ def with_temperature(network: keras.Model, temperature: float) -> keras.Model:
         A model images -> probabilities at T that shares the network's weights.
     """
     softmax = TemperatureSoftmax(temperature, name="probabilities")
-    return keras.Model(
-        network.input, softmax(network.get_layer(LOGITS).output), name=network.name
-    )
+    return keras.Model(network.input, softmax(network.get_layer(LOGITS).output), name=network.name)
 
 
 def temperature_of(network: keras.Model) -> float:

@@ -87,7 +87,7 @@ def fit(
         for epoch in range(len(history.epoch_loss), math.ceil(total / len(images))):
             _seed_dropout(network, settings.seed, epoch)
             order = np.random.default_rng([settings.seed, epoch]).permutation(len(images))
-            order = order[: total - epoch * len(images)].astype(np.int32)
+            order = order[: total - epoch * len(images)]
             history = _run_epoch(train_steps, data, order, settings, history, progress, label)
             if checkpoint is not None:
                 checkpoints.save(checkpoint, network, optimizer, history)
@@ -97,7 +97,7 @@ def fit(
 def _run_epoch(
     train_steps: TrainSteps,
     data: tuple[tf.Tensor, tf.Tensor],
-    order: npt.NDArray[np.int32],
+    order: npt.NDArray[np.integer],
     settings: TrainingSettings,
     history: History,
     progress: Progress,
@@ -109,7 +109,7 @@ def _run_epoch(
     per_call = _STEPS_PER_CALL * settings.batch_size
     for start in range(0, len(order), per_call):
         part = order[start : start + per_call]
-        step_loss, hits = train_steps(*data, tf.constant(part))
+        step_loss, hits = train_steps(*data, tf.constant(part, tf.int32))
         losses.append(step_loss.numpy())
         correct += int(hits)
         finite = np.isfinite(losses[-1])

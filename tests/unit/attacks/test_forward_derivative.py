@@ -1,0 +1,132 @@
+"""Each reading of the forward derivative against autodiff of its definition."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ddefense import attacks, config
+
+CLASSES = 3
+
+
+def evaluate(network, name, images, targets, temperature=1.0):
+    derivative = attacks.forward_derivative(network, name, temperature=temperature)
+    return derivative(images, targets.astype(np.int32))
+
+
+def of_target(rows, targets):
+    return rows[np.arange(len(rows)), targets]
+
+
+@pytest.fixture
+def targets(images):
+    return np.arange(len(images)) % CLASSES
+
+
+@pytest.mark.parametrize("name", config.ATTACKS)
+def test_gives_the_class_and_flat_maps(network, images, targets, predict, name):
+    predicted, *maps = evaluate(network, name, images, targets)
+    assert predicted.dtype == np.int64
+    np.testing.assert_array_equal(predicted, predict(images))
+    assert len(set(predicted.tolist())) > 1
+    assert len(maps) == (2 if name in ("jsma_z", "jsma_f_literal") else 1)
+    for found in maps:
+        assert found.dtype == np.float32
+        assert found.shape == (len(images), 16)
+
+
+def test_z_is_the_jacobian_of_the_logits(network, images, targets, jacobian):
+    rows = jacobian(network, images, lambda z: z)
+    _, alpha, beta = evaluate(network, "jsma_z", images, targets)
+    expected = of_target(rows, targets)
+    np.testing.assert_allclose(alpha, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(beta, rows.sum(axis=1) - expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "temperature", "evaluated_at"),
+    [
+        ("jsma_f", 1.0, 1.0),
+        ("jsma_f", 20.0, 1.0),  # the temperature belongs to another reading
+        ("jsma_f_temperature", 20.0, 20.0),
+        ("jsma_f_temperature", 1.0, 1.0),
+    ],
+)
+def test_f_is_the_jacobian_of_the_probabilities(
+    network, images, targets, jacobian, name, temperature, evaluated_at
+):
+    rows = jacobian(network, images, lambda z: tf.nn.softmax(z / evaluated_at))
+    _, alpha = evaluate(network, name, images, targets, temperature)
+    expected = of_target(rows, targets)
+    np.testing.assert_allclose(alpha, expected, rtol=1e-4, atol=1e-6)
+    assert np.abs(alpha).max() > 1e-3
+    # Beta, which is not taken, is -alpha.
+    np.testing.assert_allclose(rows.sum(axis=1) - expected, -alpha, rtol=1e-4, atol=1e-6)
+
+
+def test_exact_is_the_jacobian_of_the_probabilities_but_for_a_positive_factor(
+    build_network, images, targets, jacobian
+):
+    network = build_network(dtype="float64")
+    rows = jacobian(network, images, tf.nn.softmax)
+    f = of_target(tf.nn.softmax(network(images)).numpy(), targets)
+    _, alpha = evaluate(build_network(), "jsma_f_exact", images, targets)
+    expected = of_target(rows, targets) / (f * (1 - f))[:, None]
+    np.testing.assert_allclose(alpha, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 30.0])
+def test_literal_sums_the_rows_of_the_float32_jacobian(
+    build_network, images, targets, jacobian, scale
+):
+    network = build_network(scale)
+    rows = jacobian(network, images, tf.nn.softmax)
+    assert rows.dtype == np.float32
+    _, alpha, beta = evaluate(network, "jsma_f_literal", images, targets)
+    mine = np.eye(CLASSES, dtype=bool)[targets]
+    others = np.where(mine[:, :, None], np.float32(0), rows).sum(axis=1)
+    largest = np.abs(rows).max(axis=(1, 2))[:, None]
+    assert (np.abs(alpha - of_target(rows, targets)) <= 1e-4 * largest).all()
+    assert (np.abs(beta - others) <= 1e-4 * largest).all()
+
+
+def test_saturation_zeroes_the_float32_probabilities_but_not_the_exact_reading(
+    saturated, build_network, images, targets, jacobian
+):
+    logits = saturated(images).numpy()
+    gaps = np.sort(logits, axis=1)
+    assert (gaps[:, -1] - gaps[:, -2] > 104).all()
+    away = targets != logits.argmax(axis=1)
+
+    _, alpha = evaluate(saturated, "jsma_f", images, targets)
+    assert not alpha.any()
+    _, alpha, _ = evaluate(saturated, "jsma_f_literal", images, targets)
+    assert not alpha[away].any()
+
+    _, alpha = evaluate(saturated, "jsma_f_exact", images, targets)
+    assert np.isfinite(alpha).all()
+    assert alpha.any(axis=1).all()
+    # One class dominates, so the bracket is the difference of two logits' gradients.
+    rows = jacobian(build_network(1000.0, "float64"), images, lambda z: z)
+    expected = of_target(rows, targets) - of_target(rows, logits.argmax(axis=1))
+    scale = np.abs(expected[away]).max()
+    np.testing.assert_allclose(alpha[away], expected[away], rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_the_training_temperature_undoes_saturation(network, saturated, images, targets):
+    _, healed = evaluate(saturated, "jsma_f_temperature", images, targets, 1000.0)
+    _, healthy = evaluate(network, "jsma_f", images, targets)
+    np.testing.assert_allclose(healed, healthy, rtol=1e-3, atol=1e-5)
+
+
+def test_every_reading_of_the_settings_exists(network):
+    for name in config.ATTACKS:
+        derivative = attacks.forward_derivative(network, name)
+        assert derivative.name == name
+        assert derivative.image_shape == (4, 4, 1)
+        assert derivative.num_classes == CLASSES
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(network):
+    with pytest.raises(ValueError, match=r"jsma_f.*jsma_z.*received 'fgsm'"):
+        attacks.forward_derivative(network, "fgsm")
