@@ -16,6 +16,10 @@ ATTACKS = ("jsma_f", "jsma_f_literal", "jsma_f_exact", "jsma_f_temperature", "js
 """The readings of JSMA that a run measures; `ddefense.attacks` says what each one is."""
 
 
+class ConfigError(ValueError):
+    """A setting that cannot be; the message names it, what was received and what was expected."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """What determines the results of one run, together with the code and the machine.
@@ -67,7 +71,7 @@ class Config:
         """Checks every field.
 
         Raises:
-            ValueError: naming the field, what was received and what was expected.
+            ConfigError: naming the field, what was received and what was expected.
         """
         temperatures = tuple(float(t) for t in self.temperatures)
         object.__setattr__(self, "temperatures", temperatures)
@@ -183,17 +187,17 @@ def preset(name: str, dataset: str, **changes: Any) -> Config:
         The validated configuration.
 
     Raises:
-        ValueError: if the preset is unknown or a field is out of range.
+        ConfigError: if the preset is unknown or a field is out of range.
     """
     if name not in _PRESETS:
-        raise ValueError(f"preset: expected one of {list(PRESETS)}, received {name!r}.")
+        raise ConfigError(f"preset: expected one of {list(PRESETS)}, received {name!r}.")
     fields = _PRESETS[name][""] | _PRESETS[name].get(dataset, {}) | changes
     return Config(dataset=dataset, preset=name, **fields)
 
 
 def _expect(holds: bool, name: str, expected: str, received: Any) -> None:
     if not holds:
-        raise ValueError(f"{name}: expected {expected}; received {received!r}.")
+        raise ConfigError(f"{name}: expected {expected}; received {received!r}.")
 
 
 def _expect_integer(name: str, value: Any, *, minimum: int) -> None:

@@ -26,7 +26,7 @@ class Progress:
     def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
         """Starts the clock."""
         self._label, self._total, self._unit = label, total, unit
-        self._initial = self._done = done
+        self._initial = self._done = self._shown = done
         self._start = self._logged = time.monotonic()
         self._text = ""
         self._bar = tqdm.tqdm(
@@ -61,11 +61,11 @@ class Progress:
     ) -> None:
         """Closes the bar and leaves one line that says what was done."""
         self._bar.close()
-        if kind is None and self._done > self._initial:
+        if kind is None and self._done > self._shown:
             self._log()
 
     def _log(self) -> None:
-        self._logged = time.monotonic()
+        self._logged, self._shown = time.monotonic(), self._done
         meter = tqdm.tqdm.format_meter(
             self._done,
             self._total,

@@ -78,7 +78,7 @@ def config() -> config_lib.Config:
     """The configuration that the flags ask for.
 
     Raises:
-        ValueError: if a value is out of range.
+        ConfigError: if a value is out of range.
     """
     changes: dict[str, Any] = {
         name: _FLAGS[name].value for name in _FIELDS if _FLAGS[name].value is not None
@@ -107,7 +107,7 @@ def _numbers(name: str, values: list[str]) -> tuple[float, ...]:
     try:
         return tuple(float(value) for value in values)
     except ValueError:
-        raise ValueError(
+        raise config_lib.ConfigError(
             f"{name}: expected numbers separated by commas, such as 1,20,100; received "
             f"{','.join(values)!r}."
         ) from None

@@ -13,7 +13,7 @@ from absl import app, flags, logging
 
 import ddefense
 from ddefense.cli import flags as cli_flags
-from ddefense.config import Config
+from ddefense.config import Config, ConfigError
 from ddefense.records import RunError
 
 _USAGE_ERROR, _RUN_ERROR = 2, 1
@@ -38,14 +38,16 @@ def _main(arguments: list[str]) -> None:
     _show_our_messages()
     try:
         config = cli_flags.config()
-    except ValueError as error:
+    except ConfigError as error:
         _refuse(f"--{error}")
     workdir = cli_flags.workdir(config)
     try:
         if not flags.FLAGS.report_only:
             _experiment(config, workdir)
         _report(workdir)
-    except (RunError, ValueError) as error:
+    except ConfigError as error:
+        _refuse(f"--{error}")
+    except RunError as error:
         logging.error("%s", error)
         sys.exit(_RUN_ERROR)
     except KeyboardInterrupt:

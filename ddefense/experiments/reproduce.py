@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import keras
 
 from ddefense import datasets, exporting, files, measurements, networks, records
-from ddefense.config import Config
+from ddefense.config import Config, ConfigError
 from ddefense.experiments import attacking, environment, measuring, workdir
 from ddefense.experiments.pair import NetworkStages, Trained, load_network, load_training
 from ddefense.experiments.stages import Artefact, Stages
@@ -36,15 +36,16 @@ def run(
 
     Raises:
         RunError: if the run cannot go on; the message says why.
-        ValueError: if the configuration does not fit the dataset.
+        ConfigError: if the configuration does not fit the dataset.
     """
-    workdir.prepare(directory, config)
+    workdir.check(directory, config)
     dataset = datasets.load(config.dataset, data_dir=data_dir)
     if config.samples > len(dataset.test):
-        raise ValueError(
+        raise ConfigError(
             f"samples: expected at most {len(dataset.test)}, the test images of {dataset.name}; "
             f"received {config.samples}."
         )
+    workdir.claim(directory, config)
     start, started = time.monotonic(), datetime.now(UTC)
     stages = Stages(directory)
     makers = NetworkStages(stages, config, dataset)

@@ -1,4 +1,4 @@
-"""The run directory: made once, for one configuration."""
+"""The run directory: of one configuration for life."""
 
 import dataclasses
 import os
@@ -10,37 +10,37 @@ from ddefense import records
 _CONFIG = "config.json"
 
 
-def prepare(workdir: pathlib.Path, config: config_lib.Config) -> None:
-    """Makes a run directory, or checks that an existing one belongs to this configuration.
+def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
+    """Checks that a run directory can be used, without making or changing anything.
 
     Args:
         workdir: new, empty, or of an earlier run with the same configuration.
-        config: of this run; stored as `config.json`.
+        config: of this run.
 
     Raises:
         RunError: if the directory cannot be written, holds something else, or belongs to another
-            configuration. Nothing in it is touched then.
+            configuration.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    nearest = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise records.RunError(
-            f"--workdir: expected a directory that can be made, received {workdir}: "
-            f"{error.strerror}. Choose another."
-        ) from error
-    if not os.access(workdir, os.W_OK | os.X_OK):
-        raise records.RunError(
-            f"--workdir: expected a writable directory, received {workdir}. Choose another."
+            f"--workdir: expected a directory that can be written, received {workdir}, but "
+            f"{nearest} is not a writable directory. Choose another."
         )
     path = workdir / _CONFIG
     if path.exists():
         _compare(records.load(config_lib.Config, path), config, workdir)
-    elif any(workdir.iterdir()):
+    elif workdir.exists() and any(workdir.iterdir()):
         raise records.RunError(
             f"--workdir: expected a new directory or one of an earlier run, received {workdir}, "
             f"which has contents but no {_CONFIG}. Choose another."
         )
-    else:
+
+
+def claim(workdir: pathlib.Path, config: config_lib.Config) -> None:
+    """Makes the run directory and stores the configuration in it as `config.json`."""
+    path = workdir / _CONFIG
+    if not path.exists():
         records.dump(config, path)
 
 

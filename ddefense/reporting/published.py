@@ -215,6 +215,11 @@ def reference(dataset: str) -> str:
     return "cifar10" if dataset == "cifar10" else "mnist"
 
 
+def dataset_name(dataset: str) -> str:
+    """How titles call a dataset."""
+    return {"mnist": "MNIST", "cifar10": "CIFAR10"}.get(dataset, dataset)
+
+
 def label(dataset: str) -> str:
     """How the paper's numbers are labelled beside a run on `dataset`.
 

@@ -9,7 +9,7 @@ from ddefense.reporting import lookup, passages, published, tables
 _CAPTIONS = {
     "sample_grid": "Legitimate images and adversarial samples of the undistilled network",
     "success_rate": "Adversarial success rate against temperature (Fig. 7)",
-    "accuracy": "Accuracy change against temperature (Fig. 8)",
+    "accuracy": "Accuracy change against temperature",
     "gradients": "Distribution of adversarial gradient amplitude (Fig. 9)",
     "robustness": "Robustness against temperature (Fig. 10)",
     "confidence": "Confidence against temperature",
@@ -89,7 +89,7 @@ def _run(results: records.Results) -> str:
         "budget": f"{settings.max_features} features, theta = {settings.theta:g}",
         "time of the stages that ran": lookup.duration(sum(results.timings.values())),
     }
-    return _pairs("", "", rows)
+    return _pairs("setting", "value", rows)
 
 
 def _orientation(results: records.Results) -> str:

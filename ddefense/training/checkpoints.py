@@ -54,7 +54,8 @@ def restore(
         RunError: if the file is damaged or belongs to another network.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: NumPy leaves the file open where the archive in it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             network.set_weights([arrays[f"weight_{i}"] for i in range(len(network.weights))])
             for i, variable in enumerate(optimizer.variables):
                 variable.assign(arrays[f"optimizer_{i}"])

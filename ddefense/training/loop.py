@@ -78,9 +78,7 @@ def fit(
     if checkpoint is not None and checkpoint.exists():
         history = checkpoints.restore(checkpoint, network, optimizer)
 
-    total = settings.epochs * len(images)
-    if settings.max_steps is not None:
-        total = min(total, settings.max_steps * settings.batch_size)
+    total = _images_in_all(len(images), settings)
     data = (tf.constant(images), tf.constant(labels, tf.float32))
     done = len(history.epoch_loss) * len(images)
     with Progress(label, total, "image", done=done) as progress:
@@ -92,6 +90,15 @@ def fit(
             if checkpoint is not None:
                 checkpoints.save(checkpoint, network, optimizer, history)
     return history
+
+
+def _images_in_all(num_images: int, settings: TrainingSettings) -> int:
+    """How many images the run uses; the last step of an epoch takes what is left of it."""
+    if settings.max_steps is None:
+        return settings.epochs * num_images
+    epochs, steps = divmod(settings.max_steps, math.ceil(num_images / settings.batch_size))
+    total = epochs * num_images + steps * settings.batch_size
+    return min(total, settings.epochs * num_images)
 
 
 def _run_epoch(

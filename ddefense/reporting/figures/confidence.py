@@ -1,9 +1,10 @@
 """Confidence against temperature (the paper's table of confidence on CIFAR10)."""
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ddefense import records
-from ddefense.reporting import published
+from ddefense.reporting import lookup, published
 from ddefense.reporting.figures import style
 
 
@@ -19,7 +20,7 @@ def draw(results: records.Results) -> Figure:
     """
     figure = style.figure()
     axes = figure.subplots()
-    networks = results.distilled()
+    networks = [n for n in results.distilled() if lookup.usable(results, n)]
     t = [n.temperature for n in networks]
     axes.plot(
         t,
@@ -44,6 +45,19 @@ def draw(results: records.Results) -> Figure:
         linewidth=1.2,
         label="confidence, undistilled",
     )
+    _draw_paper(axes, results)
+    style.temperature_axis(axes, lookup.temperatures(results))
+    lost = [n for n in results.distilled() if n not in networks]
+    style.mark_lost(axes, [(n.temperature, style.DISTILLED) for n in lost])
+    axes.set_ylabel("share of the test set, %")
+    name = published.dataset_name(results.dataset.name)
+    axes.set_title(f"Confidence on {name}, by distillation temperature")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _draw_paper(axes: Axes, results: records.Results) -> None:
+    """The paper's values, which are for CIFAR10 only."""
     if results.dataset.name == "cifar10":
         axes.plot(
             list(published.CONFIDENCE),
@@ -53,8 +67,3 @@ def draw(results: records.Results) -> Figure:
             linewidth=1.2,
             label="paper (unverified)",
         )
-    style.temperature_axis(axes, t)
-    axes.set_ylabel("share of the test set, %")
-    axes.set_title(f"Confidence on {results.dataset.name}, by distillation temperature")
-    figure.legend(loc="outside lower center", ncols=2)
-    return figure

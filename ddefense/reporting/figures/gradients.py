@@ -4,10 +4,11 @@ import itertools
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ddefense import records
-from ddefense.reporting import lookup
+from ddefense.reporting import lookup, published
 from ddefense.reporting.figures import style
 
 
@@ -43,22 +44,13 @@ def draw(results: records.Results) -> Figure:
             label=label,
         )
         bottom += shares[:, index]
-    zero = [100 * record.float32_zero_samples for record in deployed]
-    lines = axes.hlines(
-        zero,
-        position - 0.44,
-        position + 0.44,
-        color=style.BAD,
-        linewidth=2.6,
-        label="exactly 0 in float32\nup to this line",
-        zorder=4,
-    )
-    lines.set_clip_on(False)
-    axes.set_xticks(position, [_tick(n) for n in networks])
+    _mark_zeros(axes, [100 * record.float32_zero_samples for record in deployed])
+    axes.set_xticks(position, [_tick(results, n) for n in networks])
     axes.set_xlabel("distillation temperature T")
     axes.set_ylim(0, 100)
     axes.set_ylabel("share of test images, %")
-    axes.set_title(f"Adversarial gradient amplitude on {results.dataset.name}, deployed at T = 1")
+    name = published.dataset_name(results.dataset.name)
+    axes.set_title(f"Adversarial gradients on {name}, deployed at T = 1")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles[::-1],
@@ -79,7 +71,24 @@ def bin_labels(edges: list[float]) -> list[str]:
     return [f"below {powers[0]}", *middle, f"above {powers[-1]}"]
 
 
-def _tick(network: records.NetworkRecord) -> str:
+def _mark_zeros(axes: Axes, percent: list[float]) -> None:
+    """A line across each stack at the share whose float32 Jacobian is exactly 0, if any is."""
+    found = [(place, share) for place, share in enumerate(percent) if share > 0]
+    if found:
+        lines = axes.hlines(
+            [share for _, share in found],
+            [place - 0.44 for place, _ in found],
+            [place + 0.44 for place, _ in found],
+            color=style.BAD,
+            linewidth=2.6,
+            label="exactly 0 in float32\nup to this line",
+            zorder=4,
+        )
+        lines.set_clip_on(False)
+
+
+def _tick(results: records.Results, network: records.NetworkRecord) -> str:
     if network.defense == "none":
         return "un-\ndistilled"
-    return lookup.network_label(network).removeprefix("T = ")
+    lost = "" if lookup.usable(results, network) else "\ndid not\nlearn"
+    return f"{network.temperature:g}{lost}"

@@ -1,10 +1,14 @@
 """Robustness against temperature (the paper's Fig. 10)."""
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ddefense import records
-from ddefense.reporting import lookup
+from ddefense.reporting import lookup, published
 from ddefense.reporting.figures import style
+
+_SHOWN = ("jsma_f", "jsma_f_exact")
+"""The attack as the paper is thought to have run it, and the same without underflow."""
 
 
 @style.styled
@@ -15,56 +19,68 @@ def draw(results: records.Results) -> Figure:
         results: of the run.
 
     Returns:
-        The figure.
+        The figure. Networks that did not learn are crosses, off the lines.
     """
     figure = style.figure(4.7)
     axes = figure.subplots()
-    attacks = [a for a in ("jsma_f", "jsma_f_exact") if a in lookup.attacks_in(results)]
-    shown = attacks or lookup.attacks_in(results)[:1]
-    for attack in shown:
-        color, marker, _ = style.attack(attack)
-        name = lookup.attack_label(attack)
-        found = [
-            (n.temperature, n.robustness[attack])
-            for n in results.distilled()
-            if attack in n.robustness
-        ]
-        t = [temperature for temperature, _ in found]
-        axes.plot(
-            t,
-            [100 * r.capped for _, r in found],
-            color=color,
-            marker=marker,
-            label=f"{name}, capped",
-        )
-        reached = [(t_, 100 * r.uncapped) for t_, r in found if r.uncapped is not None]
-        axes.plot(
-            [t_ for t_, _ in reached],
-            [value for _, value in reached],
-            color=color,
-            marker=marker,
-            markerfacecolor="white",
-            linestyle=":",
-            label=f"{name}, reached samples only",
-        )
-        before = results.baseline().robustness.get(attack)
-        if before is not None:
-            axes.axhline(100 * before.capped, color=color, linestyle=(0, (4, 3)), linewidth=1)
+    measured = lookup.attacks_in(results)
+    for attack in [a for a in _SHOWN if a in measured] or measured[:1]:
+        _draw_attack(axes, results, attack)
+    _draw_ceiling(axes, results)
+    axes.plot([], [], color=style.INK, linestyle=(0, (4, 3)), linewidth=1, label="undistilled")
+    if not all(lookup.usable(results, n) for n in results.distilled()):
+        axes.plot([], [], color=style.INK, marker="x", linestyle="", label="did not learn")
+    style.temperature_axis(axes, lookup.temperatures(results))
+    axes.set_ylabel("mean minimal distortion, % of features")
+    name = published.dataset_name(results.dataset.name)
+    axes.set_title(f"Robustness on {name}, by distillation temperature")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _draw_attack(axes: Axes, results: records.Results, attack: str) -> None:
+    color, marker, _ = style.attack(attack)
+    name = lookup.attack_label(attack)
+    networks = [n for n in results.distilled() if attack in n.robustness]
+    learnt = [n for n in networks if lookup.usable(results, n)]
+    axes.plot(
+        [n.temperature for n in learnt],
+        [100 * n.robustness[attack].capped for n in learnt],
+        color=color,
+        marker=marker,
+        label=f"{name}, capped",
+    )
+    uncapped = [(n.temperature, n.robustness[attack].uncapped) for n in learnt]
+    reached = [(t, 100 * value) for t, value in uncapped if value is not None]
+    axes.plot(
+        [t for t, _ in reached],
+        [value for _, value in reached],
+        color=color,
+        marker=marker,
+        markerfacecolor="white",
+        linestyle=":",
+        label=f"{name}, reached samples only",
+    )
+    for lost in networks:
+        if lost not in learnt:
+            capped = 100 * lost.robustness[attack].capped
+            axes.plot(lost.temperature, capped, marker="x", color=color, linestyle="")
+    before = results.baseline().robustness.get(attack)
+    if before is not None:
+        axes.axhline(100 * before.capped, color=color, linestyle=(0, (4, 3)), linewidth=1)
+
+
+def _draw_ceiling(axes: Axes, results: records.Results) -> None:
     caps = [r.cap for n in results.networks for r in n.robustness.values()]
     if caps:
-        axes.axhline(100 * max(caps), color=style.INK, linewidth=1.2)
+        ceiling = 100 * max(caps)
+        axes.axhline(ceiling, color=style.INK, linewidth=1.2)
         axes.annotate(
-            f"ceiling: the budget, {100 * max(caps):.2f} % of the features",
-            (0.0, 100 * max(caps)),
+            f"ceiling: the budget, {ceiling:.2f} % of the features",
+            (0.0, ceiling),
             xycoords=("axes fraction", "data"),
             xytext=(3, 3),
             textcoords="offset points",
             fontsize=8.5,
         )
-        axes.set_ylim(0, 112 * max(caps))
-    axes.plot([], [], color=style.INK, linestyle=(0, (4, 3)), linewidth=1, label="undistilled")
-    style.temperature_axis(axes, lookup.temperatures(results))
-    axes.set_ylabel("mean minimal distortion, % of features")
-    axes.set_title(f"Robustness on {results.dataset.name}, by distillation temperature")
-    figure.legend(loc="outside lower center", ncols=2)
-    return figure
+        axes.set_ylim(0, 1.12 * ceiling)

@@ -94,8 +94,23 @@ def _draw_row(
             )
         )
         if not reached:
-            axes.plot(column + 0.3, row + 0.3, marker="x", color=style.BAD, markersize=5, zorder=4)
+            _cross(axes, column + 0.3, row + 0.3)
     axes.text(source + 1.3, row, "-", ha="center", va="center", color=style.PAPER)
+
+
+def _cross(axes: Axes, column: float, row: float) -> None:
+    """A cross with a white rim, which shows on any image."""
+    for color, width in (("white", 3.6), (style.BAD, 1.6)):
+        axes.plot(
+            column,
+            row,
+            marker="x",
+            color=color,
+            markersize=5.5,
+            markeredgewidth=width,
+            linestyle="",
+            zorder=4,
+        )
 
 
 def _place(axes: Axes, image: Image, column: float, row: int) -> None:
@@ -113,9 +128,10 @@ def _label(axes: Axes, results: records.Results, sources: list[str]) -> None:
     long = max(len(name) for name in classes) > 3
     axes.set_xticks(
         [0.0, *(c + 1.3 for c in range(len(classes)))],
-        ["legit-\nimate" if not long else "legitimate", *classes],
+        ["original", *classes],
         rotation=40 if long else 0,
         ha="right" if long else "center",
+        rotation_mode="anchor" if long else "default",
     )
     axes.set_yticks(range(len(sources)), sources)
     axes.set_xlabel("target class")

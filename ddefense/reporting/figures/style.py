@@ -100,13 +100,39 @@ def temperature_axis(axes: Axes, temperatures: Sequence[float]) -> None:
     """A logarithmic horizontal axis with a tick at each temperature of the run."""
     axes.set_xscale("log")
     axes.set_xlabel("distillation temperature T (log scale)")
-    ticks = sorted(set(temperatures))
-    if ticks:
-        margin = (ticks[-1] / ticks[0]) ** 0.04 if len(ticks) > 1 else 2.0
-        axes.set_xlim(ticks[0] / margin, ticks[-1] * margin)
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_major_formatter(FixedFormatter([f"{t:g}" for t in ticks]))
-        axes.xaxis.set_minor_locator(NullLocator())
+    ticks = sorted(set(temperatures)) or [1.0]
+    margin = (ticks[-1] / ticks[0]) ** 0.04 if len(ticks) > 1 else 2.0
+    axes.set_xlim(ticks[0] / margin, ticks[-1] * margin)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FixedFormatter([f"{t:g}" for t in ticks]))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def mark_lost(axes: Axes, lost: Sequence[tuple[float, str]]) -> None:
+    """Arrows at the lower edge for networks that did not learn and would squeeze the rest.
+
+    Args:
+        axes: with its vertical limits set.
+        lost: (temperature, colour) of each; of two at one temperature both stay visible.
+    """
+    size = dict.fromkeys((temperature for temperature, _ in lost), 11.0)
+    for temperature, color in lost:
+        axes.plot(
+            temperature,
+            0.0,
+            transform=axes.get_xaxis_transform(),
+            marker="v",
+            color=color,
+            markersize=size[temperature],
+            linestyle="",
+            clip_on=False,
+            zorder=5,
+        )
+        size[temperature] -= 5
+    if lost:
+        axes.plot(
+            [], [], marker="v", color=INK, linestyle="", label="did not learn (off the scale)"
+        )
 
 
 def save(drawing: Figure, suffix: str) -> bytes:

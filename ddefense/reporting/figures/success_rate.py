@@ -34,17 +34,20 @@ def draw(results: records.Results) -> Figure:
     for attack in lookup.attacks_in(results):
         _draw_attack(axes, results, attack)
     axes.plot([], [], color=style.INK, linestyle=(0, (4, 3)), linewidth=1, label="undistilled")
-    style.temperature_axis(axes, lookup.temperatures(results) or list(paper.percent))
+    if not all(lookup.usable(results, n) for n in results.distilled()):
+        axes.plot([], [], color=style.INK, marker="x", linestyle="", label="did not learn")
+    style.temperature_axis(axes, lookup.temperatures(results))
     axes.set_ylim(-3, 103)
     axes.set_ylabel("adversarial success rate, %")
-    axes.set_title(f"Targeted attacks on {results.dataset.name}, by distillation temperature")
+    name = published.dataset_name(results.dataset.name)
+    axes.set_title(f"Targeted attacks on {name}, by distillation temperature")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
 def _draw_attack(axes: Axes, results: records.Results, attack: str) -> None:
     color, marker, line = style.attack(attack)
-    networks = [n for n in results.distilled() if attack in n.attacks]
+    networks = [n for n in results.distilled() if attack in n.attacks and lookup.usable(results, n)]
     found = [n.attacks[attack] for n in networks]
     t = [n.temperature for n in networks]
     axes.fill_between(
@@ -63,16 +66,10 @@ def _draw_attack(axes: Axes, results: records.Results, attack: str) -> None:
         linestyle=line,
         label=lookup.attack_label(attack),
     )
-    for network, record in zip(networks, found, strict=True):
-        if not lookup.usable(results, network):
-            axes.plot(
-                network.temperature,
-                100 * record.success_rate,
-                marker="x",
-                color=style.INK,
-                markersize=9,
-                zorder=4,
-            )
+    for lost in results.distilled():
+        rate = lookup.success_percent(lost, attack)
+        if rate is not None and not lookup.usable(results, lost):
+            axes.plot(lost.temperature, rate, marker="x", color=color, markersize=7, linestyle="")
     undistilled = lookup.success_percent(results.baseline(), attack)
     if undistilled is not None:
         axes.axhline(undistilled, color=color, linestyle=(0, (4, 3)), linewidth=1)

@@ -29,7 +29,7 @@ def success(results: records.Results) -> Table:
         rows.append(row)
     return Table(
         name="success_rate",
-        title="Adversarial success rate (Fig. 7), with [95 % bootstrap interval over samples]",
+        title="Adversarial success rate (Fig. 7), with 95 % bootstrap intervals in brackets",
         columns=columns,
         rows=rows,
         notes=(

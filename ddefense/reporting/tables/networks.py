@@ -34,7 +34,7 @@ def training(results: records.Results) -> Table:
         )
     return Table(
         name="training",
-        title="Accuracy and training (Fig. 8)",
+        title="Accuracy and training",
         columns=(
             _NETWORK,
             Column("initial_accuracy_percent", "initial accuracy %", fixed(2)),
