@@ -50,6 +50,9 @@ def _main(arguments: list[str]) -> None:
     except RunError as error:
         logging.error("%s", error)
         sys.exit(_RUN_ERROR)
+    except OSError as error:
+        logging.error("%s. Finished stages are kept; the same command resumes.", error)
+        sys.exit(_RUN_ERROR)
     except KeyboardInterrupt:
         logging.error("Interrupted; the same command resumes in %s.", workdir)
         sys.exit(130)
