@@ -18,6 +18,7 @@ from ddefense.records.results import (
     TrainingRecord,
     dump,
     load,
+    schema,
 )
 from ddefense.records.samples import AttackOutcome, Samples
 
@@ -41,4 +42,5 @@ __all__ = [
     "TrainingRecord",
     "dump",
     "load",
+    "schema",
 ]

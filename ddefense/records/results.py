@@ -318,6 +318,11 @@ class Results:
         return sorted(found, key=lambda n: n.temperature)
 
 
+def schema() -> dict[str, Any]:
+    """The JSON schema of `results.json`, committed as `docs/results.schema.json`."""
+    return pydantic.TypeAdapter(Results).json_schema(mode="serialization")
+
+
 def dump(record: Any, path: pathlib.Path) -> None:
     """Writes any record of this module as indented JSON, atomically."""
     adapter = pydantic.TypeAdapter(type(record))
