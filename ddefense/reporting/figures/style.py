@@ -148,5 +148,7 @@ def save(drawing: Figure, suffix: str) -> bytes:
     buffer = io.BytesIO()
     metadata = {"Date": None} if suffix == "svg" else {"Software": None}
     with settings():
-        drawing.savefig(buffer, format=suffix, dpi=DPI, metadata=metadata)
+        drawing.savefig(
+            buffer, format=suffix, dpi=DPI, metadata=metadata, bbox_inches="tight", pad_inches=0.08
+        )
     return buffer.getvalue()

@@ -141,7 +141,12 @@ def make_results(
 ) -> records.Results:
     temperatures = tuple(n.temperature for n in networks if n.defense != "none") or (1.0,)
     attacks = tuple(a for a in config.ATTACKS if any(a in n.attacks for n in networks))
-    fields = {"epochs": 2, "samples": 10, "attacks": attacks or config.ATTACKS} | settings
+    fields = {
+        "epochs": 2,
+        "samples": 10,
+        "warm_start_steps": 469,
+        "attacks": attacks or config.ATTACKS,
+    } | settings
     return records.Results(
         dataset=records.DatasetRecord(
             name=dataset,
@@ -155,7 +160,6 @@ def make_results(
             dataset=dataset,
             preset="quick",
             temperatures=temperatures,
-            warm_start_steps=469,
             **fields,
         ),
         environment={

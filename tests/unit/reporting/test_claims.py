@@ -1,0 +1,234 @@
+"""Every claim once where it holds, once where it fails and once where the run cannot tell."""
+
+import dataclasses
+
+import pytest
+
+from ddefense.reporting import claims
+
+F = "jsma_f"
+
+
+@pytest.fixture
+def judge(results_of, network):
+    """(claim, baseline, {T: fields}, dataset) -> verdict; fields are those of `make_network`."""
+
+    def judge(claim_id, baseline, distilled, dataset="mnist"):
+        def build(temperature, fields):
+            fields = dict(fields)
+            return network(temperature, fields.pop("rates", {}), **fields)
+
+        networks = [build(None, baseline), *(build(t, f) for t, f in distilled.items())]
+        answers = claims.answers(results_of(networks, dataset=dataset))
+        return next(a.verdict for a in answers if a.claim.id == claim_id)
+
+    return judge
+
+
+def rates(**by_attack):
+    return {"rates": by_attack}
+
+
+def steps(*pairs):
+    """jsma_f by temperature."""
+    return {t: rates(jsma_f=rate) for t, rate in pairs}
+
+
+CASES = [
+    # claim, dataset, baseline, distilled, holds, value, part of the difference
+    ("C1", "mnist", {"accuracy": 0.9931}, {}, "yes", 99.31, "-0.20 points"),
+    ("C1", "mnist", {"accuracy": 0.9850}, {}, "no", 98.50, "-1.01 points"),
+    ("C2", "cifar10", {"accuracy": 0.7945}, {}, "yes", 79.45, "-1.50 points"),
+    ("C2", "cifar10", {"accuracy": 0.8445}, {}, "no", 84.45, "+3.50 points"),
+    ("C3", "mnist", {"accuracy": 0.99}, {1.0: {"accuracy": 0.993}}, "yes", 0.30, "-1.07 points"),
+    ("C3", "cifar10", {"accuracy": 0.80}, {1.0: {"accuracy": 0.76}}, "no", 4.0, "+2.63 points"),
+    ("C3", "mnist", {}, {}, "not measured", None, "-"),
+    ("C4", "mnist", rates(jsma_f=0.96), {}, "yes", 96.0, "+0.11 points"),
+    ("C4", "mnist", rates(jsma_f=0.70), {}, "no", 70.0, "-25.89 points"),
+    ("C4", "mnist", rates(jsma_z=0.70), {}, "not measured", None, "-"),
+    ("C5", "cifar10", rates(jsma_f=0.85), {}, "yes", 85.0, "-2.89 points"),
+    ("C5", "cifar10", rates(jsma_f=0.99), {}, "no", 99.0, "+11.11 points"),
+    ("C6", "mnist", {}, steps((100.0, 0.02)), "yes", 2.0, "+1.55 points"),
+    ("C6", "mnist", {}, steps((100.0, 0.10)), "no", 10.0, "+9.55 points"),
+    ("C6", "mnist", {}, steps((50.0, 0.01)), "not measured", None, "-"),
+    ("C6", "mnist", {}, {100.0: rates(jsma_z=0.5)}, "not measured", None, "-"),
+    ("C7", "cifar10", {}, steps((100.0, 0.12)), "yes", 12.0, "+6.89 points"),
+    ("C7", "cifar10", {}, steps((100.0, 0.13)), "no", 13.0, "+7.89 points"),
+    ("C8", "mnist", {}, steps((2.0, 0.8), (5.0, 0.5), (20.0, 0.2)), "yes", 0.25, "0.25"),
+    ("C8", "mnist", {}, steps((2.0, 0.8), (5.0, 0.5), (20.0, 0.3)), "no", 0.375, "0.38"),
+    # A quarter, but rank correlation 0.5: ranks 1 2 3 against 2 3 1 give -0.5.
+    ("C8", "mnist", {}, steps((2.0, 0.8), (5.0, 0.9), (20.0, 0.1)), "no", 0.125, "0.12"),
+    ("C8", "mnist", {}, steps((2.0, 0.8), (20.0, 0.1)), "not measured", None, "-"),
+    ("C8", "mnist", {}, steps((2.0, 0.0), (5.0, 0.0), (20.0, 0.0)), "no", None, "-"),
+    ("C9", "mnist", rates(jsma_f=0.95), steps((1.0, 0.88)), "yes", -7.0, "-7.00 points"),
+    ("C9", "cifar10", rates(jsma_f=0.80), steps((1.0, 0.90)), "no", 10.0, "+10.00 points"),
+    ("C9", "mnist", rates(jsma_f=0.95), steps((2.0, 0.88)), "not measured", None, "-"),
+    ("C10", "mnist", {}, {1.0: {}, 100.0: {"median": -25.5}}, "yes", 22.0, "+2.0 against"),
+    ("C10", "mnist", {}, {1.0: {}, 100.0: {"median": -13.5}}, "no", 10.0, "-20.0 decades"),
+    ("C10", "mnist", {}, {100.0: {}}, "not measured", None, "-"),
+    (
+        "C11",
+        "mnist",
+        rates(jsma_f=0.9) | {"capped": 0.015},
+        {20.0: rates(jsma_f=0.0) | {"capped": 0.12}, 100.0: rates(jsma_f=0.0) | {"capped": 0.1}},
+        "yes",
+        700.0,
+        "-90.00 points",
+    ),
+    (
+        "C11",
+        "mnist",
+        rates(jsma_f=0.9) | {"capped": 0.03},
+        {20.0: rates(jsma_f=0.0) | {"capped": 0.12}},
+        "no",
+        300.0,
+        "-490.00 points",
+    ),
+    ("C11", "mnist", rates(jsma_f=0.9), {20.0: {}}, "not measured", None, "-"),
+    (
+        "C12",
+        "cifar10",
+        rates(jsma_f=0.9) | {"capped": 0.005},
+        {20.0: rates(jsma_f=0.0) | {"capped": 0.03}},
+        "yes",
+        500.0,
+        "-56.00 points",
+    ),
+    (
+        "C12",
+        "cifar10",
+        rates(jsma_f=0.9) | {"capped": 0.02},
+        {20.0: rates(jsma_f=0.0) | {"capped": 0.03}},
+        "no",
+        50.0,
+        "-506.00 points",
+    ),
+    (
+        "C13",
+        "cifar10",
+        {},
+        {1.0: {"confidence": 0.71}, 5.0: {"confidence": 0.71}, 20.0: {"confidence": 0.75}},
+        "yes",
+        4.0,
+        "+4.00 points",
+    ),
+    (
+        "C13",
+        "cifar10",
+        {},
+        {1.0: {"confidence": 0.71}, 5.0: {"confidence": 0.70}, 20.0: {"confidence": 0.75}},
+        "no",
+        4.0,
+        "+4.00 points",
+    ),
+    ("C13", "cifar10", {}, {1.0: {}}, "not measured", None, "-"),
+    ("C14", "mnist", {"logits": 6.0}, {100.0: {"logits": 480.0}}, "yes", 80.0, "0.96"),
+    ("C14", "mnist", {"logits": 6.0}, {100.0: {"logits": 60.0}}, "no", 10.0, "0.12"),
+    ("C14", "mnist", {"logits": 6.0}, {20.0: {"logits": 120.0}}, "not measured", 20.0, "0.24"),
+    (
+        "C15",
+        "mnist",
+        rates(jsma_f_temperature=0.96),
+        {100.0: rates(jsma_f_temperature=0.90)},
+        "yes",
+        -6.0,
+        "-6.40 points against theirs",
+    ),
+    (
+        "C15",
+        "mnist",
+        rates(jsma_f_temperature=0.96),
+        {100.0: rates(jsma_f_temperature=0.50)},
+        "no",
+        -46.0,
+        "-46.00 points against undistilled",
+    ),
+    ("C15", "mnist", rates(jsma_f=0.96), {100.0: rates(jsma_f=0.1)}, "not measured", None, "-"),
+    (
+        "C16",
+        "mnist",
+        {},
+        {1.0: {}, 100.0: rates(jsma_f=0.01, jsma_f_exact=0.90)},
+        "yes",
+        89.0,
+        "+59.00",
+    ),
+    ("C16", "mnist", {}, {100.0: rates(jsma_f=0.70, jsma_f_exact=0.90)}, "no", 20.0, "-10.00"),
+    (
+        "C16",
+        "mnist",
+        {},
+        {5.0: rates(jsma_f=0.70, jsma_f_exact=0.90)},
+        "not measured",
+        20.0,
+        "+20.00 points",
+    ),
+    ("C16", "mnist", {}, {100.0: rates(jsma_f=0.70)}, "not measured", None, "-"),
+]
+
+
+@pytest.mark.parametrize(
+    ("claim", "dataset", "baseline", "distilled", "holds", "value", "difference"), CASES
+)
+def test_verdict(judge, claim, dataset, baseline, distilled, holds, value, difference):
+    verdict = judge(claim, baseline, distilled, dataset)
+    assert verdict.holds == holds
+    assert verdict.value == (None if value is None else pytest.approx(value))
+    assert difference in verdict.difference
+    if holds == "not measured":
+        assert verdict.note
+
+
+def test_every_claim_is_tried_both_ways():
+    tried = {(case[0], case[4]) for case in CASES}
+    assert tried >= {(c.id, holds) for c in claims.CLAIMS for holds in ("yes", "no")}
+
+
+def test_the_notes_say_what_stands_in_for_a_missing_temperature(judge):
+    verdict = judge("C8", {}, steps((1.0, 0.9), (10.0, 0.1), (50.0, 0.0)))
+    assert verdict.note == "T = 1 and T = 10 stand in for T = 2 and T = 20"
+    exact = judge("C8", {}, steps((1.0, 0.9), (2.0, 0.8), (20.0, 0.1)))
+    assert exact.note == ""
+
+
+def test_baseline_without_the_adaptive_attack_is_judged_by_the_same_attack_at_t_1(judge):
+    verdict = judge("C15", rates(jsma_f=0.95), {100.0: rates(jsma_f=0.0, jsma_f_temperature=0.93)})
+    assert (verdict.holds, verdict.value) == ("yes", pytest.approx(-2.0))
+    assert "jsma_f" in verdict.note
+
+
+def test_the_ceiling_and_the_float32_zeros_are_stated(results):
+    notes = {a.claim.id: a.verdict.note for a in claims.answers(results)}
+    assert "14.29 % allows +852 % at most" in notes["C11"]  # 100 * (0.142857 / 0.015 - 1)
+    assert "85.0 % of the images at T = 100" in notes["C10"]
+    assert "680 failures met an all-zero forward derivative" in notes["C6"]
+
+
+def test_a_network_that_did_not_learn_confirms_nothing(with_stalled):
+    verdicts = {a.claim.id: a.verdict for a in claims.answers(with_stalled)}
+    for claim in ("C6", "C10", "C14", "C15", "C16"):
+        assert verdicts[claim].holds == "not measured"
+        assert "did not learn" in verdicts[claim].note
+    assert verdicts["C3"].holds == "no"  # shown, not dropped
+    assert "without them +0.20 points at T = 5" in verdicts["C3"].note
+    assert "left out" in verdicts["C11"].note
+    assert verdicts["C13"].holds == "yes"
+
+
+def ids(dataset, results):
+    record = dataclasses.replace(results.dataset, name=dataset)
+    return claims.answers(dataclasses.replace(results, dataset=record))
+
+
+def test_claims_about_one_dataset_are_not_answered_on_the_other(results):
+    mnist = {a.claim.id for a in ids("mnist", results)}
+    cifar10 = {a.claim.id for a in ids("cifar10", results)}
+    assert mnist - cifar10 == {"C1", "C4", "C6", "C11"}
+    assert cifar10 - mnist == {"C2", "C5", "C7", "C12"}
+
+
+def test_a_dataset_that_the_paper_did_not_use_answers_for_orientation(results):
+    answers = ids("digits", results)
+    assert {a.claim.id for a in answers} == {a.claim.id for a in ids("mnist", results)}
+    assert all(a.orientation for a in answers)
+    assert [a.claim.id for a in ids("mnist", results) if a.orientation] == ["C13"]

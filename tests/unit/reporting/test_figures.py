@@ -1,0 +1,205 @@
+import numpy as np
+import pytest
+from matplotlib.colors import same_color
+
+from ddefense.reporting import figures
+from ddefense.reporting.figures import (
+    accuracy,
+    confidence,
+    gradients,
+    robustness,
+    sample_grid,
+    style,
+    success_rate,
+)
+
+
+def lines(figure):
+    return {line.get_label(): line for line in figure.axes[0].lines}
+
+
+def points(line):
+    return list(line.get_xdata()), pytest.approx(list(line.get_ydata()))
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def at_level(figure, level):
+    """The horizontal lines at a height."""
+    found = (line for line in figure.axes[0].lines if len(line.get_ydata()) == 2)
+    return [line for line in found if list(line.get_ydata()) == pytest.approx([level, level])]
+
+
+def test_every_curve_names_its_axes_with_units(results, samples):
+    for name, figure in figures.draw_all(results, samples).items():
+        axes = figure.axes[0]
+        assert axes.get_xlabel(), name
+        assert axes.get_ylabel(), name
+        assert axes.get_title(loc="left"), name
+        assert figure.legends, name
+        if name not in ("sample_grid",):
+            assert "%" in axes.get_ylabel() or "points" in axes.get_ylabel()
+            assert "temperature T" in axes.get_xlabel()
+
+
+def test_success_rate_plots_each_reading_the_paper_and_the_baseline(results):
+    figure = success_rate.draw(results)
+    drawn = lines(figure)
+    assert points(drawn["JSMA-F"]) == ([1, 5, 20, 100], [92, 50, 2, 0.5])
+    assert points(drawn["JSMA-F, exact (log domain)"]) == ([1, 5, 20, 100], [95, 95, 93, 91])
+    assert points(drawn["paper"]) == (
+        [1, 2, 5, 10, 20, 30, 40, 50, 100],
+        [91, 82.23, 24.67, 6.78, 1.34, 1.44, 0.45, 1.45, 0.45],
+    )
+    assert at_level(figure, 96)  # jsma_f_exact, undistilled
+    assert at_level(figure, 95.89)  # the paper, undistilled
+    assert len(figure.axes[0].collections) == 5  # the interval bands
+    assert figure.axes[0].get_xscale() == "log"
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["1", "5", "20", "100"]
+    assert {"paper", "JSMA-F", "JSMA-Z", "undistilled"} <= set(legend(figure))
+
+
+def test_success_rate_on_digits_labels_the_curve_as_mnist(results_of, network):
+    run = results_of([network(None, {"jsma_z": 0.9}), network(20.0, {"jsma_z": 0.5})], "digits")
+    figure = success_rate.draw(run)
+    assert legend(figure) == ["paper (MNIST)", "JSMA-Z", "undistilled"]
+    assert points(lines(figure)["JSMA-Z"]) == ([20], [50])
+    low, high = figure.axes[0].get_xlim()
+    assert low < 20 < high
+
+
+def test_success_rate_keeps_a_network_that_did_not_learn_off_the_line(with_stalled):
+    figure = success_rate.draw(with_stalled)
+    assert points(lines(figure)["JSMA-F"]) == ([1, 5, 20], [92, 50, 2])
+    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    shown = [points(line) for line in crosses if len(line.get_xdata())]
+    assert shown == [([100], [11])] * 5
+    assert "did not learn" in legend(figure)
+
+
+def test_accuracy_change_of_initial_and_distilled(results):
+    drawn = lines(accuracy.draw(results))
+    assert points(drawn["distilled"]) == ([1, 5, 20, 100], [0.1, 0.2, -0.2, -0.5])
+    assert points(drawn["initial"]) == ([1, 5, 20, 100], [-0.1, 0.0, -0.4, -0.7])
+    assert "undistilled (99.00 %)" in drawn
+
+
+def test_accuracy_marks_networks_that_did_not_learn_without_squeezing_the_rest(with_stalled):
+    figure = accuracy.draw(with_stalled)
+    assert points(lines(figure)["distilled"]) == ([1, 5, 20], [0.1, 0.2, -0.2])
+    assert figure.axes[0].get_ylim()[0] > -3
+    marks = [line for line in figure.axes[0].lines if line.get_marker() == "v"]
+    shown = {line.get_color(): list(line.get_xdata()) for line in marks if len(line.get_xdata())}
+    assert shown == {style.INITIAL: [100], style.DISTILLED: [100]}
+    assert "did not learn (off the scale)" in legend(figure)
+
+
+def test_gradients_stack_the_histogram_and_mark_float32_zeros(results):
+    figure = gradients.draw(results)
+    axes = figure.axes[0]
+    heights = np.array([[bar.get_height() for bar in stack] for stack in axes.containers])
+    expected = [n.gradients.deployed.histogram for n in results.networks]
+    np.testing.assert_allclose(heights.T, 100 * np.array(expected))
+    tops = [bar.get_y() + bar.get_height() for bar in axes.containers[-1]]
+    assert tops == pytest.approx([100] * 5)
+    zero = axes.collections[0].get_segments()
+    assert [list(segment[:, 1]) for segment in zero] == [pytest.approx([30, 30]), [85, 85]]
+    assert [segment[:, 0].mean() for segment in zero] == pytest.approx([3, 4])
+    labels = [t.get_text() for t in axes.get_xticklabels()]
+    assert labels == ["un-\ndistilled", "1", "5", "20", "100"]
+    assert legend(figure)[-1].startswith("above") or legend(figure)[0].startswith("above")
+
+
+def test_gradient_bins_are_named_from_their_edges():
+    assert gradients.bin_labels([-5.0, -3.0]) == [
+        "below $10^{-5}$",
+        "$10^{-5}$ to $10^{-3}$",
+        "above $10^{-3}$",
+    ]
+    assert gradients.bin_labels([]) == ["all"]
+
+
+def test_gradients_name_networks_that_did_not_learn(with_stalled):
+    labels = gradients.draw(with_stalled).axes[0].get_xticklabels()
+    assert labels[-1].get_text() == "100\ndid not\nlearn"
+
+
+def test_robustness_capped_uncapped_and_ceiling(results):
+    figure = robustness.draw(results)
+    drawn = lines(figure)
+    assert points(drawn["JSMA-F, capped"]) == ([1, 5, 20, 100], [1.5, 1.5, 12, 14])
+    assert points(drawn["JSMA-F, reached samples only"]) == ([1, 5, 20, 100], [1.5] * 4)
+    assert at_level(figure, 100 * 112 / 784)
+    assert at_level(figure, 1.5)  # undistilled
+    assert figure.axes[0].texts[0].get_text() == "ceiling: the budget, 14.29 % of the features"
+
+
+def test_robustness_leaves_out_what_no_sample_reached(results_of, network):
+    run = results_of([network(None, {"jsma_f": 0.9}), network(9.0, {"jsma_f": 0.0})])
+    drawn = lines(robustness.draw(run))
+    assert points(drawn["JSMA-F, capped"]) == ([9], [1.5])
+    assert points(drawn["JSMA-F, reached samples only"]) == ([], [])
+
+
+def test_confidence(results):
+    figure = confidence.draw(results)
+    drawn = lines(figure)
+    assert points(drawn["confidence, distilled"])[1] == [98.1, 98.4, 98.6, 98.45]
+    assert list(drawn["confidence, undistilled"].get_ydata()) == [98, 98]
+    assert "paper (unverified)" not in drawn
+
+
+def test_confidence_shows_the_papers_unverified_values_on_cifar10(results_of, network):
+    figure = confidence.draw(results_of([network(None, {}), network(5.0, {})], "cifar10"))
+    assert points(lines(figure)["paper (unverified)"]) == (
+        [1, 10, 20, 40],
+        [71.85, 71.99, 78.05, 80.77],
+    )
+
+
+def test_sample_grid_frames_successes_and_crosses_failures(results, samples):
+    figure = sample_grid.draw(results, samples)
+    axes = figure.axes[0]
+    reached = [p for p in axes.patches if same_color(p.get_edgecolor(), style.GOOD)]
+    outcome = samples.outcomes["baseline", "jsma_f"]
+    assert len(axes.patches) == len(outcome.success) == 90
+    assert len(reached) == outcome.success.sum() == 72
+    crosses = [line for line in axes.lines if same_color(line.get_color(), style.BAD)]
+    assert len(crosses) == 18
+    assert len(axes.images) == 10 + 90
+    labels = [t.get_text() for t in axes.get_xticklabels()]
+    assert labels == ["original", *"0123456789"]
+    assert legend(figure) == ["target reached", "not reached"]
+    assert axes.get_title(loc="left") == "JSMA-F on the undistilled network"
+
+
+def test_sample_grid_shows_the_images_themselves(results, samples):
+    axes = sample_grid.draw(results, samples).axes[0]
+    first, second = axes.images[0].get_array(), axes.images[1].get_array()
+    np.testing.assert_allclose(first[..., 0], samples.images[0, ..., 0])
+    np.testing.assert_allclose(second[..., 1], samples.adversarial("baseline", "jsma_f", 0)[..., 0])
+
+
+def test_sample_grid_without_attacked_samples_shows_the_originals(results, samples):
+    axes = sample_grid.draw(results, samples, network="distilled_t20").axes[0]
+    assert len(axes.images) == 10
+    assert not axes.patches
+
+
+def test_drawing_leaves_the_users_settings_alone(results):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    success_rate.draw(results)
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10", "digits"])
+def test_every_figure_draws_without_distilled_networks_and_attacks(
+    results_of, network, samples, dataset
+):
+    run = results_of([network(None, {})], dataset=dataset)
+    for figure in figures.draw_all(run, samples).values():
+        assert style.save(figure, "png").startswith(b"\x89PNG")

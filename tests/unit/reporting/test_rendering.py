@@ -1,0 +1,91 @@
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from ddefense import records, reporting
+from ddefense.reporting import figures, tables
+
+
+def save(workdir, results, samples):
+    records.dump(results, workdir / "results.json")
+    samples.save(workdir / "samples.npz")
+
+
+def contents(workdir):
+    return {p.relative_to(workdir): p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+
+
+def test_it_writes_everything_and_the_same_bytes_again(tmp_path, results, samples):
+    save(tmp_path, results, samples)
+    written = reporting.render(tmp_path)
+    first = contents(tmp_path)
+    expected = {pathlib.Path(f"figures/sample_grid.{s}") for s in ("png", "svg")}
+    expected |= {
+        pathlib.Path(f"figures/{name}.{s}") for name in figures.FIGURES for s in ("png", "svg")
+    }
+    expected |= {
+        pathlib.Path(f"tables/{make(results).name}.{s}")
+        for make in tables.TABLES
+        for s in ("csv", "md")
+    }
+    expected.add(pathlib.Path("report.md"))
+    assert {path.relative_to(tmp_path) for path in written} == expected
+    assert set(first) == expected | {pathlib.Path("results.json"), pathlib.Path("samples.npz")}
+    assert reporting.render(tmp_path) == written
+    assert contents(tmp_path) == first
+
+
+def test_every_link_of_the_report_leads_to_a_file_and_every_file_is_linked(
+    tmp_path, results, samples
+):
+    save(tmp_path, results, samples)
+    written = reporting.render(tmp_path)
+    links = set(re.findall(r"\]\(([^)]+)\)", (tmp_path / "report.md").read_text()))
+    assert links == {str(path.relative_to(tmp_path)) for path in written} - {"report.md"}
+
+
+def test_figures_carry_no_date(tmp_path, results, samples):
+    save(tmp_path, results, samples)
+    reporting.render(tmp_path)
+    assert b"<dc:date>" not in (tmp_path / "figures/accuracy.svg").read_bytes()
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10"])
+def test_one_temperature_and_one_attack(tmp_path, results_of, network, samples_of, dataset):
+    shape = (8, 8, 1) if dataset == "digits" else (32, 32, 3)
+    networks = [network(None, {"jsma_z": 0.9}), network(20.0, {"jsma_z": 0.0})]
+    save(tmp_path, results_of(networks, dataset=dataset, shape=shape), samples_of(shape))
+    assert (tmp_path / "report.md") in reporting.render(tmp_path)
+
+
+def test_networks_that_did_not_learn(tmp_path, with_stalled, samples):
+    save(tmp_path, with_stalled, samples)
+    reporting.render(tmp_path)
+    assert "did not learn" in (tmp_path / "report.md").read_text()
+
+
+def test_missing_records_are_named(tmp_path, results):
+    with pytest.raises(records.RunError, match=r"results\.json"):
+        reporting.render(tmp_path)
+    records.dump(results, tmp_path / "results.json")
+    with pytest.raises(records.RunError, match=r"samples\.npz"):
+        reporting.render(tmp_path)
+
+
+def test_importing_it_imports_no_tensorflow_and_keeps_no_pyplot_state():
+    code = (
+        "import sys, ddefense.reporting;"
+        "names = ('tensorflow', 'keras', 'sklearn', 'tensorflow_datasets', 'matplotlib.pyplot');"
+        "sys.exit(', '.join(name for name in names if name in sys.modules) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=pathlib.Path(reporting.__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,104 @@
+import dataclasses
+import re
+
+from ddefense.reporting import passages, report
+
+
+def test_it_first_says_that_the_defence_is_broken_with_the_runs_own_numbers(results):
+    text = report.write(results)
+    start = text[: text.index("## What was run")]
+    assert "has been broken since 2016" in start
+    assert "Carlini and Wagner 2016, 2017" in start
+    assert "masks gradients" in start
+    assert "at T = 100, the attack reaches its target in 0.50 % of the attempts" in start
+    assert "it reaches 91.00 %" in start
+
+
+def test_without_adaptive_attacks_it_still_says_so_without_numbers(results_of, network):
+    run = results_of([network(None, {"jsma_f": 0.9}), network(20.0, {"jsma_f": 0.1})])
+    assert "has been broken since 2016" in passages.warning(run)
+    assert "In this run" not in passages.warning(run)
+
+
+def test_the_runs_own_numbers_come_from_a_network_that_learnt(with_stalled):
+    assert "In this run, at T = 20," in passages.warning(with_stalled)
+
+
+def test_reduced_runs_say_so(results):
+    text = report.write(results)
+    assert text.startswith("# Defensive distillation on mnist: quick (reduced)\n")
+    assert "**Reduced run**" in text
+    full = dataclasses.replace(
+        results.config,
+        temperatures=(1, 2, 5, 10, 20, 30, 40, 50, 100),
+        epochs=50,
+        samples=100,
+        preset="paper",
+    )
+    text = report.write(dataclasses.replace(results, config=full))
+    assert text.startswith("# Defensive distillation on mnist: paper\n")
+    assert "educed" not in text
+
+
+def test_what_was_run(results):
+    text = report.write(results)
+    for expected in (
+        "| seed | 0 |",
+        "| warm start | 469 steps at T = 1 on hard labels |",
+        "| attacked samples | 10, each towards 9 other classes |",
+        "| time of the stages that ran | 3 min 16 s |",
+        "| python | 3.11.9 |",
+        "| cpu | Some CPU \\| 2 cores |",
+        "| devices | CPU:0 |",
+        "| distilled_t1 | 2 min 10 s |",
+        "`exported_models/distilled_t20/1`",
+    ):
+        assert expected in text
+
+
+def test_free_form_environment_is_shown_as_it_is(results):
+    environment = {"devices": [], "nested": {"b": 1, "a": [None, 2]}, "nothing": None, "n": 1.5}
+    text = report.write(dataclasses.replace(results, environment=environment, exports=[]))
+    assert "| devices | none |" in text
+    assert '| nested | {"a": [null, 2], "b": 1} |' in text
+    assert "| nothing | null |" in text
+    assert "No model was exported." in text
+
+
+def test_the_three_readings_are_explained_and_which_was_run_is_unknown(results):
+    text = passages.readings(results)
+    assert "its authors ran is unknown" in text
+    for attack, passage in passages.READINGS.items():
+        assert f"- `{attack}`" in text
+        assert len(re.findall(r"\.(?: |$)", passage)) == 2  # two sentences
+
+
+def test_stalled_networks_are_named(results, with_stalled):
+    assert passages.stalled(results) == "Every network learnt."
+    text = report.write(with_stalled)
+    assert "**did not learn**: initial network, T = 100 (test accuracy 10.00 %); " in text
+    assert "distilled network, T = 100 (test accuracy 10.00 %)" in text
+
+
+def test_networks_that_learnt_late_are_named_apart(results):
+    baseline = results.networks[0]
+    late = dataclasses.replace(
+        baseline, training=dataclasses.replace(baseline.training, stalled=True)
+    )
+    text = passages.stalled(dataclasses.replace(results, networks=[late]))
+    assert "learnt late" in text
+    assert "undistilled (test accuracy 99.00 %)" in text
+    assert "did not learn" not in text
+
+
+def test_digits_are_for_orientation_only(results_of, network):
+    run = results_of([network(None, {}), network(20.0, {})], dataset="digits")
+    text = report.write(run)
+    assert "The paper did not use digits" in text
+    assert "(orientation)" in text
+
+
+def test_every_claim_has_a_row(results):
+    text = report.write(results)
+    rows = re.findall(r"^\| (C\d+) \|", text, re.MULTILINE)
+    assert rows == ["C1", "C3", "C4", "C6", "C8", "C9", "C10", "C11", "C13", "C14", "C15", "C16"]
