@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 PAPER_TEMPERATURES = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0)
@@ -73,21 +74,8 @@ class Config:
         Raises:
             ConfigError: naming the field, what was received and what was expected.
         """
-        temperatures = tuple(float(t) for t in self.temperatures)
-        object.__setattr__(self, "temperatures", temperatures)
-        object.__setattr__(self, "attacks", tuple(self.attacks))
-        _expect(
-            bool(temperatures) and all(math.isfinite(t) and t > 0 for t in temperatures),
-            "temperatures",
-            "one or more finite numbers > 0, such as 1,20,100",
-            temperatures,
-        )
-        _expect(
-            len(set(temperatures)) == len(temperatures),
-            "temperatures",
-            "each temperature once",
-            temperatures,
-        )
+        self._check_temperatures()
+        self._check_attacks()
         for name in (
             "epochs",
             "batch_size",
@@ -106,35 +94,49 @@ class Config:
             "an even number, because features are changed in pairs",
             self.max_features,
         )
-        _expect(
-            math.isfinite(self.learning_rate) and self.learning_rate > 0,
-            "learning_rate",
-            "a finite number > 0",
-            self.learning_rate,
-        )
+        self._check_number("learning_rate", "a finite number > 0", lambda x: x > 0)
         for name in ("momentum", "dropout"):
-            value = getattr(self, name)
-            _expect(0 <= value < 1, name, "a number in [0, 1)", value)
-        _expect(
-            0 < abs(self.theta) <= 1,
-            "theta",
-            "a number in [-1, 1] other than 0",
-            self.theta,
-        )
-        unknown = sorted(set(self.attacks) - set(ATTACKS))
-        _expect(
-            bool(self.attacks) and not unknown, "attacks", f"names among {list(ATTACKS)}", unknown
-        )
-        _expect(
-            len(set(self.attacks)) == len(self.attacks), "attacks", "each attack once", self.attacks
-        )
+            self._check_number(name, "a number in [0, 1)", lambda x: 0 <= x < 1)
+        self._check_number("theta", "a number in [-1, 1] other than 0", lambda x: 0 < abs(x) <= 1)
         object.__setattr__(
             self,
             "reduced",
             self.epochs < PAPER_EPOCHS
-            or not set(PAPER_TEMPERATURES) <= set(temperatures)
+            or not set(PAPER_TEMPERATURES) <= set(self.temperatures)
             or self.samples < PAPER_SAMPLES,
         )
+
+    def _check_temperatures(self) -> None:
+        received = self.temperatures
+        _expect(
+            isinstance(received, list | tuple)
+            and len(received) > 0
+            and all(_is_number(t) and t > 0 for t in received),
+            "temperatures",
+            "one or more finite numbers > 0, such as 1,20,100",
+            received,
+        )
+        temperatures = tuple(float(t) for t in received)
+        _expect(
+            len({f"{t:g}" for t in temperatures}) == len(temperatures),
+            "temperatures",
+            "each temperature once, told apart by six digits because networks are named after them",
+            received,
+        )
+        object.__setattr__(self, "temperatures", temperatures)
+
+    def _check_attacks(self) -> None:
+        received = self.attacks
+        listed = isinstance(received, list | tuple) and len(received) > 0
+        unknown = [name for name in received if name not in ATTACKS] if listed else received
+        _expect(listed and not unknown, "attacks", f"names among {list(ATTACKS)}", unknown)
+        _expect(len(set(received)) == len(received), "attacks", "each attack once", received)
+        object.__setattr__(self, "attacks", tuple(received))
+
+    def _check_number(self, name: str, expected: str, holds: Callable[[float], bool]) -> None:
+        received = getattr(self, name)
+        _expect(_is_number(received) and holds(received), name, expected, received)
+        object.__setattr__(self, name, float(received))
 
     def digest(self) -> str:
         """A short hash of every field, for naming run directories."""
@@ -198,6 +200,10 @@ def preset(name: str, dataset: str, **changes: Any) -> Config:
 def _expect(holds: bool, name: str, expected: str, received: Any) -> None:
     if not holds:
         raise ConfigError(f"{name}: expected {expected}; received {received!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _expect_integer(name: str, value: Any, *, minimum: int) -> None:

@@ -25,7 +25,7 @@ class Stop(enum.IntEnum):
     NO_ADMISSIBLE_PAIR = 2
     """No pair of the search domain qualifies, though the forward derivative is not all zero."""
     ZERO_MAP = 3
-    """The forward derivative is exactly zero over the whole search domain."""
+    """The forward derivative is exactly zero everywhere, so the saliency map is too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def jsma(
         pairs = _choose(maps, domain[active], sign)
         ended = np.full(len(active), -1, np.int8)
         ended[~pairs.admissible] = Stop.NO_ADMISSIBLE_PAIR
-        ended[~_nonzero(maps, domain[active])] = Stop.ZERO_MAP
+        ended[~np.any([m.any(axis=1) for m in maps], axis=0)] = Stop.ZERO_MAP
         ended[num_features[active] + 2 > max_features] = Stop.BUDGET
         ended[predicted == targets[active]] = Stop.REACHED
         stop[active] = ended
@@ -113,13 +113,6 @@ def _choose(
     if len(maps) == 1:
         return saliency.best_pair_of_probabilities(maps[0], domain, sign)
     return saliency.best_pair(maps[0], maps[1], domain, sign)
-
-
-def _nonzero(
-    maps: list[npt.NDArray[np.float32]], domain: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = np.any([((m != 0) & domain).any(axis=1) for m in maps], axis=0)
-    return found
 
 
 def _check(

@@ -29,8 +29,18 @@ def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
         )
     path = workdir / _CONFIG
     if path.exists():
-        _compare(records.load(config_lib.Config, path), config, workdir)
-    elif workdir.exists() and any(workdir.iterdir()):
+        try:
+            stored = records.load(config_lib.Config, path)
+        except records.RunError as error:
+            raise records.RunError(
+                f"--workdir: expected the configuration of an earlier run at {path}, but that file "
+                "is damaged or of another version. Choose another --workdir."
+            ) from error
+        _compare(stored, config, workdir)
+        if (workdir / "results.json").exists():
+            records.load(records.Results, workdir / "results.json")  # damaged: refuse, keep it
+    # A process killed while it claimed the directory leaves a temporary file, which is nothing.
+    elif workdir.exists() and any(not p.name.startswith(".tmp-") for p in workdir.iterdir()):
         raise records.RunError(
             f"--workdir: expected a new directory or one of an earlier run, received {workdir}, "
             f"which has contents but no {_CONFIG}. Choose another."

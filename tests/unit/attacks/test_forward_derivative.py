@@ -1,5 +1,6 @@
 """Each reading of the forward derivative against autodiff of its definition."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -88,6 +89,23 @@ def test_literal_sums_the_rows_of_the_float32_jacobian(
     largest = np.abs(rows).max(axis=(1, 2))[:, None]
     assert (np.abs(alpha - of_target(rows, targets)) <= 1e-4 * largest).all()
     assert (np.abs(beta - others) <= 1e-4 * largest).all()
+
+
+@pytest.mark.parametrize("gap", [4.0, 8.0, 10.0, 12.0])
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_literal_has_the_rounding_of_the_float32_jacobian_of_a_confident_network(
+    jacobian, gap, target
+):
+    # Class 0 has all but exp(-gap) of the probability: 1 - p must not be taken from p - p^2.
+    rng = np.random.default_rng(5)
+    images = keras.Input((1, 40, 1))
+    network = keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(images)))
+    network.set_weights([rng.normal(size=(40, CLASSES)), np.array([gap, 0, -1.0])])
+    image, targets = np.zeros((1, 1, 40, 1), np.float32), np.array([target])
+    rows = jacobian(network, image, tf.nn.softmax)
+    _, alpha, _ = evaluate(network, "jsma_f_literal", image, targets)
+    expected = rows[:, target]
+    assert np.abs(alpha - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_saturation_zeroes_the_float32_probabilities_but_not_the_exact_reading(

@@ -197,9 +197,7 @@ def linear(weights, bias=None):
     """A network whose logits are weights @ features + bias, on images of one row."""
     weights = np.asarray(weights, np.float32)
     images = keras.Input((1, weights.shape[1], 1))
-    network = keras.Model(
-        images, keras.layers.Dense(len(weights))(keras.layers.Flatten()(images))
-    )
+    network = keras.Model(images, keras.layers.Dense(len(weights))(keras.layers.Flatten()(images)))
     network.set_weights([weights.T, np.zeros(len(weights)) if bias is None else np.array(bias)])
     return network
 

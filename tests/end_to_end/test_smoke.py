@@ -1,0 +1,215 @@
+"""The smoke preset through the command line: every promise of a run, on one run."""
+
+import csv
+import re
+import shutil
+import xml.etree.ElementTree
+
+import keras
+import numpy as np
+import pytest
+
+from ddefense import networks, records
+from ddefense.layers import TemperatureSoftmax
+
+NAMES = ["baseline", "distilled_t20"]
+
+BLOCKED = """
+import sys
+for name in ("tensorflow", "keras", "tensorflow_datasets", "sklearn"):
+    sys.modules[name] = None  # importing it now fails
+from ddefense.cli import main
+main.run()
+"""
+
+SERVE = """
+import sys
+for name in ("keras", "ddefense"):
+    sys.modules[name] = None
+import numpy as np
+import tensorflow as tf
+images = np.load("images.npy")
+found = {}
+for directory in sys.argv[1:]:
+    serve = tf.saved_model.load(directory).signatures["serving_default"]
+    found[directory] = serve(images=tf.constant(images))["probabilities"].numpy()
+np.savez("answers.npz", **found)
+"""
+
+
+@pytest.fixture(scope="module")
+def results(smoke):
+    return records.load(records.Results, smoke.workdir / "results.json")
+
+
+@pytest.fixture(scope="module")
+def deployed(smoke):
+    """The networks that the run left, by name."""
+    return {
+        path.stem: keras.models.load_model(path, compile=False)
+        for path in sorted((smoke.workdir / "networks").iterdir())
+    }
+
+
+def test_the_log_names_every_stage_and_the_report(smoke):
+    assert smoke.process.stdout == ""
+    lines = smoke.process.stderr.splitlines()
+    stages = sorted(path.name for path in (smoke.workdir / "stages").iterdir())
+    assert sorted(re.findall(r"^running (\S+)$", smoke.process.stderr, re.M)) == stages
+    assert lines[-1] == "report: run/report.md"
+    assert "Traceback" not in smoke.process.stderr
+    assert "Warning" not in smoke.process.stderr
+
+
+def test_a_run_leaves_what_the_documentation_promises(smoke):
+    assert sorted(path.name for path in smoke.workdir.iterdir()) == [
+        "config.json",
+        "figures",
+        "networks",
+        "report.md",
+        "results.json",
+        "samples.npz",
+        "stages",
+        "tables",
+    ]
+    assert sorted(path.name for path in smoke.folder.iterdir()) == ["exported", "run"]
+    assert not list(smoke.folder.rglob(".tmp-*"))
+    assert not list(smoke.folder.rglob("checkpoint*"))
+    assert not list(smoke.folder.rglob("shard_*"))
+
+
+def test_results_are_complete(results):
+    assert results.config.preset == "smoke"
+    assert results.config.reduced
+    assert results.dataset.name == "digits"
+    assert [network.name for network in results.networks] == NAMES
+    assert [network.temperature for network in results.networks] == [1.0, 20.0]
+    for network in results.networks:
+        assert set(network.attacks) == set(network.robustness) == set(results.config.attacks)
+        assert {attack.attempts for attack in network.attacks.values()} == {18}
+    assert results.baseline().initial is None
+    assert results.distilled()[0].initial.temperature == 20.0
+    assert sum(layer.parameters for layer in results.architecture) == 312_202
+    assert results.environment["command"].startswith("bin/reproduce --workdir=run")
+    assert results.environment["resumed_stages"] == 0
+    assert set(results.timings) > {"baseline", "warm_start", "distilled_t20", "this_process"}
+
+
+def test_the_baseline_learnt(results):
+    assert results.baseline().test_accuracy > 0.5
+    assert not results.baseline().training.stalled
+
+
+def test_networks_load_at_t_1_and_have_the_recorded_accuracy(results, deployed, digits):
+    assert sorted(deployed) == NAMES
+    for record in results.networks:
+        network = deployed[record.name]
+        assert isinstance(network.layers[-1], TemperatureSoftmax)
+        assert networks.temperature_of(network) == 1.0
+        predicted = np.argmax(networks.predict(network, digits.test.images), axis=1)
+        assert (predicted == digits.test.labels).mean() == pytest.approx(record.test_accuracy)
+
+
+def test_samples_are_the_first_that_the_baseline_gets_right(results, deployed, digits):
+    predicted = networks.predict(deployed["baseline"], digits.test.images).argmax(axis=1)
+    right = np.flatnonzero(predicted == digits.test.labels)
+    assert results.sample_indices == right[:2].tolist()
+
+
+def test_successes_are_seen_again_in_the_images(smoke, results, deployed):
+    """Judges every adversarial image afresh, from the files alone."""
+    samples = records.Samples.load(smoke.workdir / "samples.npz")
+    assert samples.test_indices.tolist() == results.sample_indices
+    assert set(samples.outcomes) == {(n, a) for n in NAMES for a in results.config.attacks}
+    some = 0
+    for (name, attack), outcome in samples.outcomes.items():
+        images = np.stack([samples.adversarial(name, attack, pair) for pair in range(18)])
+        originals = samples.images[outcome.sample]
+        changed = (images != originals).reshape(18, -1).sum(axis=1)
+        assert images.min() >= 0.0
+        assert images.max() <= 1.0
+        assert changed.max() <= results.config.max_features
+        assert (outcome.target != samples.labels[outcome.sample]).all()
+        logits = networks.predict(networks.logits_of(deployed[name]), images)
+        success = logits.argmax(axis=1) == outcome.target
+        np.testing.assert_array_equal(success, outcome.success)
+        record = next(n for n in results.networks if n.name == name).attacks[attack]
+        assert record.successes == success.sum()
+        assert record.success_rate == pytest.approx(success.mean())
+        some += success.sum()
+    assert some > 0  # or the test would say little
+
+
+def test_figures_and_tables_are_readable(smoke):
+    figures = smoke.workdir / "figures"
+    names = {path.stem for path in figures.iterdir()}
+    assert len(names) >= 5
+    for name in names:
+        assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        root = xml.etree.ElementTree.parse(figures / f"{name}.svg").getroot()
+        assert root.tag.endswith("svg")
+    tables = sorted((smoke.workdir / "tables").glob("*.csv"))
+    assert len(tables) >= 5
+    for path in tables:
+        rows = list(csv.reader(path.read_text().splitlines()))
+        assert len(rows) >= 2
+        assert len({len(row) for row in rows}) == 1
+        assert path.with_suffix(".md").exists()
+
+
+def test_links_of_the_report_lead_somewhere(smoke):
+    report = (smoke.workdir / "report.md").read_text()
+    links = re.findall(r"\]\(((?!http)[^)#]+)\)", report)
+    assert len(links) > 10
+    for link in links:
+        assert (smoke.workdir / link).is_file(), link
+    assert "educed" in report
+    assert str(smoke.folder) not in report
+
+
+def test_exports_load_where_neither_keras_nor_this_package_can_be_imported(
+    smoke, results, deployed, digits, run_python, tmp_path
+):
+    assert [export.network for export in results.exports] == NAMES
+    assert [export.path for export in results.exports] == [
+        f"exported/digits_{name}/1" for name in NAMES
+    ]
+    paths = [str(smoke.folder / export.path) for export in results.exports]
+    images = digits.test.images[:37]
+    np.save(tmp_path / "images.npy", images)
+    found = run_python("-c", SERVE, *paths, cwd=tmp_path, PYTHONPATH="")
+    assert found.returncode == 0, found.stderr
+    with np.load(tmp_path / "answers.npz") as answers:
+        for name, path in zip(NAMES, paths, strict=True):
+            expected = networks.predict(deployed[name], images)
+            np.testing.assert_allclose(answers[path], expected, rtol=0, atol=1e-6)
+
+
+def test_a_second_run_skips_every_stage_and_changes_nothing(smoke, again):
+    second, (files, networks_text) = again
+    stages = sorted(path.name for path in (smoke.workdir / "stages").iterdir())
+    log = second.process.stderr
+    assert sorted(re.findall(r"^skipped (\S+)$", log, re.M)) == stages
+    assert "running" not in log
+    assert second.networks() == networks_text
+    after = second.snapshot()
+    assert set(after) == set(files)
+    for path in ("samples.npz", "networks/baseline.keras", "figures/success_rate.svg"):
+        assert after[type(smoke.folder)(path)] == files[type(smoke.folder)(path)]
+    # Nothing was exported twice.
+    versions = [path.name for path in smoke.exports.glob("*/*")]
+    assert versions == ["1", "1"]
+
+
+def test_reports_are_redrawn_byte_by_byte_without_tensorflow(again, run_python):
+    run, _ = again
+    before = run.snapshot()
+    for name in ("figures", "tables"):
+        shutil.rmtree(run.workdir / name)
+    (run.workdir / "report.md").unlink()
+    found = run_python("-c", BLOCKED, "--report_only", "--workdir=run", cwd=run.folder)
+    assert found.returncode == 0, found.stderr
+    after = run.snapshot()
+    assert set(after) == set(before)
+    for path, content in before.items():
+        assert after[path] == content, path

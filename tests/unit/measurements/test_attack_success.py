@@ -1,0 +1,186 @@
+"""Attacks are judged by what they made, not by what they say; then counted, by hand."""
+
+import numpy as np
+import pytest
+
+from ddefense import attacks, measurements
+from ddefense.attacks import AdversarialSamples, Stop
+from ddefense.maths import statistics
+from ddefense.records import AttackOutcome
+
+# Class 0, because the first pixel is the brightest.
+ORIGINAL = [0.6, 0.4, 0.2, 0.0]
+
+
+def judge_one(network, made, target, *, says=Stop.REACHED, num_features=0, max_features=2):
+    originals = np.array(ORIGINAL, np.float32).reshape(1, 1, 4, 1)
+    samples = AdversarialSamples(
+        images=np.array(made, np.float32).reshape(1, 1, 4, 1),
+        num_features=np.array([num_features]),
+        stop=np.array([says], np.int8),
+    )
+    return measurements.judge(
+        network,
+        originals,
+        samples,
+        np.array([0]),
+        np.array([target]),
+        max_features=max_features,
+        bounds=(0.0, 1.0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "target", "changed", "success"),
+    [
+        ([0.6, 1.0, 0.2, 0.0], 1, 1, True),
+        ([0.0, 1.0, 0.2, 0.0], 1, 2, True),  # exactly the budget
+        (ORIGINAL, 0, 0, True),  # already the target
+        (ORIGINAL, 1, 0, False),  # claims a success that is none
+        ([0.6, 1.0, 0.2, 0.0], 2, 1, False),  # another class than the target
+        ([0.0, 1.0, 0.2, 0.5], 1, 3, False),  # over the budget
+        ([0.6, 1.5, 0.2, 0.0], 1, 1, False),  # above the box
+        ([-0.5, 0.4, 0.2, 0.0], 1, 1, False),  # below it
+        ([0.6, 1.0, 0.2, np.nan], 1, 2, False),
+        ([0.6, 1 + 2e-7, 0.2, 0.0], 1, 1, True),  # the box up to rounding
+    ],
+)
+def test_success_needs_target_budget_and_box(by_brightest, made, target, changed, success):
+    outcome = judge_one(by_brightest, made, target)
+    assert outcome.success.tolist() == [success]
+    assert outcome.num_features.tolist() == [changed]
+
+
+@pytest.mark.parametrize("says", list(Stop))
+@pytest.mark.parametrize("num_features", [0, 2, 100])
+def test_what_the_attack_says_does_not_matter(by_brightest, says, num_features):
+    said = {"says": says, "num_features": num_features}
+    assert judge_one(by_brightest, [0.6, 1.0, 0.2, 0.0], 1, **said).success.all()
+    assert not judge_one(by_brightest, [0.6, 0.5, 0.2, 0.0], 1, **said).success.any()
+
+
+def test_the_outcome_says_what_was_changed(by_brightest):
+    outcome = judge_one(by_brightest, [0.0, 1.0, 0.2, 0.0], 1)
+    assert outcome.features.tolist() == [0, 1]
+    assert outcome.values.tolist() == [0, 1]
+    assert outcome.offsets.tolist() == [0, 2]
+    assert outcome.sample.tolist() == [0]
+    assert outcome.target.tolist() == [1]
+
+
+def test_a_real_attack_is_honest(build_network):
+    network = build_network()
+    rng = np.random.default_rng(0)
+    images = rng.random((6, 3, 3, 1)).astype(np.float32)
+    labels = network(images).numpy().argmax(axis=1)
+    sample, target = attacks.every_wrong_class(labels, 3)
+    derivative = attacks.forward_derivative(network, "jsma_z")
+    made = attacks.jsma(derivative, images[sample], target, max_features=8)
+    outcome = measurements.judge(
+        network, images[sample], made, sample, target, max_features=8, bounds=(0.0, 1.0)
+    )
+    np.testing.assert_array_equal(outcome.success, made.stop == Stop.REACHED)
+    np.testing.assert_array_equal(outcome.num_features, made.num_features)
+    assert outcome.success.any()
+    assert not outcome.success.all()
+
+
+def outcome_of(success, changed, sample):
+    """An outcome in which pair i changed `changed[i]` features."""
+    offsets = np.concatenate([[0], np.cumsum(changed)])
+    return AttackOutcome(
+        sample=np.array(sample, np.int32),
+        target=np.zeros(len(success), np.int32),
+        success=np.array(success, bool),
+        offsets=offsets.astype(np.int64),
+        features=np.concatenate([np.arange(n) for n in changed]).astype(np.int32),
+        values=np.ones(offsets[-1], np.float32),
+    )
+
+
+def made_of(changed, stop):
+    return AdversarialSamples(
+        images=np.zeros((len(changed), 1, 1, 1), np.float32),
+        num_features=np.array(changed),
+        stop=np.array(stop, np.int8),
+    )
+
+
+def test_success_record_by_hand():
+    changed = [0, 4, 8, 2, 0, 8]
+    success = [True, True, False, False, False, True]
+    sample = [0, 0, 1, 1, 2, 2]
+    stop = [
+        Stop.REACHED,
+        Stop.REACHED,
+        Stop.BUDGET,
+        Stop.NO_ADMISSIBLE_PAIR,
+        Stop.ZERO_MAP,
+        Stop.REACHED,
+    ]
+    found = measurements.success_record(
+        outcome_of(success, changed, sample),
+        made_of(changed, stop),
+        theta=-1.0,
+        max_features=8,
+        num_features=100,
+        seed=5,
+    )
+    assert (found.theta, found.max_features) == (-1, 8)
+    assert (found.samples, found.attempts, found.successes) == (3, 6, 3)
+    assert found.success_rate == 0.5
+    assert found.success_interval == statistics.bootstrap_interval(np.array([1, 0, 0.5]), 5)
+    # Counted apart, though it is one of the three successes, whose mean is (0 + 4 + 8) / 3.
+    assert found.already_target == 1
+    assert found.mean_features == pytest.approx(4)
+    assert found.mean_distortion == pytest.approx(0.04)
+    assert (found.no_admissible_pair, found.zero_maps) == (2, 1)
+    # Two steps, four, one and four more.
+    assert found.steps == 2 + 4 + 1 + 4
+
+
+def test_success_record_without_a_success():
+    found = measurements.success_record(
+        outcome_of([False, False], [0, 2], [0, 0]),
+        made_of([0, 2], [Stop.ZERO_MAP, Stop.BUDGET]),
+        theta=1.0,
+        max_features=2,
+        num_features=100,
+        seed=0,
+    )
+    assert (found.successes, found.success_rate, found.already_target) == (0, 0, 0)
+    assert found.success_interval == (0, 0)
+    assert found.mean_distortion is None
+    assert found.mean_features is None
+
+
+def test_a_failure_without_any_change_is_not_already_the_target():
+    found = measurements.success_record(
+        outcome_of([False, True], [0, 2], [0, 1]),
+        made_of([0, 2], [Stop.ZERO_MAP, Stop.REACHED]),
+        theta=1.0,
+        max_features=2,
+        num_features=10,
+        seed=0,
+    )
+    assert found.already_target == 0
+    assert found.mean_distortion == pytest.approx(0.2)
+
+
+def test_robustness_by_hand():
+    outcome = outcome_of(
+        [True, True, False, False, False, True], [6, 4, 8, 2, 0, 0], [0, 0, 1, 1, 2, 2]
+    )
+    found = measurements.robustness(outcome, max_features=8, num_features=100)
+    assert found.cap == pytest.approx(0.08)
+    assert found.capped == pytest.approx((0.04 + 0.08 + 0) / 3)
+    assert found.uncapped == pytest.approx((0.04 + 0) / 2)
+    assert found.unreached == pytest.approx(1 / 3)
+
+
+def test_robustness_under_an_attack_that_always_fails_is_the_cap():
+    outcome = outcome_of([False] * 4, [0, 2, 0, 8], [0, 0, 1, 1])
+    found = measurements.robustness(outcome, max_features=112, num_features=784)
+    assert found.capped == found.cap == pytest.approx(1 / 7)
+    assert found.uncapped is None
+    assert found.unreached == 1
