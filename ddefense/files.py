@@ -1,11 +1,19 @@
-"""Writing to disk so that nothing is ever seen half-written."""
+"""Writing so that nothing is ever seen half-written, and reading what may be damaged."""
 
 import contextlib
 import os
 import pathlib
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
+
+import numpy as np
+
+
+class DamagedError(Exception):
+    """A file that is missing, cut short, or not what it should be."""
 
 
 @contextlib.contextmanager
@@ -58,3 +66,33 @@ def atomic_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def read_npz(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """Yields the arrays of an .npz file.
+
+    Args:
+        path: of the file; pickled arrays are refused.
+
+    Yields:
+        The arrays by name.
+
+    Raises:
+        DamagedError: if the file or an array in it cannot be read, or the block finds that they do
+            not fit (by a ValueError or KeyError).
+    """
+    try:
+        # Opened here: NumPy leaves the file open where the archive in it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            yield arrays
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        EOFError,
+        RuntimeError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
+        raise DamagedError(f"{error}") from error

@@ -47,11 +47,12 @@ def _f_exact(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scores
 
 
 def _f_literal(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scores:
-    # The Jacobian of F in float32 is (diag(p) - p p^T) times that of z; its rows are summed as
-    # float32 numbers before one gradient pass for alpha and one for beta, instead of ten passes.
+    # Row i of the Jacobian of F in float32 is (e_i - p_i) p times that of z, in the order in which
+    # the gradient of a softmax is computed. Rows are summed as float32 numbers before one gradient
+    # pass for alpha and one for beta, instead of one per class.
     del temperature
     p = tf.stop_gradient(tf.nn.softmax(logits))
-    jacobian = tf.linalg.diag(p) - p[:, :, None] * p[:, None, :]
+    jacobian = (tf.eye(p.shape[1]) - p[:, :, None]) * p[:, None, :]
     alpha = tf.reduce_sum(target[:, :, None] * jacobian, axis=1)
     beta = tf.reduce_sum((1 - target)[:, :, None] * jacobian, axis=1)
     return tf.reduce_sum(alpha * logits, axis=1), tf.reduce_sum(beta * logits, axis=1)

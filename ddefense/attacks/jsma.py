@@ -136,7 +136,7 @@ def _check(
         (
             bool(np.all((images >= low) & (images <= high))),  # false for NaN too
             f"images: expected values within bounds [{low:g}, {high:g}], received "
-            f"[{images.min(initial=np.inf):g}, {images.max(initial=-np.inf):g}]",
+            + (f"[{images.min():g}, {images.max():g}]" if images.size else "none"),
         ),
         (
             targets.shape == images.shape[:1]

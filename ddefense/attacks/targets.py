@@ -16,6 +16,15 @@ def every_wrong_class(
     Returns:
         Sample indices and target classes, both int64, shape [N * (num_classes - 1)], ordered by
         sample and then by class.
+
+    Raises:
+        ValueError: if a label is not a class.
     """
-    sample, target = np.nonzero(np.arange(num_classes) != np.asarray(labels)[:, None])
+    labels = np.asarray(labels)
+    if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
+        raise ValueError(
+            f"labels: expected classes in 0..{num_classes - 1}, received "
+            f"{labels.min()}..{labels.max()}."
+        )
+    sample, target = np.nonzero(np.arange(num_classes) != labels[:, None])
     return sample, target

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.framework import config as tf_config  # the public one cannot be asked
 
 from ddefense.version import __version__
 
@@ -30,9 +31,7 @@ def describe() -> dict[str, Any]:
         "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         "devices": [device.device_type for device in tf.config.list_physical_devices()],
-        "op_determinism": tf.config.experimental.is_op_determinism_enabled()
-        if hasattr(tf.config.experimental, "is_op_determinism_enabled")
-        else None,
+        "op_determinism": tf_config.is_op_determinism_enabled(),
     }
 
 

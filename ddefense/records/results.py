@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from ddefense import config as config_lib
 from ddefense import files
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 T = TypeVar("T")
 
@@ -193,11 +193,12 @@ class AttackRecord:
         success_rate: successes / attempts.
         success_interval: 95 % bootstrap interval of it over samples.
         already_target: successes with 0 features changed: the network gave the target at the start.
-        mean_distortion: mean share of features changed by the successes; null without one.
+        mean_distortion: mean share of features changed by the successes, those with 0 included;
+            null without one.
         mean_features: the same as a count.
         no_admissible_pair: failures that stopped because no feature pair qualified.
         zero_maps: those of them that stopped at an all-zero forward derivative.
-        steps: saliency maps computed in all.
+        steps: feature pairs changed in all.
     """
 
     theta: float
@@ -306,7 +307,7 @@ class Results:
     sample_indices: list[int]
     networks: list[NetworkRecord]
     exports: list[ExportRecord]
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
 
     def baseline(self) -> NetworkRecord:
         """The undistilled network."""

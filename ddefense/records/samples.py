@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import zipfile
 
 import numpy as np
 import numpy.typing as npt
@@ -118,7 +117,7 @@ class Samples:
             RunError: if the file is missing or damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with files.read_npz(path) as arrays:
                 keys = {tuple(k.split("/")[:2]) for k in arrays.files if k.count("/") == 2}
                 return cls(
                     images=arrays["images"],
@@ -131,7 +130,7 @@ class Samples:
                         for network, attack in sorted(keys)
                     },
                 )
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except files.DamagedError as error:
             raise RunError(
                 f"Expected the attacked samples at {path}, but they cannot be read: {error}. "
                 "Move the file away and run again without --report_only (finished stages are kept)."

@@ -1,7 +1,6 @@
 """The state of a training run after an epoch, in one file that is renamed into place."""
 
 import pathlib
-import zipfile
 
 import keras
 import numpy as np
@@ -54,13 +53,12 @@ def restore(
         RunError: if the file is damaged or belongs to another network.
     """
     try:
-        # Opened here: NumPy leaves the file open where the archive in it is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with files.read_npz(path) as arrays:
             network.set_weights([arrays[f"weight_{i}"] for i in range(len(network.weights))])
             for i, variable in enumerate(optimizer.variables):
                 variable.assign(arrays[f"optimizer_{i}"])
             return History(**{name: arrays[name] for name in _HISTORY})
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except files.DamagedError as error:
         raise RunError(
             f"Expected a training checkpoint of this network at {path}, but it cannot be used: "
             f"{error}. Delete that file to train this network from its start; finished stages "

@@ -4,7 +4,11 @@ import json
 import signal
 import time
 
+import keras
+import numpy as np
 import pytest
+
+from ddefense.layers import TemperatureSoftmax  # noqa: F401  (what the networks end in)
 
 pytestmark = pytest.mark.slow
 
@@ -25,20 +29,14 @@ def test_two_runs_of_one_seed_agree_to_the_last_bit(small, make_run, small_flags
     other = make_run(tmp_path, *small_flags)
     assert other.networks() == small.networks()
     for name in ("baseline", "distilled_t20"):
-        exported = [run.exports / f"digits_{name}" / "1" for run in (small, other)]
-        weights = [path / "variables" / "variables.data-00000-of-00001" for path in exported]
-        assert weights[0].read_bytes() == weights[1].read_bytes()
+        weights = [
+            keras.models.load_model(run.workdir / "networks" / f"{name}.keras").get_weights()
+            for run in (small, other)
+        ]
+        for one, another in zip(*weights, strict=True):
+            np.testing.assert_array_equal(one, another)
     samples = [(run.workdir / "samples.npz").read_bytes() for run in (small, other)]
     assert samples[0] == samples[1]
-
-
-def test_another_seed_gives_other_results(small, make_run, small_flags, tmp_path):
-    other = make_run(tmp_path, *small_flags, "--seed=1")
-    losses = [
-        json.loads((run.workdir / "results.json").read_text())["networks"][0]["training"]["loss"]
-        for run in (small, other)
-    ]
-    assert losses[0] != losses[1]
 
 
 def test_a_killed_run_resumes_to_the_same_results(

@@ -92,6 +92,7 @@ def test_results_are_complete(results):
     assert sum(layer.parameters for layer in results.architecture) == 312_202
     assert results.environment["command"].startswith("bin/reproduce --workdir=run")
     assert results.environment["resumed_stages"] == 0
+    assert results.environment["op_determinism"] is True
     assert set(results.timings) > {"baseline", "warm_start", "distilled_t20", "this_process"}
 
 

@@ -31,6 +31,7 @@ INTEGERS = {
         ("temperatures", (INF,), "one or more finite numbers > 0"),
         ("temperatures", (1, 20, 1), "each temperature once"),
         ("temperatures", (1, 1.0), "each temperature once"),
+        ("temperatures", (20, 20.0000001), "each temperature once"),
         ("max_features", 111, "an even number"),
         ("learning_rate", 0, "a finite number > 0"),
         ("learning_rate", -0.1, "a finite number > 0"),
@@ -93,7 +94,7 @@ def test_messages_repeat_what_was_received():
         config.Config(attacks=("fgsm",))
     with pytest.raises(config.ConfigError, match=r"received 111"):
         config.Config(max_features=111)
-    with pytest.raises(config.ConfigError, match=r"received \(1.0, 20.0, 1.0\)"):
+    with pytest.raises(config.ConfigError, match=r"received \(1, 20, 1\)"):
         config.Config(temperatures=(1, 20, 1))
 
 

@@ -68,9 +68,13 @@ def test_nothing_is_said_of_nothing_done(lines):
 
 
 def test_an_error_leaves_no_line_that_looks_like_success(lines):
-    with pytest.raises(RuntimeError, match="stop"), progress.Progress("x", 3, "image") as bar:
-        bar.update(1)
-        raise RuntimeError("stop")
+    def fail():
+        with progress.Progress("x", 3, "image") as bar:
+            bar.update(1)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert lines == []
 
 

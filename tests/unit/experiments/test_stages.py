@@ -110,7 +110,7 @@ def test_a_failing_stage_leaves_no_artefact(stages, tmp_path):
         raise RunError("no")
 
     for _ in range(2):
-        with pytest.raises(RunError, match="^no$"):
+        with pytest.raises(RunError, match=r"^no$"):
             stages.run("train", {}, [], work)
     assert not (tmp_path / "stages" / "train").exists()
 

@@ -76,7 +76,7 @@ def test_a_process_killed_while_writing_the_configuration_does_not_lock_the_dire
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path, name):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="is not a writable directory. Choose another"):
+    with pytest.raises(RunError, match=r"is not a writable directory\. Choose another"):
         prepare(tmp_path / name, CONFIG)
 
 

@@ -2,7 +2,9 @@
 
 import ast
 import dataclasses
+import itertools
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -82,9 +84,7 @@ def make_row_network(num_images):
     """Logits are rows of a zero matrix, one row per image: whoever is used leaves its mark."""
     images = keras.Input((num_images, 1, 1))
     x = keras.layers.Flatten()(images)
-    logits = keras.layers.Dense(
-        3, use_bias=False, kernel_initializer="zeros", name="logits"
-    )(x)
+    logits = keras.layers.Dense(3, use_bias=False, kernel_initializer="zeros", name="logits")(x)
     network = networks.with_temperature(keras.Model(images, logits), 5.0)
     return network, np.eye(num_images, dtype=np.float32)[..., None, None]
 
@@ -108,7 +108,7 @@ def test_each_seed_and_each_epoch_has_its_own_order():
     orders = []
     for epochs in range(1, 9):
         orders.append(np.round(rows_in_the_last_batch(0, epochs), 2))
-    differences = {tuple(np.round(b - a, 2)) for a, b in zip(orders, orders[1:], strict=False)}
+    differences = {tuple(np.round(b - a, 2)) for a, b in itertools.pairwise(orders)}
     assert len(differences) > 3
 
 
@@ -146,9 +146,7 @@ def test_a_resumed_run_gives_the_bits_of_an_uninterrupted_one(
 
     checkpoint = tmp_path / "checkpoint.npz"
     first = make_tiny_network(dropout=dropout)
-    training.fit(
-        first, tiny_images, LABELS, changed(epochs=stopped_after), checkpoint=checkpoint
-    )
+    training.fit(first, tiny_images, LABELS, changed(epochs=stopped_after), checkpoint=checkpoint)
     # Another process would start from whatever the builder gives.
     second = make_tiny_network(dropout=dropout, seed=9)
     found = training.fit(second, tiny_images, LABELS, changed(epochs=4), checkpoint=checkpoint)
@@ -185,9 +183,7 @@ def test_max_steps_survives_an_interruption(make_tiny_network, tiny_images, tmp_
     settings, checkpoint = changed(epochs=4, max_steps=7), tmp_path / "checkpoint.npz"
     whole = make_tiny_network()
     expected = training.fit(whole, tiny_images, LABELS, settings)
-    training.fit(
-        make_tiny_network(), tiny_images, LABELS, changed(epochs=1), checkpoint=checkpoint
-    )
+    training.fit(make_tiny_network(), tiny_images, LABELS, changed(epochs=1), checkpoint=checkpoint)
     resumed = make_tiny_network(seed=9)
     found = training.fit(resumed, tiny_images, LABELS, settings, checkpoint=checkpoint)
     assert_same_bits(resumed, whole)
@@ -258,8 +254,6 @@ def test_the_checkpoint_of_another_network_is_refused(make_tiny_network, tiny_im
 
 
 def test_no_code_of_the_package_trains_through_keras():
-    from pathlib import Path
-
     root = Path(ddefense.__file__).parent
     calls = [
         (path.name, node.func.attr, getattr(node.func.value, "id", None))
