@@ -14,6 +14,8 @@ import numpy.typing as npt
 from ddefense.attacks.forward_derivative import ForwardDerivative
 from ddefense.maths import saliency
 
+_PAD_TO = 8
+
 
 class Stop(enum.IntEnum):
     """Why an attack on one sample ended."""
@@ -51,7 +53,7 @@ def jsma(
     bounds: tuple[float, float] = (0.0, 1.0),
     theta: float = 1.0,
     max_features: int = 112,
-    batch_size: int = 32,
+    batch_size: int = 64,
 ) -> AdversarialSamples:
     """Crafts targeted adversarial samples.
 
@@ -84,12 +86,15 @@ def jsma(
     active = np.arange(min(batch_size, len(flat)))
     waiting = len(active)
     while len(active):
-        batch = flat[active].reshape(-1, *derivative.image_shape)
-        predicted, *maps = derivative(batch, targets[active])
+        # Each new batch shape costs a compilation, so the shrinking last batches are padded.
+        padded = np.resize(active, min(batch_size, -(-len(active) // _PAD_TO) * _PAD_TO))
+        outputs = derivative(flat[padded].reshape(-1, *derivative.image_shape), targets[padded])
+        predicted, *maps = (output[: len(active)] for output in outputs)
         pairs = _choose(maps, domain[active], sign)
         ended = np.full(len(active), -1, np.int8)
-        ended[~pairs.admissible] = Stop.NO_ADMISSIBLE_PAIR
-        ended[~np.any([m.any(axis=1) for m in maps], axis=0)] = Stop.ZERO_MAP
+        stuck = np.flatnonzero(~pairs.admissible)
+        zero = ~np.any([m[stuck].any(axis=1) for m in maps], axis=0)
+        ended[stuck] = np.where(zero, Stop.ZERO_MAP, Stop.NO_ADMISSIBLE_PAIR)
         ended[num_features[active] + 2 > max_features] = Stop.BUDGET
         ended[predicted == targets[active]] = Stop.REACHED
         stop[active] = ended
