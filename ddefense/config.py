@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 PAPER_TEMPERATURES = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0)
 """The temperatures the paper explores (slides of the talk)."""
@@ -48,6 +48,9 @@ class Config:
         reduced: true where epochs, temperatures or samples are fewer than the paper's. Derived:
             whatever is passed is replaced.
     """
+
+    # A stored configuration with a field that this version does not know is refused.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     dataset: str = "digits"
     preset: str = "quick"

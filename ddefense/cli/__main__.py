@@ -1,4 +1,7 @@
-"""`python -m ddefense.cli`."""
+"""Trains, distills, attacks and measures as in the paper; writes results, report and SavedModels.
+
+Usage: bin/reproduce [flags]
+"""
 
 from ddefense.cli.main import run
 

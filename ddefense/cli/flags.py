@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 
 from absl import flags
@@ -72,6 +73,9 @@ def define() -> None:
         False,
         "Only redraw figures, tables and report.md of --workdir from its results.",
     )
+    # absl's --help lists the flags of the main module, which is a stub here.
+    for flag in _FLAGS.flags_by_module_dict()[__name__]:
+        _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def config() -> config_lib.Config:

@@ -14,6 +14,7 @@ from absl import app, flags, logging
 import ddefense
 from ddefense.cli import flags as cli_flags
 from ddefense.config import Config, ConfigError
+from ddefense.experiments import workdir as experiment_dirs
 from ddefense.records import RunError
 
 _USAGE_ERROR, _RUN_ERROR = 2, 1
@@ -43,6 +44,9 @@ def _main(arguments: list[str]) -> None:
     workdir = cli_flags.workdir(config)
     try:
         if not flags.FLAGS.report_only:
+            # Before TensorFlow is imported, which takes seconds.
+            experiment_dirs.check(workdir, config)
+            experiment_dirs.check_writable("--export_dir", pathlib.Path(flags.FLAGS.export_dir))
             _experiment(config, workdir)
         _report(workdir)
     except ConfigError as error:
@@ -64,10 +68,10 @@ def _experiment(config: Config, workdir: pathlib.Path) -> None:
     with _quiet_stderr():
         import tensorflow as tf
 
-    from ddefense import experiments
+    from ddefense.experiments import reproduce
 
     tf.config.experimental.enable_op_determinism()
-    experiments.run(
+    reproduce.run(
         config,
         workdir,
         export_dir=pathlib.Path(flags.FLAGS.export_dir),
@@ -77,16 +81,14 @@ def _experiment(config: Config, workdir: pathlib.Path) -> None:
 
 
 def _show_our_messages() -> None:
-    """Progress of this package and warnings of any, as plain lines."""
+    """What this package says, and errors of any, as plain lines."""
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
     handler.setFormatter(None)
     ours = str(pathlib.Path(ddefense.__file__).parent)
     handler.addFilter(
-        lambda record: (
-            record.levelno >= standard_logging.WARNING or record.pathname.startswith(ours)
-        )
+        lambda record: record.levelno >= standard_logging.ERROR or record.pathname.startswith(ours)
     )
 
 

@@ -1,5 +1,4 @@
-"""Experiments: run a configuration stage by stage and leave results on disk."""
+"""Experiments: `reproduce.run` runs a configuration stage by stage and leaves results on disk.
 
-from ddefense.experiments.reproduce import run
-
-__all__ = ["run"]
+Nothing is imported here: `workdir` is wanted before TensorFlow is loaded.
+"""

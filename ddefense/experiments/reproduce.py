@@ -12,6 +12,8 @@ from ddefense.experiments import attacking, environment, measuring, workdir
 from ddefense.experiments.pair import NetworkStages, Trained, load_network, load_training
 from ddefense.experiments.stages import Artefact, Stages
 
+_EXPORT = "export.json"
+
 
 def run(
     config: Config,
@@ -148,6 +150,8 @@ def _export(
     stages: Stages, dataset: datasets.Dataset, trained: Trained, export_dir: pathlib.Path
 ) -> records.ExportRecord:
     base = export_dir / f"{dataset.name}_{trained.name}"
+    stage = f"export_{trained.name}"
+    stages.forget(stage, unless=lambda directory: _is_exported(directory, base))
 
     def work(partial: pathlib.Path) -> None:
         exported = exporting.export_for_serving(_deployed(trained.network), base)
@@ -156,7 +160,13 @@ def _export(
             path=str(exported.path),
             max_difference=exported.max_difference,
         )
-        records.dump(record, partial / "export.json")
+        records.dump(record, partial / _EXPORT)
 
-    artefact = stages.run(f"export_{trained.name}", {"base": str(base)}, [trained.network], work)
-    return records.load(records.ExportRecord, artefact.directory / "export.json")
+    artefact = stages.run(stage, {}, [trained.network], work)
+    return records.load(records.ExportRecord, artefact.directory / _EXPORT)
+
+
+def _is_exported(stage: pathlib.Path, base: pathlib.Path) -> bool:
+    """Whether an export stage's SavedModel is still there, and below the directory asked for."""
+    path = pathlib.Path(records.load(records.ExportRecord, stage / _EXPORT).path)
+    return path.parent == base and path.exists()

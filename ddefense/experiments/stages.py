@@ -1,8 +1,8 @@
 """A stage is one function (config) -> artefact directory, done once, resumable, never half-seen."""
 
 import dataclasses
-import json
 import pathlib
+import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -109,8 +109,25 @@ class Stages:
         self.done.append(record)
         return Artefact(directory, expected)
 
+    def forget(self, name: str, *, unless: Callable[[pathlib.Path], bool]) -> None:
+        """Removes a finished stage whose effect outside the run directory is gone.
+
+        Args:
+            name: of the stage.
+            unless: called with the stage's directory; whether it still holds.
+        """
+        directory = self._directory / name
+        if directory.exists() and not unless(directory):
+            shutil.rmtree(directory)
+
     def _check(self, directory: pathlib.Path, expected: str) -> StageRecord:
-        record = records.load(StageRecord, directory / _MARKER)
+        try:
+            record = records.load(StageRecord, directory / _MARKER)
+        except records.RunError as error:
+            raise records.RunError(
+                f"Expected the record of a stage at {directory / _MARKER}, but it is damaged. Move "
+                f"{directory} away to run the stage again."
+            ) from error
         if record.digest != expected:
             raise records.RunError(
                 f"{directory} holds stage {record.name} made with other settings (digest "
@@ -118,8 +135,3 @@ class Stages:
                 "directory away to run the stage again."
             )
         return record
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a small JSON file inside a stage's own directory."""
-    path.write_text(json.dumps(value, indent=1) + "\n")

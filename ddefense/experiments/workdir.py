@@ -21,12 +21,7 @@ def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
         RunError: if the directory cannot be written, holds something else, or belongs to another
             configuration.
     """
-    nearest = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise records.RunError(
-            f"--workdir: expected a directory that can be written, received {workdir}, but "
-            f"{nearest} is not a writable directory. Choose another."
-        )
+    check_writable("--workdir", workdir)
     path = workdir / _CONFIG
     if path.exists():
         try:
@@ -44,6 +39,24 @@ def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
         raise records.RunError(
             f"--workdir: expected a new directory or one of an earlier run, received {workdir}, "
             f"which has contents but no {_CONFIG}. Choose another."
+        )
+
+
+def check_writable(flag: str, path: pathlib.Path) -> None:
+    """Checks that a directory can be written, or made, without making it.
+
+    Args:
+        flag: what the message calls it.
+        path: the directory.
+
+    Raises:
+        RunError: if it, or the nearest parent that exists, is not a writable directory.
+    """
+    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise records.RunError(
+            f"{flag}: expected a directory that can be written, received {path}, but {nearest} is "
+            "not a writable directory. Choose another."
         )
 
 

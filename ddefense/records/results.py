@@ -75,7 +75,8 @@ class TrainingRecord:
         steps: optimizer steps, warm start not counted.
         warm_start_steps: steps at T = 1 on hard labels before.
         loss: mean cross-entropy of each epoch, in nats.
-        accuracy: training accuracy of each epoch (dropout on), against the hard labels.
+        accuracy: training accuracy of each epoch (dropout on), against the arg-max of the labels
+            that were learnt from.
         stalled: true if the loss was within 1 % of ln(classes) at the end of training or after
             3,000 steps: the network did not learn, or not in time.
     """

@@ -145,6 +145,8 @@ def machine() -> dict[str, Any]:
         "cores": usable,
         "memory_mib": memory,
         "system": f"{platform.system()} {platform.release()}",
+        # Which vector instructions oneDNN may use; both the passes and the matrix product obey it.
+        "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "all"),
         "load_average": load_average(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
@@ -173,6 +175,7 @@ def machine_line(environment: dict[str, Any], threads: int) -> str:
     load = number(environment["load_average"], 1)
     return (
         f"{environment['cpu']}, {environment['cores']} usable cores, {threads} thread(s), "
+        f"instructions {environment['onednn_max_cpu_isa']}, "
         f"load average {load} at the start, {environment['started']}"
     )
 
