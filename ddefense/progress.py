@@ -75,6 +75,6 @@ class Progress:
             prefix=self._label,
             postfix=self._text,
             bar_format="{desc}: {n_fmt}/{total_fmt} in {elapsed}, {remaining} left, "
-            "{rate_fmt} {postfix}",
+            "{rate_fmt}{postfix}",
         )
         logging.info("%s", meter.rstrip(", "))

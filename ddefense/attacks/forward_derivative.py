@@ -9,8 +9,11 @@ differs, and on a network whose float32 softmax saturates that decides the resul
 | `jsma_f` | $F = \mathrm{softmax}(z)$ | float32 gradient of $F_t$; $\beta = -\alpha$, not taken |
 | `jsma_f_literal` | $F$ | alpha and beta summed from the float32 Jacobian of $F$ |
 | `jsma_f_exact` | $F$ | log domain: nothing underflows |
-| `jsma_f_temperature` | $\mathrm{softmax}(z / T)$ at training T (Carlini & Wagner 2016) | float32 |
+| `jsma_f_temperature` | $\mathrm{softmax}(z / T)$ at training T | float32 |
 | `jsma_z` | logits $z$ | float32 |
+
+`jsma_f_temperature` is after Carlini & Wagner (2016), whose attack also changes single pixels, in
+either direction.
 """
 
 import dataclasses

@@ -53,7 +53,9 @@ def _check_reachable(builder: tfds.core.DatasetBuilder) -> None:
     # TFDS knows the real addresses only for datasets with recorded checksums; others just try.
     for url in list(builder.url_infos)[:1]:
         try:
-            requests.head(url, timeout=_PROBE_SECONDS, allow_redirects=True)
+            answer = requests.head(url, timeout=_PROBE_SECONDS, allow_redirects=True)
+            if answer.status_code != requests.codes.method_not_allowed:
+                answer.raise_for_status()
         except requests.RequestException as error:
             raise RunError(
                 f"Dataset {builder.name} is not prepared in {builder.data_dir} and "

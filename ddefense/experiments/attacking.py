@@ -10,7 +10,7 @@ from ddefense import attacks, files, measurements, networks, records
 from ddefense.config import Config
 from ddefense.datasets import Dataset
 from ddefense.experiments.pair import Trained, load_network
-from ddefense.experiments.stages import Artefact, Stages
+from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
 from ddefense.progress import Progress
 
 _INDICES = "indices.npy"
@@ -44,7 +44,8 @@ def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: T
 
 def load_samples(artefact: Artefact) -> npt.NDArray[np.int64]:
     """Positions of the attacked images in the test set."""
-    indices: npt.NDArray[np.int64] = np.load(artefact.directory / _INDICES)
+    with reading(artefact):
+        indices: npt.NDArray[np.int64] = np.load(artefact.directory / _INDICES)
     return indices
 
 
@@ -75,7 +76,7 @@ def attack(
         with Progress(f"{name} on {trained.name}", len(sample), "attack") as progress:
             for first in range(0, len(images), config.shard_samples):
                 rows = np.flatnonzero((sample >= first) & (sample < first + config.shard_samples))
-                path = directory / f"shard_{first:05d}.npz"
+                path = directory / SCRATCH / f"shard_{first:05d}.npz"
                 if not path.exists():
                     made = attacks.jsma(
                         derivative,
@@ -120,8 +121,6 @@ def attack(
         records.Samples(images, labels, indices, {(trained.name, name): outcome}).save(
             directory / _SAMPLES
         )
-        for path in shards:
-            path.unlink()
 
     return stages.run(f"{name}_on_{trained.name}", settings, [trained.network, samples], work)
 
@@ -131,11 +130,12 @@ def load_attack(
 ) -> tuple[records.AttackRecord, records.RobustnessRecord, records.Samples]:
     """What an attack stage left."""
     directory = artefact.directory
-    return (
-        records.load(records.AttackRecord, directory / _RECORD),
-        records.load(records.RobustnessRecord, directory / _ROBUSTNESS),
-        records.Samples.load(directory / _SAMPLES),
-    )
+    with reading(artefact):
+        return (
+            records.load(records.AttackRecord, directory / _RECORD),
+            records.load(records.RobustnessRecord, directory / _ROBUSTNESS),
+            records.Samples.load(directory / _SAMPLES),
+        )
 
 
 def _save(made: attacks.AdversarialSamples, path: pathlib.Path) -> None:
@@ -146,8 +146,16 @@ def _save(made: attacks.AdversarialSamples, path: pathlib.Path) -> None:
 
 
 def _load(path: pathlib.Path) -> attacks.AdversarialSamples:
-    with np.load(path) as arrays:
-        return attacks.AdversarialSamples(arrays["images"], arrays["num_features"], arrays["stop"])
+    try:
+        with files.read_npz(path) as arrays:
+            return attacks.AdversarialSamples(
+                arrays["images"], arrays["num_features"], arrays["stop"]
+            )
+    except files.DamagedError as error:
+        raise records.RunError(
+            f"Expected a shard of an attack at {path}, but it cannot be read: {error}. Delete that "
+            "file to attack the shard again."
+        ) from error
 
 
 def _join(parts: list[attacks.AdversarialSamples]) -> attacks.AdversarialSamples:

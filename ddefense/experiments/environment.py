@@ -35,6 +35,13 @@ def describe() -> dict[str, Any]:
     }
 
 
+def provenance() -> dict[str, str]:
+    """The code and machine that make a stage, as kept with it."""
+    found = describe()
+    keys = ("ddefense", "commit", "tensorflow", "keras", "numpy", "cpu", "cores", "devices")
+    return {key: str(found[key]) for key in keys}
+
+
 def peak_memory_bytes() -> int:
     """Most memory this process has held at once."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

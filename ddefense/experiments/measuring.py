@@ -12,7 +12,7 @@ from ddefense import measurements, networks, records
 from ddefense.config import Config
 from ddefense.datasets import Dataset
 from ddefense.experiments.pair import Trained, load_network, load_soft_labels, load_training
-from ddefense.experiments.stages import Artefact, Stages
+from ddefense.experiments.stages import Artefact, Stages, reading
 
 _RECORD = "measurements.json"
 
@@ -56,7 +56,8 @@ def measure(stages: Stages, config: Config, dataset: Dataset, trained: Trained) 
 
 def load_measurements(artefact: Artefact) -> Measurements:
     """What a measuring stage left."""
-    return records.load(Measurements, artefact.directory / _RECORD)
+    with reading(artefact):
+        return records.load(Measurements, artefact.directory / _RECORD)
 
 
 def _gradients(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ddefense import distillation, networks, records, training
 from ddefense.config import Config
 from ddefense.datasets import Dataset
-from ddefense.experiments.stages import Artefact, Stages
+from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
 
 NETWORK = "network.keras"
 _TRAINING = "training.json"
@@ -127,7 +127,7 @@ class NetworkStages:
             )
             if start is not None:
                 network.set_weights(load_network(start).get_weights())
-            checkpoint = directory / "checkpoint.npz"
+            checkpoint = directory / SCRATCH / "checkpoint.npz"
             history = training.fit(
                 network,
                 self._dataset.train.images,
@@ -149,7 +149,6 @@ class NetworkStages:
                 ),
                 directory / _TRAINING,
             )
-            checkpoint.unlink()
 
         return self._stages.run(
             name,
@@ -165,15 +164,18 @@ class NetworkStages:
 
 def load_network(artefact: Artefact) -> keras.Model:
     """The network of a training stage, with its softmax at the training temperature."""
-    return keras.models.load_model(artefact.directory / NETWORK, compile=False)
+    with reading(artefact):
+        return keras.models.load_model(artefact.directory / NETWORK, compile=False)
 
 
 def load_training(artefact: Artefact) -> records.TrainingRecord:
     """How the training of a training stage went."""
-    return records.load(records.TrainingRecord, artefact.directory / _TRAINING)
+    with reading(artefact):
+        return records.load(records.TrainingRecord, artefact.directory / _TRAINING)
 
 
 def load_soft_labels(artefact: Artefact) -> npt.NDArray[np.float32]:
     """The soft labels of a soft-label stage, in the order of the training images."""
-    labels: npt.NDArray[np.float32] = np.load(artefact.directory / _SOFT_LABELS)
+    with reading(artefact):
+        labels: npt.NDArray[np.float32] = np.load(artefact.directory / _SOFT_LABELS)
     return labels

@@ -1,5 +1,6 @@
 """The paper's experiment, stage by stage."""
 
+import math
 import pathlib
 import time
 from datetime import UTC, datetime
@@ -47,9 +48,25 @@ def run(
             f"samples: expected at most {len(dataset.test)}, the test images of {dataset.name}; "
             f"received {config.samples}."
         )
-    workdir.claim(directory, config)
+    features = math.prod(dataset.image_shape)
+    if config.max_features > features:
+        raise ConfigError(
+            f"max_features: expected at most {features}, the features of an image of "
+            f"{dataset.name}; received {config.max_features}."
+        )
+    with workdir.claimed(directory, config):
+        return _run(config, directory, dataset, export_dir, command)
+
+
+def _run(
+    config: Config,
+    directory: pathlib.Path,
+    dataset: datasets.Dataset,
+    export_dir: pathlib.Path,
+    command: str,
+) -> records.Results:
     start, started = time.monotonic(), datetime.now(UTC)
-    stages = Stages(directory)
+    stages = Stages(directory, made_by=environment.provenance())
     makers = NetworkStages(stages, config, dataset)
     baseline = makers.baseline()
     samples = attacking.choose_samples(stages, config, dataset, baseline)
@@ -88,6 +105,7 @@ def run(
             "started": started.isoformat(timespec="seconds"),
             "peak_memory_bytes": environment.peak_memory_bytes(),
             "resumed_stages": sum(record.starts - 1 for record in stages.done),
+            "stages_made_by": _distinct([record.made_by for record in stages.done]),
         },
         timings={
             **{record.name: round(record.seconds, 3) for record in stages.done},
@@ -100,6 +118,11 @@ def run(
     )
     records.dump(results, directory / "results.json")
     return results
+
+
+def _distinct(makers: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Which code and machine made the stages: more than one entry if a run was continued."""
+    return [maker for i, maker in enumerate(makers) if maker not in makers[:i]]
 
 
 def _network_record(
@@ -168,5 +191,8 @@ def _export(
 
 def _is_exported(stage: pathlib.Path, base: pathlib.Path) -> bool:
     """Whether an export stage's SavedModel is still there, and below the directory asked for."""
-    path = pathlib.Path(records.load(records.ExportRecord, stage / _EXPORT).path)
+    try:
+        path = pathlib.Path(records.load(records.ExportRecord, stage / _EXPORT).path)
+    except records.RunError:
+        return False
     return path.parent == base and path.exists()

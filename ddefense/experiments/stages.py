@@ -1,10 +1,11 @@
 """A stage is one function (config) -> artefact directory, done once, resumable, never half-seen."""
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pydantic
@@ -15,6 +16,8 @@ from ddefense import records
 from ddefense.config import digest
 
 _MARKER = "stage.json"
+SCRATCH = "scratch"
+"""Where a stage keeps what it needs only until it is finished."""
 
 
 @dataclass(config=pydantic.ConfigDict(frozen=True, extra="forbid"), kw_only=True)
@@ -27,6 +30,7 @@ class StageRecord:
         starts: how often it was started; more than once if it was interrupted.
         seconds: that the process which finished it spent.
         finished: whether the artefact is complete.
+        made_by: versions and machine of the process that finished it.
     """
 
     name: str
@@ -34,6 +38,7 @@ class StageRecord:
     starts: int
     seconds: float = 0.0
     finished: bool = False
+    made_by: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +59,13 @@ class Stages:
 
     Args:
         workdir: the run directory; artefacts go to `stages/<name>`.
+        made_by: versions and machine, kept with every stage.
     """
 
-    def __init__(self, workdir: pathlib.Path) -> None:
+    def __init__(self, workdir: pathlib.Path, made_by: dict[str, str] | None = None) -> None:
         """Remembers the directory."""
         self._directory = workdir / "stages"
+        self._made_by = made_by or {}
         self.done: list[StageRecord] = []
 
     def run(
@@ -71,7 +78,8 @@ class Stages:
         """Runs a stage, or skips it if it is finished.
 
         Work happens in a hidden directory that survives a killed run, so that `work` can resume
-        from what it left there, and is renamed when finished.
+        from what it left in the subdirectory `scratch`, and is renamed when finished. Scratch is
+        removed only after that.
 
         Args:
             name: of the stage and of its directory.
@@ -102,10 +110,14 @@ class Stages:
             record = StageRecord(name=name, digest=expected, starts=starts)
             records.dump(record, partial / _MARKER)
             start = time.monotonic()
+            (partial / SCRATCH).mkdir(exist_ok=True)
             work(partial)
-            record = dataclasses.replace(record, seconds=time.monotonic() - start, finished=True)
+            record = dataclasses.replace(
+                record, seconds=time.monotonic() - start, finished=True, made_by=self._made_by
+            )
             records.dump(record, partial / _MARKER)
             partial.replace(directory)
+        shutil.rmtree(directory / SCRATCH, ignore_errors=True)
         self.done.append(record)
         return Artefact(directory, expected)
 
@@ -135,3 +147,19 @@ class Stages:
                 "directory away to run the stage again."
             )
         return record
+
+
+@contextlib.contextmanager
+def reading(artefact: Artefact) -> Iterator[None]:
+    """Turns what a damaged artefact raises in the block into advice that helps.
+
+    Raises:
+        RunError: naming the stage's directory, whatever file in it is damaged.
+    """
+    try:
+        yield
+    except (records.RunError, OSError, ValueError, KeyError, EOFError) as error:
+        raise records.RunError(
+            f"The finished stage in {artefact.directory} is damaged: {error} Move that directory "
+            "away to run the stage again."
+        ) from error

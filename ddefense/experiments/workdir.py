@@ -1,13 +1,17 @@
 """The run directory: of one configuration for life."""
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 import pathlib
+from collections.abc import Iterator
 
 from ddefense import config as config_lib
 from ddefense import records
 
 _CONFIG = "config.json"
+_LOCK = ".lock"
 
 
 def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
@@ -35,7 +39,9 @@ def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
         if (workdir / "results.json").exists():
             records.load(records.Results, workdir / "results.json")  # damaged: refuse, keep it
     # A process killed while it claimed the directory leaves a temporary file, which is nothing.
-    elif workdir.exists() and any(not p.name.startswith(".tmp-") for p in workdir.iterdir()):
+    elif workdir.exists() and any(
+        not p.name.startswith(".tmp-") and p.name != _LOCK for p in workdir.iterdir()
+    ):
         raise records.RunError(
             f"--workdir: expected a new directory or one of an earlier run, received {workdir}, "
             f"which has contents but no {_CONFIG}. Choose another."
@@ -60,11 +66,28 @@ def check_writable(flag: str, path: pathlib.Path) -> None:
         )
 
 
-def claim(workdir: pathlib.Path, config: config_lib.Config) -> None:
-    """Makes the run directory and stores the configuration in it as `config.json`."""
-    path = workdir / _CONFIG
-    if not path.exists():
-        records.dump(config, path)
+@contextlib.contextmanager
+def claimed(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
+    """Makes the run directory, stores the configuration in it, and holds it while the block runs.
+
+    The hold is a kernel lock, which a killed process cannot leave behind.
+
+    Raises:
+        RunError: if another process holds the directory.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise records.RunError(
+                f"--workdir: another process is running in {workdir}. Wait for it, or choose "
+                "another --workdir."
+            ) from error
+        path = workdir / _CONFIG
+        if not path.exists():
+            records.dump(config, path)
+        yield
 
 
 def _compare(stored: config_lib.Config, config: config_lib.Config, workdir: pathlib.Path) -> None:

@@ -12,9 +12,9 @@ READINGS = {
     "underflows long before the derivative does, so this reading fails first.",
     "jsma_f_exact": "The same quantity computed in the log domain, where nothing underflows. Its "
     "distance to the other two is what the defence owes to floating-point arithmetic.",
-    "jsma_f_temperature": "F with the logits divided by the training temperature, the simplest "
-    "adaptive attack (Carlini and Wagner 2016). It undoes the scaling that distillation left in "
-    "the logits.",
+    "jsma_f_temperature": "F with the logits divided by the training temperature, after "
+    "Carlini and Wagner (2016), whose attack also changes single pixels in either direction. It "
+    "undoes the scaling that distillation left in the logits.",
     "jsma_z": "Feature pairs are chosen on the logits instead of the softmax output. It needs no "
     "softmax, but weighs all other classes alike, so large logits of irrelevant classes can veto "
     "a pair.",
@@ -97,7 +97,7 @@ def stalled(results: records.Results) -> str:
     if lost:
         parts.append(
             f"These networks **did not learn**: {'; '.join(lost)}. Their loss ended within 1 % of "
-            "guessing. They are shown, not dropped, and no claim is judged on them alone. At high "
+            "guessing. They are shown, not dropped. At high "
             "T training starts slowly, because one step changes z / T by about 1 / T ** 2 as "
             "much; more steps or a warm start (some steps at T = 1) help."
         )

@@ -87,7 +87,9 @@ def _run(results: records.Results) -> str:
         f"{len(dataset.class_names) - 1} other classes",
         "attempts per network and attack": ", ".join(map(str, sorted(attempts))) or "-",
         "budget": f"{settings.max_features} features, theta = {settings.theta:g}",
-        "time of the stages that ran": lookup.duration(sum(results.timings.values())),
+        "time of the stages that ran": lookup.duration(
+            sum(seconds for stage, seconds in results.timings.items() if stage != "this_process")
+        ),
     }
     return _pairs("setting", "value", rows)
 

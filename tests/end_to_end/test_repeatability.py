@@ -45,7 +45,7 @@ def test_a_killed_run_resumes_to_the_same_results(
     arguments, stages = command(*small_flags), tmp_path / "run" / "stages"
     # In the second epoch of the distilled network, whose first one left a checkpoint.
     process = start_python(*arguments, cwd=tmp_path)
-    kill_when(process, (stages / ".partial-distilled_t20" / "checkpoint.npz").exists)
+    kill_when(process, (stages / ".partial-distilled_t20" / "scratch" / "checkpoint.npz").exists)
     finished = sorted(path.name for path in stages.iterdir() if path.name[0] != ".")
     assert "soft_labels_t20" in finished
     assert "distilled_t20" not in finished
@@ -53,7 +53,7 @@ def test_a_killed_run_resumes_to_the_same_results(
     # Once more, between the shards of an attack.
     process = start_python(*arguments, cwd=tmp_path)
     partial = stages / ".partial-jsma_f_exact_on_distilled_t20"
-    kill_when(process, (partial / "shard_00000.npz").exists)
+    kill_when(process, (partial / "scratch" / "shard_00000.npz").exists)
     resumed = make_run(tmp_path, *small_flags)
     for name in finished:
         assert f"\nskipped {name}\n" in "\n" + resumed.process.stderr

@@ -100,7 +100,8 @@ def gradients(results: records.Results) -> Table:
             "The first columns see the deployed network at T = 1, in the log domain where nothing "
             "underflows; *median in float32* is `-` where it is exactly 0. The slides argue that "
             "amplitude falls as 1/T, which is about the network evaluated at its training T: "
-            f"*expected by 1/T* starts from the {_reference_name(reference)}.",
+            f"*expected by 1/T* starts from the {_reference_name(reference)}. That the paper's "
+            "amplitude is this mean, and the ranges of the figure, are unverified.",
         ),
     )
 

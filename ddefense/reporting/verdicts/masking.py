@@ -123,17 +123,17 @@ def logits_over_temperature(results: records.Results) -> Verdict:
     network, baseline = lookup.highest(results), results.baseline()
     attack = "jsma_f_temperature"
     distilled, undistilled = (lookup.success_percent(n, attack) for n in (network, baseline))
-    note = ""
+    note = "theirs changes single pixels in either direction"
     if undistilled is None:
         undistilled = lookup.success_percent(baseline, "jsma_f")
-        note = "undistilled: jsma_f, the same attack at T = 1"
+        note += "; undistilled: jsma_f, the same attack at T = 1"
     if network is None or distilled is None or undistilled is None:
         return not_measured("needs jsma_f_temperature on a distilled network")
     gap = distilled - undistilled
     return unless(
         unusable(results, network, baseline) or _too_low(network.temperature),
         Verdict(
-            holds=yes_or_no(abs(gap) <= 10),
+            holds=yes_or_no(gap >= -10),
             ours=f"{lookup.percent(distilled)} at T = {network.temperature:g}, "
             f"{lookup.percent(undistilled)} undistilled",
             difference=f"{lookup.points(gap)} against undistilled, "
@@ -152,8 +152,9 @@ def masking_is_numerical(results: records.Results) -> Verdict:
     if network is None or exact is None or naive is None:
         return not_measured("needs jsma_f and jsma_f_exact on a distilled network")
     gap = exact - naive
+    not_stopped = "jsma_f is not stopped there, so nothing is masked" if naive > 70 else ""
     return unless(
-        unusable(results, network) or _too_low(network.temperature),
+        unusable(results, network) or _too_low(network.temperature) or not_stopped,
         Verdict(
             holds=yes_or_no(gap >= 30),
             ours=f"{lookup.percent(exact)} exact, {lookup.percent(naive)} float32 at "

@@ -147,7 +147,7 @@ def test_an_interrupted_training_resumes_from_its_epoch(
         with pytest.raises(Killed):
             makers.baseline()
     partial = tmp_path / "stages" / ".partial-baseline"
-    assert (partial / "checkpoint.npz").exists()
+    assert (partial / "scratch" / "checkpoint.npz").exists()
     resumed = makers.baseline()
     assert_equal(weights(resumed.network), weights(baseline.network))
     assert stages.done[0].starts == 2

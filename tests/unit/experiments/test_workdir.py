@@ -15,7 +15,8 @@ CONFIG = config_lib.Config(epochs=3, temperatures=(20.0,))
 
 def prepare(directory, config):
     workdir.check(directory, config)
-    workdir.claim(directory, config)
+    with workdir.claimed(directory, config):
+        pass
 
 
 def snapshot(directory):
@@ -102,3 +103,13 @@ def test_a_damaged_configuration_is_refused_with_a_remedy_that_works(tmp_path, c
     # With the file moved away the directory would be refused as foreign.
     assert "Choose another --workdir" in message
     assert (tmp_path / "config.json").read_text() == content
+
+
+def test_a_directory_is_held_by_one_process_at_a_time(tmp_path):
+    with (
+        workdir.claimed(tmp_path, CONFIG),
+        pytest.raises(RunError, match="another process is running"),
+        workdir.claimed(tmp_path, CONFIG),
+    ):
+        pass
+    prepare(tmp_path, CONFIG)  # free again

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from ddefense import distillation, exporting, networks, training
-from ddefense.exporting import ExportError, export_for_serving
+from ddefense.exporting import ExportError, export_for_serving, saved_model
 
 READER = """
 import sys
@@ -191,3 +191,11 @@ def test_errors_of_exporting_are_run_errors():
     from ddefense.records import RunError
 
     assert issubclass(exporting.ExportError, RunError)
+
+
+def test_a_certain_network_is_compared_where_it_is_uncertain(trained):
+    network = networks.with_temperature(trained, 0.01)  # logits a hundred times as large
+    images = saved_model._reference_images(network)
+    largest = networks.predict(network, images).max(axis=1)
+    assert largest[-1] < 0.9
+    assert (largest[1:-1] > 0.999).any()

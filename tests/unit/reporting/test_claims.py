@@ -185,8 +185,10 @@ def test_every_claim_is_tried_both_ways():
 
 
 def test_the_notes_say_what_stands_in_for_a_missing_temperature(judge):
-    verdict = judge("C8", {}, steps((1.0, 0.9), (10.0, 0.1), (50.0, 0.0)))
-    assert verdict.note == "T = 1 and T = 10 stand in for T = 2 and T = 20"
+    verdict = judge("C8", {}, steps((1.0, 0.9), (5.0, 0.8), (10.0, 0.1), (50.0, 0.0)))
+    assert verdict.note.startswith("T = 5 and T = 10 stand in for T = 2 and T = 20")
+    lenient = judge("C8", {}, steps((1.0, 0.9), (10.0, 0.1), (50.0, 0.0)))
+    assert lenient.holds == "not measured"
     exact = judge("C8", {}, steps((1.0, 0.9), (2.0, 0.8), (20.0, 0.1)))
     assert exact.note == ""
 
@@ -232,3 +234,20 @@ def test_a_dataset_that_the_paper_did_not_use_answers_for_orientation(results):
     assert {a.claim.id for a in answers} == {a.claim.id for a in ids("mnist", results)}
     assert all(a.orientation for a in answers)
     assert [a.claim.id for a in ids("mnist", results) if a.orientation] == ["C13"]
+
+
+@pytest.mark.parametrize("setting", [{"max_features": 2}, {"theta": 0.5}])
+def test_another_attack_than_the_papers_is_not_judged(results, setting):
+    config = dataclasses.replace(results.config, **setting)
+    found = {a.claim.id: a for a in claims.answers(dataclasses.replace(results, config=config))}
+    for claim in ("C4", "C6", "C8", "C9", "C11", "C15", "C16"):
+        assert found[claim].verdict.holds == "not measured"
+        assert "another attack" in found[claim].verdict.note
+    assert found["C1"].verdict.holds != "not measured"
+
+
+def test_a_warm_start_that_the_baseline_did_not_take_is_said(results):
+    config = dataclasses.replace(results.config, warm_start_steps=60)
+    found = {a.claim.id: a for a in claims.answers(dataclasses.replace(results, config=config))}
+    assert "no warm start" in found["C3"].verdict.note
+    assert "no warm start" not in found["C1"].verdict.note
