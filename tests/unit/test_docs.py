@@ -1,0 +1,59 @@
+"""Numbers and commands in README and docs come from committed results and real flags."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from ddefense import records
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_README = (_ROOT / "README.md").read_text()
+_RUNS = ("digits", "mnist")
+_PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("run", _RUNS)
+def test_readme_shows_the_committed_success_rates(run: str) -> None:
+    table = (_ROOT / "docs/results" / run / "tables/success_rate.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert "\n".join(rows) in _README
+
+
+@pytest.mark.parametrize("run", _RUNS)
+def test_committed_results_are_what_a_run_leaves(run: str) -> None:
+    folder = _ROOT / "docs/results" / run
+    results = records.load(records.Results, folder / "results.json")
+    samples = records.Samples.load(folder / "samples.npz")
+    assert {n.name for n in results.networks} >= {"baseline", "distilled_t100"}
+    for network in results.networks:
+        assert (folder / "networks" / f"{network.name}.keras").exists()
+        for attack, record in network.attacks.items():
+            outcome = samples.outcomes[network.name, attack]
+            assert outcome.success.sum() == record.successes
+            assert len(outcome.success) == record.attempts
+
+
+@pytest.mark.parametrize("report", ["jsma", "floor_avx2", "training"])
+def test_readme_shows_the_committed_benchmarks(report: str) -> None:
+    path = _ROOT / "docs/results/benchmarks" / f"{report}.json"
+    for target in json.loads(path.read_text())["targets"]:
+        if "MiB" not in target["what"] and target["met"] is not None:
+            assert f"{target['value']:.2f}" in _README, target["what"]
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
+def test_links_lead_somewhere(page: pathlib.Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
+def test_flags_in_commands_exist(page: pathlib.Path) -> None:
+    flags = (_ROOT / "ddefense/cli/flags.py").read_text()
+    known = {*re.findall(r'DEFINE_\w+\(\s*"(\w+)"', flags), "flagfile", "help"}
+    for command in re.findall(r"bin/reproduce[^`\n]*", page.read_text()):
+        for flag in re.findall(r"--(?:no)?(\w+)", command):
+            assert flag in known, command
