@@ -11,7 +11,6 @@ from ddefense import config as config_lib
 from ddefense import records
 
 _CONFIG = "config.json"
-_LOCK = ".lock"
 
 
 def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
@@ -39,9 +38,7 @@ def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
         if (workdir / "results.json").exists():
             records.load(records.Results, workdir / "results.json")  # damaged: refuse, keep it
     # A process killed while it claimed the directory leaves a temporary file, which is nothing.
-    elif workdir.exists() and any(
-        not p.name.startswith(".tmp-") and p.name != _LOCK for p in workdir.iterdir()
-    ):
+    elif workdir.exists() and any(not p.name.startswith(".tmp-") for p in workdir.iterdir()):
         raise records.RunError(
             f"--workdir: expected a new directory or one of an earlier run, received {workdir}, "
             f"which has contents but no {_CONFIG}. Choose another."
@@ -76,9 +73,10 @@ def claimed(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
         RunError: if another process holds the directory.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / _LOCK).open("w") as lock:
+    held = os.open(workdir, os.O_RDONLY)
+    try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise records.RunError(
                 f"--workdir: another process is running in {workdir}. Wait for it, or choose "
@@ -88,6 +86,8 @@ def claimed(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
         if not path.exists():
             records.dump(config, path)
         yield
+    finally:
+        os.close(held)
 
 
 def _compare(stored: config_lib.Config, config: config_lib.Config, workdir: pathlib.Path) -> None:
