@@ -12,6 +12,8 @@ from ddefense.datasets.dataset import Dataset, Split
 _LOADERS = {
     "digits": "ddefense.datasets.digits",
     "mnist": "ddefense.datasets.mnist",
+    "fashion_mnist": "ddefense.datasets.fashion_mnist",
+    "cifar10": "ddefense.datasets.cifar10",
 }
 NAMES = tuple(_LOADERS)
 

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+Statistics = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -35,6 +37,8 @@ class Dataset:
         test: test split.
         class_names: one name per class.
         value_range: smallest and largest value of a feature: the box of every attack.
+        standardized: whether its network standardises every feature before the first layer, with
+            `feature_statistics`. The images themselves stay in `value_range`.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Dataset:
     test: Split
     class_names: tuple[str, ...]
     value_range: tuple[float, float] = (0.0, 1.0)
+    standardized: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -54,3 +59,17 @@ class Dataset:
         """(height, width, channels)."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
+
+    def feature_statistics(self) -> Statistics | None:
+        """Mean and variance of every feature over the training images; None if not standardised.
+
+        Returns:
+            Two float32 arrays of the image's shape, computed in float64.
+        """
+        if not self.standardized:
+            return None
+        images = self.train.images
+        return (
+            images.mean(axis=0, dtype=np.float64).astype(np.float32),
+            images.var(axis=0, dtype=np.float64).astype(np.float32),
+        )

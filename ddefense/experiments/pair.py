@@ -93,6 +93,28 @@ class NetworkStages:
         )
         return Trained(f"distilled_{tag}", temperature, network, initial, soft)
 
+    def _build(self, temperature: float, precision: str) -> keras.Model:
+        return networks.build(
+            self._dataset.network,
+            temperature=temperature,
+            seed=self._config.seed,
+            num_classes=self._dataset.num_classes,
+            dropout=self._config.dropout,
+            statistics=self._dataset.feature_statistics(),
+            precision=precision,
+        )
+
+    def _in_float32(self, network: keras.Model, temperature: float) -> keras.Model:
+        """The same weights in a network that computes in float32, whatever it was trained in.
+
+        Soft labels, measurements, attacks and exports all start from this one.
+        """
+        if self._config.precision == "float32":
+            return network
+        twin = self._build(temperature, "float32")
+        twin.set_weights(network.get_weights())
+        return twin
+
     def _hard_labels(self) -> npt.NDArray[np.float32]:
         return distillation.hard_labels(self._dataset.train.labels, self._dataset.num_classes)
 
@@ -113,18 +135,16 @@ class NetworkStages:
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             momentum=config.momentum,
+            learning_rate_decay=config.learning_rate_decay,
+            momentum_decay=config.momentum_decay,
+            decay_epochs=config.decay_epochs,
             seed=config.seed,
+            jit_compile=config.jit_compile,
             max_steps=max_steps,
         )
 
         def work(directory: pathlib.Path) -> None:
-            network = networks.build(
-                self._dataset.network,
-                temperature=temperature,
-                seed=config.seed,
-                num_classes=self._dataset.num_classes,
-                dropout=config.dropout,
-            )
+            network = self._build(temperature, config.precision)
             if start is not None:
                 network.set_weights(load_network(start).get_weights())
             checkpoint = directory / SCRATCH / "checkpoint.npz"
@@ -136,7 +156,7 @@ class NetworkStages:
                 label=name,
                 checkpoint=checkpoint,
             )
-            network.save(directory / NETWORK)
+            self._in_float32(network, temperature).save(directory / NETWORK)
             records.dump(
                 records.TrainingRecord(
                     temperature=temperature,
@@ -155,6 +175,7 @@ class NetworkStages:
             {
                 "dataset": self._dataset.name,
                 "dropout": config.dropout,
+                "precision": config.precision,
                 "training": dataclasses.asdict(settings),
             },
             inputs + ([start] if start is not None else []),

@@ -1,20 +1,34 @@
 """The paper's networks (its Table I)."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from ddefense.layers import TemperatureSoftmax
 from ddefense.networks.heads import LOGITS
 
 # name: (image shape, filters of the two convolution blocks, units of the two dense layers)
-_ARCHITECTURES = {"mnist": ((28, 28, 1), (32, 64), 200)}
+_ARCHITECTURES = {
+    "mnist": ((28, 28, 1), (32, 64), 200),
+    "cifar10": ((32, 32, 3), (64, 128), 256),
+}
 NAMES = tuple(_ARCHITECTURES)
+
+Statistics = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 def build(
-    name: str, *, temperature: float, seed: int, num_classes: int = 10, dropout: float = 0.5
+    name: str,
+    *,
+    temperature: float,
+    seed: int,
+    num_classes: int = 10,
+    dropout: float = 0.5,
+    statistics: Statistics | None = None,
+    precision: str = "float32",
 ) -> keras.Model:
     """Builds one of the paper's networks, with weights that depend on `seed` alone.
 
@@ -27,6 +41,10 @@ def build(
         seed: of the initial weights and of dropout, >= 0.
         num_classes: outputs.
         dropout: rate in [0, 1).
+        statistics: mean and variance of every feature, each of the image's shape, with which the
+            network standardises its input first; they are frozen into it. None leaves them out.
+        precision: Keras dtype policy of the hidden layers: `float32`, or `mixed_bfloat16` to
+            train faster where the hardware has it. Weights, logits and softmax are float32.
 
     Returns:
         A functional model: images [N, H, W, C] -> probabilities at T [N, num_classes]. Its layer
@@ -40,19 +58,24 @@ def build(
     shape, filters, units = _ARCHITECTURES[name]
     # Nine layers draw random numbers: four convolutions, three dense layers, two dropouts.
     seeds = iter(np.random.SeedSequence(seed).generate_state(9).tolist())
-    images = keras.Input(shape, name="images")
-    x = _convolutions(images, filters, seeds)
-    x = keras.layers.Flatten(name="flatten")(x)
+    x = images = keras.Input(shape, name="images")
+    if statistics is not None:
+        mean, variance = statistics
+        x = keras.layers.Normalization(
+            axis=(1, 2, 3), mean=mean, variance=variance, dtype="float32", name="standardize"
+        )(x)
+    x = _convolutions(x, filters, seeds, precision)
+    x = keras.layers.Flatten(dtype=precision, name="flatten")(x)
     for i in (1, 2):
-        x = _dense(units, f"dense_{i}", next(seeds), activation="relu")(x)
-        x = keras.layers.Dropout(dropout, seed=next(seeds), name=f"dropout_{i}")(x)
-    logits = _dense(num_classes, LOGITS, next(seeds))(x)
+        x = _dense(units, f"dense_{i}", next(seeds), activation="relu", dtype=precision)(x)
+        x = keras.layers.Dropout(dropout, seed=next(seeds), dtype=precision, name=f"dropout_{i}")(x)
+    logits = _dense(num_classes, LOGITS, next(seeds), dtype="float32")(x)
     probabilities = TemperatureSoftmax(temperature, name="probabilities")(logits)
     return keras.Model(images, probabilities, name=f"{name}_network")
 
 
 def _convolutions(
-    x: keras.KerasTensor, filters: Sequence[int], seeds: Iterator[int]
+    x: keras.KerasTensor, filters: Sequence[int], seeds: Iterator[int], precision: str
 ) -> keras.KerasTensor:
     for block, num_filters in enumerate(filters, start=1):
         for i in (1, 2):
@@ -61,14 +84,13 @@ def _convolutions(
                 3,
                 activation="relu",
                 kernel_initializer=keras.initializers.GlorotUniform(seed=next(seeds)),
+                dtype=precision,
                 name=f"conv_{block}_{i}",
             )(x)
-        x = keras.layers.MaxPooling2D(2, name=f"pool_{block}")(x)
+        x = keras.layers.MaxPooling2D(2, dtype=precision, name=f"pool_{block}")(x)
     return x
 
 
-def _dense(units: int, name: str, seed: int, activation: str | None = None) -> keras.layers.Dense:
+def _dense(units: int, name: str, seed: int, **settings: Any) -> keras.layers.Dense:
     initializer = keras.initializers.GlorotUniform(seed=seed)
-    return keras.layers.Dense(
-        units, activation=activation, kernel_initializer=initializer, name=name
-    )
+    return keras.layers.Dense(units, kernel_initializer=initializer, name=name, **settings)

@@ -1,13 +1,14 @@
-"""The state of a training run after an epoch, in one file that is renamed into place."""
+"""The state of a training run in one file that is renamed into place."""
 
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
 
 from ddefense import files
 from ddefense.records import RunError
-from ddefense.training.history import History
+from ddefense.training.history import History, Partial
 
 _HISTORY = ("step_loss", "epoch_loss", "epoch_accuracy")
 
@@ -17,28 +18,33 @@ def save(
     network: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     history: History,
+    partial: Partial | None = None,
 ) -> None:
-    """Writes weights, optimizer state and history.
+    """Writes weights, optimizer state, history and, within an epoch, random generators.
 
-    The state of random generators is not kept: the order of images and the dropout masks of an
-    epoch are derived from (seed, epoch).
+    Between epochs the generators' state is not kept: the order of images and the dropout masks
+    of an epoch are derived from (seed, epoch).
 
     Args:
         path: an .npz file, replaced atomically.
         network: its weights are written.
         optimizer: its variables are written.
-        history: up to now.
+        history: up to the last whole epoch.
+        partial: of the epoch under way, if any.
     """
-    arrays = {f"weight_{i}": w for i, w in enumerate(network.get_weights())}
+    arrays: dict[str, Any] = {f"weight_{i}": w for i, w in enumerate(network.get_weights())}
     arrays |= {f"optimizer_{i}": v.numpy() for i, v in enumerate(optimizer.variables)}
     arrays |= {name: getattr(history, name) for name in _HISTORY}
+    if partial is not None:
+        arrays |= {f"generator_{i}": v.numpy() for i, v in enumerate(_generators(network))}
+        arrays |= {"partial_step_loss": partial.step_loss, "partial_correct": partial.correct}
     with files.atomic_file(path) as temporary:
         np.savez(temporary, allow_pickle=False, **arrays)
 
 
 def restore(
     path: pathlib.Path, network: keras.Model, optimizer: keras.optimizers.Optimizer
-) -> History:
+) -> tuple[History, Partial | None]:
     """Reads what `save` wrote into a network and a built optimizer.
 
     Args:
@@ -47,7 +53,7 @@ def restore(
         optimizer: built on the network's trainable weights.
 
     Returns:
-        The history up to that point.
+        The history up to the last whole epoch, and what was done of the next one, if anything.
 
     Raises:
         RunError: if the file is damaged or belongs to another network.
@@ -57,10 +63,31 @@ def restore(
             network.set_weights([arrays[f"weight_{i}"] for i in range(len(network.weights))])
             for i, variable in enumerate(optimizer.variables):
                 variable.assign(arrays[f"optimizer_{i}"])
-            return History(**{name: arrays[name] for name in _HISTORY})
+            history = History(**{name: arrays[name] for name in _HISTORY})
+            if "partial_correct" not in arrays:
+                return history, None
+            for i, variable in enumerate(_generators(network)):
+                variable.assign(arrays[f"generator_{i}"])
+            return history, Partial(arrays["partial_step_loss"], int(arrays["partial_correct"]))
     except files.DamagedError as error:
         raise RunError(
             f"Expected a training checkpoint of this network at {path}, but it cannot be used: "
             f"{error}. Delete that file to train this network from its start; finished stages "
             "are kept."
         ) from error
+
+
+def seed_generators(network: keras.Model, seed: int, epoch: int) -> None:
+    """Sets every random generator of the network to a state derived from (seed, epoch).
+
+    No saved form of a Keras model holds these states, so a resumed run could not restore them.
+    """
+    for i, state in enumerate(_generators(network)):
+        words = np.random.SeedSequence([seed, epoch, i]).generate_state(2)
+        state.assign(words.astype(state.dtype))
+
+
+def _generators(network: keras.Model) -> list[Any]:
+    """The state variables of the network's random generators."""
+    weights = {id(w) for w in network.weights}
+    return [v for v in network.variables if id(v) not in weights]

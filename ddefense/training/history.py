@@ -12,6 +12,19 @@ _STALL_WINDOW = 50
 
 
 @dataclasses.dataclass(frozen=True)
+class Partial:
+    """The steps taken of an epoch under way.
+
+    Attributes:
+        step_loss: cross-entropy of each of its steps in nats, float32, shape [steps].
+        correct: images predicted as the arg-max of their label.
+    """
+
+    step_loss: npt.NDArray[np.float32]
+    correct: int
+
+
+@dataclasses.dataclass(frozen=True)
 class History:
     """Loss and accuracy of a training run.
 
@@ -25,6 +38,22 @@ class History:
     step_loss: npt.NDArray[np.float32]
     epoch_loss: npt.NDArray[np.float64]
     epoch_accuracy: npt.NDArray[np.float64]
+
+    def longer(self, epoch: Partial, num_images: int, batch_size: int) -> "History":
+        """This history with a whole epoch added.
+
+        Args:
+            epoch: all of its steps.
+            num_images: images in it; the last step took what the others left.
+            batch_size: images in each other step.
+        """
+        sizes = np.full(len(epoch.step_loss), batch_size, np.float64)
+        sizes[-1] = num_images - (len(sizes) - 1) * batch_size
+        return History(
+            step_loss=np.concatenate([self.step_loss, epoch.step_loss]),
+            epoch_loss=np.append(self.epoch_loss, np.average(epoch.step_loss, weights=sizes)),
+            epoch_accuracy=np.append(self.epoch_accuracy, epoch.correct / num_images),
+        )
 
     def stalled(self, num_classes: int) -> bool:
         """Whether the network did not learn, or not in time.

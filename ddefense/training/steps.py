@@ -15,6 +15,7 @@ def make_train_steps(
     optimizer: keras.optimizers.Optimizer,
     temperature: float,
     batch_size: int,
+    jit_compile: bool = False,
 ) -> TrainSteps:
     """Compiles a function that takes several optimizer steps in one call.
 
@@ -26,6 +27,7 @@ def make_train_steps(
         optimizer: built here on the network's trainable weights.
         temperature: T > 0 of the loss.
         batch_size: images per step; the last step of `order` takes what is left.
+        jit_compile: compile each step with XLA.
 
     Returns:
         A function (images, labels, order) -> (losses, correct): it takes one step for
@@ -34,8 +36,10 @@ def make_train_steps(
         their label.
     """
     weights = logits_network.trainable_variables
-    optimizer.build(weights)
+    if not optimizer.built:
+        optimizer.build(weights)
 
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def train_step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             logits = logits_network(images, training=True)
