@@ -7,6 +7,7 @@ differs, and on a network whose float32 softmax saturates that decides the resul
 | name | outputs | arithmetic |
 |---|---|---|
 | `jsma_f` | $F = \mathrm{softmax}(z)$ | float32 gradient of $F_t$; $\beta = -\alpha$, not taken |
+| `jsma_f_theta_1` | the same, for attacks with theta = 1 beside a run's own | |
 | `jsma_f_literal` | $F$ | alpha and beta summed from the float32 Jacobian of $F$ |
 | `jsma_f_exact` | $F$ | log domain: nothing underflows |
 | `jsma_f_temperature` | $\mathrm{softmax}(z / T)$ at training T | float32 |
@@ -69,6 +70,7 @@ def _z(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scores:
 # Each gives per-sample scores whose gradients are alpha and, unless it is -alpha, beta.
 _SCORES: dict[str, Callable[[tf.Tensor, tf.Tensor, float], Scores]] = {
     "jsma_f": _f,
+    "jsma_f_theta_1": _f,
     "jsma_f_literal": _f_literal,
     "jsma_f_exact": _f_exact,
     "jsma_f_temperature": _f_temperature,

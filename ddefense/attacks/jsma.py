@@ -11,6 +11,7 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
+from ddefense import interruption
 from ddefense.attacks.forward_derivative import ForwardDerivative
 from ddefense.maths import saliency
 
@@ -75,6 +76,7 @@ def jsma(
 
     Raises:
         ValueError: if an argument is out of its range, naming what was received and expected.
+        StoppedError: if the run was asked to stop.
     """
     _check(derivative, images, targets, bounds, theta, max_features, batch_size)
     flat = images.reshape(len(images), -1).copy()
@@ -86,6 +88,7 @@ def jsma(
     active = np.arange(min(batch_size, len(flat)))
     waiting = len(active)
     while len(active):
+        interruption.check()
         # Each new batch shape costs a compilation, so the shrinking last batches are padded.
         padded = np.resize(active, min(batch_size, -(-len(active) // _PAD_TO) * _PAD_TO))
         outputs = derivative(flat[padded].reshape(-1, *derivative.image_shape), targets[padded])

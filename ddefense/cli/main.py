@@ -1,23 +1,27 @@
 """`bin/reproduce`: kept short on purpose; everything testable lives elsewhere."""
 
 import contextlib
+import dataclasses
 import logging as standard_logging
 import os
 import pathlib
 import shlex
 import sys
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
 import ddefense
+from ddefense import interruption
 from ddefense.cli import flags as cli_flags
 from ddefense.config import Config, ConfigError
 from ddefense.experiments import workdir as experiment_dirs
 from ddefense.records import RunError
 
 _USAGE_ERROR, _RUN_ERROR = 2, 1
+# As a shell reports a program that a signal ended.
+_INTERRUPTED, _TERMINATED = 130, 143
 
 
 def run() -> None:
@@ -38,17 +42,19 @@ def _main(arguments: list[str]) -> None:
         _refuse(f"expected flags only, received {' '.join(arguments[1:])!r}.")
     _show_our_messages()
     try:
-        config = cli_flags.config()
-    except ConfigError as error:
-        _refuse(f"--{error}")
-    workdir = cli_flags.workdir(config)
-    try:
+        config, seeds = cli_flags.config(), cli_flags.seeds()
+        configs = [dataclasses.replace(config, seed=seed) for seed in seeds or (config.seed,)]
+        workdir = cli_flags.workdir(config)
+        interruption.listen()
         if not flags.FLAGS.report_only:
             # Before TensorFlow is imported, which takes seconds.
-            experiment_dirs.check(workdir, config)
+            if seeds is None:
+                experiment_dirs.check(workdir, config)
+            else:
+                experiment_dirs.check_seeds(workdir, configs)
             experiment_dirs.check_writable("--export_dir", pathlib.Path(flags.FLAGS.export_dir))
-            _experiment(config, workdir)
-        _report(workdir)
+            _experiment(configs, workdir, seeds is not None)
+        _report(workdir, seeds is not None)
     except ConfigError as error:
         _refuse(f"--{error}")
     except RunError as error:
@@ -57,12 +63,15 @@ def _main(arguments: list[str]) -> None:
     except OSError as error:
         logging.error("%s. Finished stages are kept; the same command resumes.", error)
         sys.exit(_RUN_ERROR)
+    except interruption.StoppedError:
+        logging.error("Stopped as asked, and saved; the same command resumes in %s.", workdir)
+        sys.exit(_TERMINATED)
     except KeyboardInterrupt:
         logging.error("Interrupted; the same command resumes in %s.", workdir)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
 
 
-def _experiment(config: Config, workdir: pathlib.Path) -> None:
+def _experiment(configs: list[Config], workdir: pathlib.Path, several: bool) -> None:
     # TensorFlow is imported only now: --help, usage errors and --report_only need none of it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _quiet_stderr():
@@ -71,13 +80,19 @@ def _experiment(config: Config, workdir: pathlib.Path) -> None:
     from ddefense.experiments import reproduce
 
     tf.config.experimental.enable_op_determinism()
-    reproduce.run(
-        config,
-        workdir,
-        export_dir=pathlib.Path(flags.FLAGS.export_dir),
-        data_dir=cli_flags.data_dir(),
-        command=shlex.join(["bin/reproduce", *sys.argv[1:]]),
-    )
+    tf.config.threading.set_intra_op_parallelism_threads(configs[0].threads)
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # Or TensorFlow takes all of its memory at once.
+        tf.config.experimental.set_memory_growth(gpu, True)
+    settings: dict[str, Any] = {
+        "export_dir": pathlib.Path(flags.FLAGS.export_dir),
+        "data_dir": cli_flags.data_dir(),
+        "command": shlex.join(["bin/reproduce", *sys.argv[1:]]),
+    }
+    if several:
+        reproduce.run_seeds(configs, workdir, **settings)
+    else:
+        reproduce.run(configs[0], workdir, **settings)
 
 
 def _show_our_messages() -> None:
@@ -106,11 +121,15 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-def _report(workdir: pathlib.Path) -> None:
+def _report(workdir: pathlib.Path, several: bool) -> None:
     from ddefense import reporting
 
-    for path in reporting.render(workdir):
-        logging.debug("wrote %s", path)
+    if several:
+        for directory in experiment_dirs.seed_directories(workdir):
+            reporting.render(directory)
+        reporting.render_seeds(workdir)
+    else:
+        reporting.render(workdir)
     logging.info("report: %s", workdir / "report.md")
 
 

@@ -57,10 +57,13 @@ def attack(
     A shard runs from its start or not at all, because floating-point results depend on what
     shares a batch: a resumed run gives the same bits.
     """
+    # The paper's units of theta are unknown where the input is standardised, so a second one
+    # stands beside the configured one.
+    theta = 1.0 if name == "jsma_f_theta_1" else config.theta
     settings: dict[str, Any] = {
         "attack": name,
         "temperature": trained.temperature,
-        "theta": config.theta,
+        "theta": theta,
         "max_features": config.max_features,
         "shard_samples": config.shard_samples,
         "batch_size": config.attack_batch_size,
@@ -83,7 +86,7 @@ def attack(
                         images[sample[rows]],
                         target[rows],
                         bounds=dataset.value_range,
-                        theta=config.theta,
+                        theta=theta,
                         max_features=config.max_features,
                         batch_size=config.attack_batch_size,
                     )
@@ -105,7 +108,7 @@ def attack(
             measurements.success_record(
                 outcome,
                 made,
-                theta=config.theta,
+                theta=theta,
                 max_features=config.max_features,
                 num_features=num_features,
                 seed=config.seed,

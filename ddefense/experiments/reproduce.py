@@ -1,17 +1,21 @@
 """The paper's experiment, stage by stage."""
 
+import functools
 import math
 import pathlib
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import keras
+import numpy as np
+from absl import logging
 
 from ddefense import datasets, exporting, files, measurements, networks, records
 from ddefense.config import Config, ConfigError
-from ddefense.experiments import attacking, environment, measuring, workdir
+from ddefense.experiments import attacking, environment, measuring, planning, workdir
 from ddefense.experiments.pair import NetworkStages, Trained, load_network, load_training
-from ddefense.experiments.stages import Artefact, Stages
+from ddefense.experiments.stages import Artefact, Stages, finished
 
 _EXPORT = "export.json"
 
@@ -40,8 +44,56 @@ def run(
     Raises:
         RunError: if the run cannot go on; the message says why.
         ConfigError: if the configuration does not fit the dataset.
+        StoppedError: if the run was asked to stop.
     """
     workdir.check(directory, config)
+    dataset = _load(config, data_dir)
+    with workdir.claimed(directory, config):
+        sweep = _plan([(directory, config)], dataset)
+        return _run(config, directory, dataset, sweep, export_dir, command)
+
+
+def run_seeds(
+    configs: Sequence[Config],
+    directory: pathlib.Path,
+    *,
+    export_dir: pathlib.Path,
+    data_dir: pathlib.Path | None = None,
+    command: str = "",
+) -> list[records.Results]:
+    """Repeats a run with several seeds.
+
+    Args:
+        configs: one per seed, alike but for the seed.
+        directory: each run goes to `<directory>/seed_<seed>`.
+        export_dir: SavedModels go to `<export_dir>/seed_<seed>/<dataset>_<network>/<version>`.
+        data_dir: folder of prepared TFDS data.
+        command: recorded with the results.
+
+    Returns:
+        The results of each seed.
+
+    Raises:
+        RunError: if a run cannot go on; the message says why.
+        ConfigError: if the configuration does not fit the dataset.
+        StoppedError: if the run was asked to stop.
+    """
+    workdir.check_seeds(directory, configs)
+    dataset = _load(configs[0], data_dir)
+    runs = [(workdir.seed_directory(directory, config.seed), config) for config in configs]
+    with workdir.held(directory):
+        sweep = _plan(runs, dataset)
+        results = []
+        for own_directory, config in runs:
+            logging.info("seed %d", config.seed)
+            with workdir.claimed(own_directory, config):
+                exports = export_dir / own_directory.name
+                results.append(_run(config, own_directory, dataset, sweep, exports, command))
+        return results
+
+
+def _load(config: Config, data_dir: pathlib.Path | None) -> datasets.Dataset:
+    """The dataset, if the configuration fits it."""
     dataset = datasets.load(config.dataset, data_dir=data_dir)
     if config.samples > len(dataset.test):
         raise ConfigError(
@@ -54,19 +106,37 @@ def run(
             f"max_features: expected at most {features}, the features of an image of "
             f"{dataset.name}; received {config.max_features}."
         )
-    with workdir.claimed(directory, config):
-        return _run(config, directory, dataset, export_dir, command)
+    return dataset
+
+
+def _plan(runs: Sequence[tuple[pathlib.Path, Config]], dataset: datasets.Dataset) -> planning.Sweep:
+    """Says what will be done, from a few timed steps if there is anything to do."""
+    rates = planning.Rates(train=0.0, forward=0.0, backward=0.0)
+    config = runs[0][1]
+    names = [stage.name for stage in planning.plan(config, dataset, rates)]
+    if not all(finished(directory, name) for directory, _ in runs for name in names):
+        rates = planning.measure_rates(config, dataset)
+    sweep = planning.Sweep(
+        [(directory, planning.plan(config, dataset, rates)) for directory, config in runs]
+    )
+    sweep.announce(planning.memory_bytes(config, dataset))
+    return sweep
 
 
 def _run(
     config: Config,
     directory: pathlib.Path,
     dataset: datasets.Dataset,
+    sweep: planning.Sweep,
     export_dir: pathlib.Path,
     command: str,
 ) -> records.Results:
     start, started = time.monotonic(), datetime.now(UTC)
-    stages = Stages(directory, made_by=environment.provenance())
+    stages = Stages(
+        directory,
+        made_by=environment.provenance(),
+        when_done=functools.partial(sweep.finish, directory),
+    )
     makers = NetworkStages(stages, config, dataset)
     baseline = makers.baseline()
     samples = attacking.choose_samples(stages, config, dataset, baseline)
@@ -155,7 +225,17 @@ def _dataset_record(dataset: datasets.Dataset) -> records.DatasetRecord:
         num_train=len(dataset.train),
         num_test=len(dataset.test),
         value_range=dataset.value_range,
+        standardized_range=_standardized_range(dataset),
     )
+
+
+def _standardized_range(dataset: datasets.Dataset) -> tuple[float, float] | None:
+    statistics = dataset.feature_statistics()
+    if statistics is None:
+        return None
+    mean, variance = statistics
+    values = (dataset.test.images - mean) / np.sqrt(variance)
+    return float(values.min()), float(values.max())
 
 
 def _deployed(artefact: Artefact) -> keras.Model:

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import os
 import pathlib
 import shutil
 import time
@@ -12,10 +14,14 @@ import pydantic
 from absl import logging
 from pydantic.dataclasses import dataclass
 
-from ddefense import records
+from ddefense import interruption, records
 from ddefense.config import digest
 
 _MARKER = "stage.json"
+_REFUSALS = tuple(
+    os.strerror(code)
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+)
 SCRATCH = "scratch"
 """Where a stage keeps what it needs only until it is finished."""
 
@@ -60,12 +66,19 @@ class Stages:
     Args:
         workdir: the run directory; artefacts go to `stages/<name>`.
         made_by: versions and machine, kept with every stage.
+        when_done: called with the record of every stage that is done, skipped ones included.
     """
 
-    def __init__(self, workdir: pathlib.Path, made_by: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        made_by: dict[str, str] | None = None,
+        when_done: Callable[[StageRecord], None] | None = None,
+    ) -> None:
         """Remembers the directory."""
-        self._directory = workdir / "stages"
+        self._directory = _stages(workdir)
         self._made_by = made_by or {}
+        self._when_done = when_done or (lambda record: None)
         self.done: list[StageRecord] = []
 
     def run(
@@ -92,7 +105,9 @@ class Stages:
 
         Raises:
             RunError: if the directory holds a stage of that name with other settings.
+            StoppedError: if the run was asked to stop.
         """
+        interruption.check()
         expected = digest([settings, [artefact.digest for artefact in inputs]])
         directory = self._directory / name
         if directory.exists():
@@ -111,7 +126,8 @@ class Stages:
             records.dump(record, partial / _MARKER)
             start = time.monotonic()
             (partial / SCRATCH).mkdir(exist_ok=True)
-            work(partial)
+            with _naming_full_disks(name, partial):
+                work(partial)
             record = dataclasses.replace(
                 record, seconds=time.monotonic() - start, finished=True, made_by=self._made_by
             )
@@ -119,6 +135,7 @@ class Stages:
             partial.replace(directory)
         shutil.rmtree(directory / SCRATCH, ignore_errors=True)
         self.done.append(record)
+        self._when_done(record)
         return Artefact(directory, expected)
 
     def forget(self, name: str, *, unless: Callable[[pathlib.Path], bool]) -> None:
@@ -147,6 +164,33 @@ class Stages:
                 "directory away to run the stage again."
             )
         return record
+
+
+@contextlib.contextmanager
+def _naming_full_disks(name: str, directory: pathlib.Path) -> Iterator[None]:
+    """Turns a refused write into advice that helps, whichever library met it.
+
+    HDF5 and TensorFlow raise errors of their own, which share only the system's words.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = next((words for words in _REFUSALS if words in str(error)), None)
+        if found is None:
+            raise
+        raise records.RunError(
+            f"Cannot write stage {name} in {directory}: {found}. Make room or choose another "
+            "--workdir or --export_dir; finished stages are kept, and the same command resumes."
+        ) from error
+
+
+def finished(workdir: pathlib.Path, name: str) -> bool:
+    """Whether a run directory holds a stage."""
+    return (_stages(workdir) / name).exists()
+
+
+def _stages(workdir: pathlib.Path) -> pathlib.Path:
+    return workdir / "stages"
 
 
 @contextlib.contextmanager

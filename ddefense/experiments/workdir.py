@@ -5,7 +5,7 @@ import dataclasses
 import fcntl
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ddefense import config as config_lib
 from ddefense import records
@@ -63,9 +63,63 @@ def check_writable(flag: str, path: pathlib.Path) -> None:
         )
 
 
+def seed_directory(workdir: pathlib.Path, seed: int) -> pathlib.Path:
+    """The run directory of one of several seeds."""
+    return workdir / f"seed_{seed}"
+
+
+def seed_directories(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """The run directories of a run with several seeds that have results."""
+    return sorted(path.parent for path in workdir.glob("seed_*/results.json"))
+
+
+def check_seeds(workdir: pathlib.Path, configs: Sequence[config_lib.Config]) -> None:
+    """Checks that a directory can hold one run directory per seed, without making anything.
+
+    Args:
+        workdir: new, empty, or of earlier runs with several seeds.
+        configs: of each seed.
+
+    Raises:
+        RunError: if it holds something else, or a seed's directory cannot be used.
+    """
+    check_writable("--workdir", workdir)
+    if (workdir / _CONFIG).exists():
+        raise records.RunError(
+            f"--workdir: {workdir} belongs to a run of one seed. Choose another for --seeds."
+        )
+    known = ("seed_*", "report.md", "tables", "figures", ".tmp-*")
+    others = [
+        path.name
+        for path in (workdir.iterdir() if workdir.exists() else ())
+        if not any(path.match(pattern) for pattern in known)
+    ]
+    if others:
+        raise records.RunError(
+            f"--workdir: expected a new directory or one of earlier runs with --seeds, received "
+            f"{workdir}, which contains {sorted(others)[0]}. Choose another."
+        )
+    for config in configs:
+        check(seed_directory(workdir, config.seed), config)
+
+
 @contextlib.contextmanager
 def claimed(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
     """Makes the run directory, stores the configuration in it, and holds it while the block runs.
+
+    Raises:
+        RunError: if another process holds the directory.
+    """
+    with held(workdir):
+        path = workdir / _CONFIG
+        if not path.exists():
+            records.dump(config, path)
+        yield
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes a directory, and holds it while the block runs.
 
     The hold is a kernel lock, which a killed process cannot leave behind.
 
@@ -73,21 +127,18 @@ def claimed(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
         RunError: if another process holds the directory.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    held = os.open(workdir, os.O_RDONLY)
+    handle = os.open(workdir, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise records.RunError(
                 f"--workdir: another process is running in {workdir}. Wait for it, or choose "
                 "another --workdir."
             ) from error
-        path = workdir / _CONFIG
-        if not path.exists():
-            records.dump(config, path)
         yield
     finally:
-        os.close(held)
+        os.close(handle)
 
 
 def _compare(stored: config_lib.Config, config: config_lib.Config, workdir: pathlib.Path) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from ddefense import interruption
 from ddefense.maths import gradients
 from ddefense.records import GradientRecord
 
@@ -26,6 +27,9 @@ def gradient_amplitude(
 
     Returns:
         One record per temperature.
+
+    Raises:
+        StoppedError: if the run was asked to stop.
     """
     classes = logits_network.output_shape[-1]
     features = int(np.prod(images.shape[1:]))
@@ -49,6 +53,7 @@ def gradient_amplitude(
     mean32: list[list[npt.NDArray[np.float64]]] = [[] for _ in temperatures]
     zeros32: list[list[npt.NDArray[np.float64]]] = [[] for _ in temperatures]
     for start in range(0, len(images), _BATCH):
+        interruption.check()
         logits, logit_rows, probability_rows = compiled(tf.constant(images[start : start + _BATCH]))
         for k, temperature in enumerate(temperatures):
             exact[k].append(

@@ -36,6 +36,8 @@ class DatasetRecord:
         num_train: training images.
         num_test: test images.
         value_range: smallest and largest value a feature may take.
+        standardized_range: smallest and largest value of a test image after the standardisation
+            inside the network; null where there is none.
     """
 
     name: str
@@ -44,6 +46,7 @@ class DatasetRecord:
     num_train: int
     num_test: int
     value_range: tuple[float, float]
+    standardized_range: tuple[float, float] | None = None
 
 
 @dataclass(config=_STRICT, kw_only=True)

@@ -1,0 +1,246 @@
+"""What a run will take, said before it starts, and what is left while it runs."""
+
+import dataclasses
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from ddefense import attacks, networks, training
+from ddefense.config import Config
+from ddefense.datasets import Dataset
+from ddefense.experiments.stages import StageRecord, finished
+
+_TIMED_STEPS = 4
+_EXPORT_SECONDS = 5.0
+# TensorFlow, Keras and compiled functions, as measured on a CPU.
+_BASE_BYTES = 700 * 2**20
+# What a training step holds for each activation: itself, its gradient and a kernel's workspace.
+_COPIES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A stage to come.
+
+    Attributes:
+        name: of the stage.
+        kind: `train`, `attack`, `measure` or `export`.
+        seconds: estimate; for attacks the most it can take, because they end early.
+    """
+
+    name: str
+    kind: str
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Seconds per image, measured on this machine.
+
+    Attributes:
+        train: of an optimizer step.
+        forward: of a forward pass.
+        backward: of a backward pass to the image.
+    """
+
+    train: float
+    forward: float
+    backward: float
+
+
+def plan(config: Config, dataset: Dataset, rates: Rates) -> list[Planned]:
+    """Every stage of a run with what it should take.
+
+    Args:
+        config: of the run.
+        dataset: of the run.
+        rates: of this machine.
+    """
+    num_train, num_test = len(dataset.train), len(dataset.test)
+    classes = dataset.num_classes
+    epoch = num_train * rates.train
+    images = min(config.gradient_samples, num_test)
+    steps = config.samples * (classes - 1) * (config.max_features // 2 + 1)
+    predict = num_test * rates.forward
+
+    def on(name: str, temperature: float, initial: bool) -> list[Planned]:
+        jacobians = 1 + (1 if temperature == 1.0 else 2)
+        gradients = images * (rates.forward + jacobians * classes * rates.backward)
+        measuring = predict * (2 if initial else 1) + gradients
+        found = [Planned(f"measure_{name}", "measure", measuring)]
+        for attack in config.attacks:
+            passes = rates.forward + _BACKWARD_PASSES.get(attack, 1) * rates.backward
+            found.append(Planned(f"{attack}_on_{name}", "attack", steps * passes))
+        return [*found, Planned(f"export_{name}", "export", _EXPORT_SECONDS)]
+
+    stages = [Planned("baseline", "train", config.epochs * epoch)]
+    stages += [Planned("samples", "measure", predict), *on("baseline", 1.0, False)]
+    if config.warm_start_steps:
+        warm = config.warm_start_steps * config.batch_size * rates.train
+        stages.append(Planned("warm_start", "train", warm))
+    for temperature in config.temperatures:
+        tag = f"t{temperature:g}"
+        if temperature != 1.0 or config.warm_start_steps:
+            stages.append(Planned(f"initial_{tag}", "train", config.epochs * epoch))
+        stages.append(Planned(f"soft_labels_{tag}", "measure", num_train * rates.forward))
+        stages.append(Planned(f"distilled_{tag}", "train", config.epochs * epoch))
+        stages += on(f"distilled_{tag}", temperature, True)
+    return stages
+
+
+# JSMA takes one backward pass where beta = -alpha, else two.
+_BACKWARD_PASSES = {"jsma_f_literal": 2, "jsma_z": 2}
+
+
+def measure_rates(config: Config, dataset: Dataset) -> Rates:
+    """Times a few steps of training and of attacks on an untrained network."""
+    network = networks.build(
+        dataset.network,
+        temperature=1.0,
+        seed=0,
+        num_classes=dataset.num_classes,
+        dropout=config.dropout,
+        statistics=dataset.feature_statistics(),
+        precision=config.precision,
+    )
+    logits = networks.logits_of(network)
+    batch = min(config.batch_size, len(dataset.train))
+    take_steps = training.make_train_steps(
+        logits,
+        keras.optimizers.SGD(config.learning_rate, momentum=config.momentum),
+        1.0,
+        batch,
+        config.jit_compile,
+    )
+    images = tf.constant(dataset.train.images[:batch])
+    labels = tf.one_hot(dataset.train.labels[:batch], dataset.num_classes)
+    order = np.arange(batch, dtype=np.int32)
+    train = _seconds(
+        lambda steps: take_steps(images, labels, tf.constant(np.tile(order, steps)))[0].numpy()
+    )
+    size = min(config.attack_batch_size, batch)
+    targets = np.zeros(size, np.int64)
+    attacked = dataset.train.images[:size]
+    one, two = (
+        _seconds(_repeated(attacks.forward_derivative(logits, name), attacked, targets))
+        for name in ("jsma_f", "jsma_z")
+    )
+    # Noise must not make a pass free.
+    backward = max(two - one, one / 4)
+    return Rates(
+        train=train / batch,
+        forward=max(one - backward, one / 4) / size,
+        backward=backward / size,
+    )
+
+
+def _repeated(
+    derivative: attacks.ForwardDerivative, images: np.ndarray, targets: np.ndarray
+) -> Callable[[int], object]:
+    return lambda times: [derivative(images, targets) for _ in range(times)]
+
+
+def _seconds(call: Callable[[int], object]) -> float:
+    """Seconds of one repetition, after one that compiles."""
+    call(1)
+    start = time.perf_counter()
+    call(_TIMED_STEPS)
+    return (time.perf_counter() - start) / _TIMED_STEPS
+
+
+def memory_bytes(config: Config, dataset: Dataset) -> int:
+    """A rough estimate of the memory that a run needs."""
+    network = networks.build(
+        dataset.network, temperature=1.0, seed=0, num_classes=dataset.num_classes
+    )
+    activations = sum(math.prod(layer.output.shape[1:]) for layer in network.layers)
+    # The training images once in the host's memory and once as a tensor.
+    data = 2 * dataset.train.images.nbytes + dataset.test.images.nbytes
+    step = config.batch_size * activations * 4 * _COPIES
+    return _BASE_BYTES + data + step + 4 * network.count_params() * _COPIES
+
+
+class Sweep:
+    """The stages of one or more runs as a whole: says the plan, then what is left of it.
+
+    Args:
+        runs: (run directory, its stages) pairs.
+    """
+
+    def __init__(self, runs: Sequence[tuple[pathlib.Path, list[Planned]]]) -> None:
+        """Leaves out what is finished already."""
+        planned = [(directory, stage) for directory, stages in runs for stage in stages]
+        self._left = {
+            (directory, stage.name): stage
+            for directory, stage in planned
+            if not finished(directory, stage.name)
+        }
+        self._total = len(planned)
+        self._estimated: dict[str, float] = {}
+        self._taken: dict[str, float] = {}
+
+    def announce(self, memory: int) -> None:
+        """Logs the plan."""
+        by_kind: dict[str, list[float]] = {}
+        for stage in self._left.values():
+            by_kind.setdefault(stage.kind, []).append(stage.seconds)
+        logging.info(
+            "plan: %d stages, %d finished already", self._total, self._total - len(self._left)
+        )
+        for kind, seconds in by_kind.items():
+            words = "at most" if kind == "attack" else "about"
+            logging.info(
+                "  %-8s %3d stages, %s %s", kind, len(seconds), words, duration(sum(seconds))
+            )
+        logging.info(
+            "  in all at most %s; memory about %.1f GiB of %.1f",
+            duration(self._seconds_left()),
+            memory / 2**30,
+            _physical_memory() / 2**30,
+        )
+
+    def finish(self, directory: pathlib.Path, record: StageRecord) -> None:
+        """Counts a stage as done and logs what is left; skipped stages were never counted."""
+        stage = self._left.pop((directory, record.name), None)
+        if stage is None:
+            return
+        self._estimated[stage.kind] = self._estimated.get(stage.kind, 0.0) + stage.seconds
+        self._taken[stage.kind] = self._taken.get(stage.kind, 0.0) + record.seconds
+        logging.info(
+            "finished %s in %s; %d of %d stages, about %s left",
+            record.name,
+            duration(record.seconds),
+            self._total - len(self._left),
+            self._total,
+            duration(self._seconds_left()),
+        )
+
+    def _seconds_left(self) -> float:
+        """The estimates that are left, corrected by how far those of their kind were off."""
+        return sum(
+            stage.seconds * self._taken[stage.kind] / self._estimated[stage.kind]
+            if self._estimated.get(stage.kind)
+            else stage.seconds
+            for stage in self._left.values()
+        )
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `42 s`, `12 min 5 s` or `3 h 7 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
