@@ -54,7 +54,7 @@ def _main(arguments: list[str]) -> None:
                 experiment_dirs.check_seeds(workdir, configs)
             experiment_dirs.check_writable("--export_dir", pathlib.Path(flags.FLAGS.export_dir))
             _experiment(configs, workdir, seeds is not None)
-        _report(workdir, seeds is not None)
+        _report(workdir)
     except ConfigError as error:
         _refuse(f"--{error}")
     except RunError as error:
@@ -121,11 +121,12 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-def _report(workdir: pathlib.Path, several: bool) -> None:
+def _report(workdir: pathlib.Path) -> None:
     from ddefense import reporting
 
+    several = experiment_dirs.seed_directories(workdir)
     if several:
-        for directory in experiment_dirs.seed_directories(workdir):
+        for directory in several:
             reporting.render(directory)
         reporting.render_seeds(workdir)
     else:

@@ -31,6 +31,8 @@ def describe() -> dict[str, Any]:
         "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         "devices": [device.device_type for device in tf.config.list_physical_devices()],
+        "gpus": [_gpu(device) for device in tf.config.list_physical_devices("GPU")],
+        "placement": _placement(),
         "op_determinism": tf_config.is_op_determinism_enabled(),
     }
 
@@ -38,7 +40,10 @@ def describe() -> dict[str, Any]:
 def provenance() -> dict[str, str]:
     """The code and machine that make a stage, as kept with it."""
     found = describe()
-    keys = ("ddefense", "commit", "tensorflow", "keras", "numpy", "cpu", "cores", "devices")
+    keys = (
+        *("ddefense", "commit", "tensorflow", "keras", "numpy"),
+        *("cpu", "cores", "intra_op_threads", "gpus", "placement"),
+    )
     return {key: str(found[key]) for key in keys}
 
 
@@ -46,6 +51,17 @@ def peak_memory_bytes() -> int:
     """Most memory this process has held at once."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _gpu(device: Any) -> str:
+    details = tf.config.experimental.get_device_details(device)
+    return str(details.get("device_name", device.name))
+
+
+def _placement() -> str:
+    """Where TensorFlow puts a computation that names no device, as none of ours does."""
+    device = tf.linalg.matmul(tf.ones([2, 2]), tf.ones([2, 2])).device
+    return device.rsplit("device:", 1)[-1]
 
 
 def _cpu() -> str:
