@@ -1,5 +1,5 @@
 """Tables, figures and the report of a run, drawn from its records alone (no TensorFlow)."""
 
-from ddefense.reporting.rendering import render
+from ddefense.reporting.rendering import render, render_seeds
 
-__all__ = ["render"]
+__all__ = ["render", "render_seeds"]

@@ -2,14 +2,16 @@
 
 import dataclasses
 
+from ddefense import config as config_lib
 from ddefense import records
 from ddefense.reporting import published
-from ddefense.reporting.verdicts import Check, Verdict, masking, success, unless
+from ddefense.reporting.verdicts import Check, Verdict, joined, masking, success, unless
 
 _BOTH = frozenset({"mnist", "cifar10"})
 _MNIST = frozenset({"mnist"})
 _CIFAR10 = frozenset({"cifar10"})
-# Claims that mean the paper's budget and theta; claims that compare with the undistilled network.
+# Claims that mean the paper's budget and the dataset's frozen theta; claims that compare with the
+# undistilled network.
 _ATTACKED = frozenset({"C4", "C5", "C6", "C7", "C8", "C9", "C11", "C12", "C15", "C16"})
 _AGAINST_BASELINE = frozenset({"C3", "C9", "C11", "C12", "C14", "C15"})
 
@@ -24,6 +26,7 @@ class Claim:
         paper: the published value as text.
         source: tag of where it was read, see `published.Source`.
         acceptance: what counts as holding, as text.
+        quantity: what the value of a verdict is, with its unit.
         stated_for: datasets it was made on.
         numeric: true if its value belongs to the datasets it was stated for and is not compared
             with the other one; false if it can be looked at, for orientation, on any.
@@ -35,6 +38,7 @@ class Claim:
     paper: str
     source: str
     acceptance: str
+    quantity: str
     stated_for: frozenset[str]
     numeric: bool
     check: Check
@@ -47,6 +51,7 @@ CLAIMS = (
         paper="99.51 %",
         source="S1",
         acceptance="at least 99.2 %",
+        quantity="accuracy, %",
         stated_for=_MNIST,
         numeric=True,
         check=success.baseline_accuracy(99.2, 100.0),
@@ -57,6 +62,7 @@ CLAIMS = (
         paper="80.95 %",
         source="S1",
         acceptance="80.95 +- 2.5 %",
+        quantity="accuracy, %",
         stated_for=_CIFAR10,
         numeric=True,
         check=success.baseline_accuracy(78.45, 83.45),
@@ -67,6 +73,7 @@ CLAIMS = (
         paper="less than 1.37 points",
         source="S1",
         acceptance="less than 1.37 points at every T (0.5 expected on MNIST)",
+        quantity="largest change either way, points",
         stated_for=_BOTH,
         numeric=False,
         check=success.accuracy_change,
@@ -77,6 +84,7 @@ CLAIMS = (
         paper="95.89 %",
         source="S1, S2",
         acceptance="90 to 100 %",
+        quantity="success rate, %",
         stated_for=_MNIST,
         numeric=True,
         check=success.baseline_success(90.0, 100.0),
@@ -87,6 +95,7 @@ CLAIMS = (
         paper="87.89 %",
         source="S1, S2",
         acceptance="80 to 96 %, theta stated",
+        quantity="success rate, %",
         stated_for=_CIFAR10,
         numeric=True,
         check=success.baseline_success(80.0, 96.0),
@@ -97,6 +106,7 @@ CLAIMS = (
         paper="0.45 %",
         source="S1, S2",
         acceptance="at most 3 %",
+        quantity="success rate, %",
         stated_for=_MNIST,
         numeric=True,
         check=success.masked_success(3.0),
@@ -107,6 +117,7 @@ CLAIMS = (
         paper="5.11 %",
         source="S1, S2",
         acceptance="at most 12 %",
+        quantity="success rate, %",
         stated_for=_CIFAR10,
         numeric=True,
         check=success.masked_success(12.0),
@@ -117,6 +128,7 @@ CLAIMS = (
         paper="82.23 -> 1.34 % (MNIST), 87.67 -> 18.23 % (CIFAR10)",
         source="S2",
         acceptance="at T = 20 at most 1/4 of T = 2, and Spearman(T, rate) <= -0.8",
+        quantity="rate at T = 20 over rate at T = 2",
         stated_for=_BOTH,
         numeric=False,
         check=success.shape,
@@ -127,6 +139,7 @@ CLAIMS = (
         paper="91 against 95.89 % (MNIST), 92.78 against 87.89 % (CIFAR10)",
         source="S2",
         acceptance="within 8 points",
+        quantity="T = 1 minus undistilled, points",
         stated_for=_BOTH,
         numeric=False,
         check=success.no_op_at_one,
@@ -137,6 +150,7 @@ CLAIMS = (
         paper="by factors of up to 1e30",
         source="S1",
         acceptance="median falls by 20 decades or more from T = 1 to T = 100 (log domain)",
+        quantity="fall of the median, decades",
         stated_for=_BOTH,
         numeric=False,
         check=masking.amplitude,
@@ -147,6 +161,7 @@ CLAIMS = (
         paper="+790 %",
         source="S1",
         acceptance="550 to 850 %",
+        quantity="gain, %",
         stated_for=_MNIST,
         numeric=True,
         check=masking.robustness_gain(550.0, 850.0),
@@ -157,6 +172,7 @@ CLAIMS = (
         paper="+556 %",
         source="S1",
         acceptance="300 to 830 %",
+        quantity="gain, %",
         stated_for=_CIFAR10,
         numeric=True,
         check=masking.robustness_gain(300.0, 830.0),
@@ -167,6 +183,7 @@ CLAIMS = (
         paper="71.85 -> 80.77 % (CIFAR10; the values are unverified)",
         source="M, N",
         acceptance="never falls from one T to the next",
+        quantity="rise from the lowest to the highest T, points",
         stated_for=_CIFAR10,
         numeric=False,
         check=masking.confidence_rises,
@@ -177,6 +194,7 @@ CLAIMS = (
         paper="mean abs(z) 5.8 -> 482 at T = 100, x 83 (MNIST)",
         source="N",
         acceptance="x 30 to x 150 at T = 100",
+        quantity="mean abs(z) over that of undistilled",
         stated_for=_MNIST,
         numeric=False,
         check=masking.logit_scale,
@@ -187,6 +205,7 @@ CLAIMS = (
         paper="96.4 % (MNIST)",
         source="N",
         acceptance="at the highest T at most 10 points below undistilled (jsma_f_temperature)",
+        quantity="logits / T minus undistilled, points",
         stated_for=_MNIST,
         numeric=False,
         check=masking.logits_over_temperature,
@@ -197,12 +216,19 @@ CLAIMS = (
         paper="not in the paper, a prediction",
         source="D",
         acceptance="jsma_f_exact at least 30 points above jsma_f at the highest T",
+        quantity="exact minus float32, points",
         stated_for=_BOTH,
         numeric=False,
         check=masking.masking_is_numerical,
     ),
 )
 """C17 to C19 (attacks by optimisation, transfer) are not measured by a run."""
+
+ORIENTATION = (
+    "*Orientation*: the claim was made on other data than this run's, so the answer neither "
+    "confirms nor refutes it."
+)
+"""What the word means beside a verdict."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,16 +273,22 @@ def answers(results: records.Results) -> list[Answer]:
 
 def _verdict(claim: Claim, results: records.Results) -> Verdict:
     settings = results.config
-    other = (settings.max_features, settings.theta) != (published.MAX_FEATURES.value, 1.0)
-    problem = ""
-    if claim.id in _ATTACKED and other:
-        problem = (
-            f"another attack than the paper's: at most {settings.max_features} features, theta = "
-            f"{settings.theta:g}"
-        )
+    problem = _another_attack(settings) if claim.id in _ATTACKED else ""
     verdict = unless(problem, claim.check(results))
     if claim.id in _AGAINST_BASELINE and settings.warm_start_steps:
-        warned = "the baseline took no warm start, so fewer steps"
-        note = "; ".join(part for part in (verdict.note, warned) if part)
+        note = joined(verdict.note, "the baseline took no warm start, so fewer steps")
         verdict = dataclasses.replace(verdict, note=note)
     return verdict
+
+
+def _another_attack(settings: config_lib.Config) -> str:
+    """How the attack differs from the paper's budget and the frozen theta, as a note."""
+    theta = config_lib.frozen_theta(settings.dataset)
+    differences = []
+    if settings.max_features != published.MAX_FEATURES.value:
+        differences.append(
+            f"at most {settings.max_features} features instead of {published.MAX_FEATURES.value:g}"
+        )
+    if settings.theta != theta:
+        differences.append(f"theta = {settings.theta:g} instead of the frozen {theta:g}")
+    return f"another attack: {', '.join(differences)}" if differences else ""

@@ -8,6 +8,7 @@ from ddefense import records
 
 ATTACK_LABELS = {
     "jsma_f": "JSMA-F",
+    "jsma_f_theta_1": "JSMA-F, theta = 1",
     "jsma_f_literal": "JSMA-F, literal product",
     "jsma_f_exact": "JSMA-F, exact (log domain)",
     "jsma_f_temperature": "JSMA-F, logits / T",
@@ -47,6 +48,12 @@ def temperatures(results: records.Results) -> list[float]:
 def network_label(network: records.NetworkRecord) -> str:
     """`undistilled`, or the temperature as `T = 20`."""
     return "undistilled" if network.defense == "none" else f"T = {network.temperature:g}"
+
+
+def row_label(results: records.Results, network: records.NetworkRecord) -> str:
+    """The network's label; where it did not learn, that goes with it into every table."""
+    label = network_label(network)
+    return label if usable(results, network) else f"{label} (did not learn)"
 
 
 def success_percent(network: records.NetworkRecord | None, attack: str) -> float | None:

@@ -1,12 +1,18 @@
 """The passages of prose in the report that depend on the run."""
 
+from collections.abc import Callable
+
 from ddefense import records
-from ddefense.reporting import lookup
+from ddefense.reporting import lookup, published
+from ddefense.reporting.runs import Runs
 
 READINGS = {
     "jsma_f": "The forward derivative of the softmax output F_t of the target class at T = 1, in "
     "float32; the two largest entries are changed if their sum is above 0. No product is formed, "
     "so it fails only when the derivative itself underflows.",
+    "jsma_f_theta_1": "As jsma_f, with theta = 1 where another theta was frozen for the dataset: a "
+    "feature goes to its bound in one step. The unit of the paper's theta is unknown where the "
+    "input is standardised, so both are shown.",
     "jsma_f_literal": "The equations taken literally: alpha and beta are summed from the float32 "
     "Jacobian of F, and the pair with the largest -alpha * beta is searched exactly. The product "
     "underflows long before the derivative does, so this reading fails first.",
@@ -21,50 +27,89 @@ READINGS = {
 }
 """What each attack is, in two sentences."""
 
+LOWER_BOUNDS = (
+    "Carlini and Wagner's attacks by optimisation, transfer between networks and other "
+    "attacks that need no softmax gradients are not measured by this run: success rates here "
+    "are lower bounds of what an attacker can do."
+)
+"""What is not measured."""
+
+_WARNING = (
+    "**Do not rely on this defence.** Defensive distillation has been broken since 2016: "
+    "adaptive attacks succeed against it (Carlini and Wagner 2016, 2017). It masks gradients "
+    "rather than removing adversarial samples: the logits of a distilled network are so large "
+    "that its softmax saturates at T = 1, and float32 gradients of the output vanish."
+)
+
 
 def warning(results: records.Results) -> str:
     """That the defence is broken, with this run's own numbers where it has them."""
-    text = (
-        "**Do not rely on this defence.** Defensive distillation has been broken since 2016: "
-        "adaptive attacks succeed against it (Carlini and Wagner 2016, 2017). It masks gradients "
-        "rather than removing adversarial samples: the logits of a distilled network are so large "
-        "that its softmax saturates at T = 1, and float32 gradients of the output vanish."
-    )
-    own = _own_numbers(results)
-    return f"{text} {own}" if own else text
-
-
-def _own_numbers(results: records.Results) -> str:
-    """The same attack with and without underflow at the highest temperature that learnt."""
     network = next((n for n in reversed(results.distilled()) if lookup.usable(results, n)), None)
-    naive = lookup.success_percent(network, "jsma_f")
-    if network is None or naive is None:
-        return ""
+    if network is None:
+        return _WARNING
+    return _with_numbers(
+        f"In this run, at T = {network.temperature:g}, the attack reaches its target in",
+        lambda attack: lookup.success_percent(network, attack),
+    )
+
+
+def warning_of_seeds(runs: Runs) -> str:
+    """The same with means over the seeds at which the highest temperature learnt."""
+    names = [name for name, network in runs.networks().items() if network.defense != "none"]
+    name = next((name for name in reversed(names) if runs.learnt(name)), None)
+    if name is None:
+        return _WARNING
+    learnt, count = len(runs.learnt(name)), len(runs.by_seed)
+    which = f"{count} seeds" if learnt == count else f"{learnt} of {count} seeds that learnt"
+
+    def mean(attack: str) -> float | None:
+        found = runs.spread(name, lambda _, network: lookup.success_percent(network, attack))
+        return None if found is None else found.mean
+
+    return _with_numbers(
+        f"At T = {runs.networks()[name].temperature:g}, in the mean over {which}, the attack "
+        "reaches its target in",
+        mean,
+    )
+
+
+def _with_numbers(start: str, rate: Callable[[str], float | None]) -> str:
+    """The warning, and the same attack with and without underflow where both were measured."""
+    naive = rate("jsma_f")
     others = {
         "jsma_f_exact": "computed in the log domain, where nothing underflows, it reaches",
         "jsma_f_temperature": "with the logits divided by T it reaches",
         "jsma_z": "on the logits it reaches",
     }
     parts = [
-        f"{text} {lookup.percent(rate)}"
+        f"{text} {lookup.percent(value)}"
         for attack, text in others.items()
-        if (rate := lookup.success_percent(network, attack)) is not None
+        if (value := rate(attack)) is not None
     ]
-    if not parts:
-        return ""
+    if naive is None or not parts:
+        return _WARNING
     return (
-        f"In this run, at T = {network.temperature:g}, the attack reaches its target in "
-        f"{lookup.percent(naive)} of the attempts when it sees float32 gradients; "
-        f"{'; '.join(parts)}."
+        f"{_WARNING} {start} {lookup.percent(naive)} of the attempts when it sees float32 "
+        f"gradients; {'; '.join(parts)}."
     )
 
 
-def readings(results: records.Results) -> str:
-    """What each attack of the run is, and that the authors' own reading is unknown."""
-    attacks = lookup.attacks_in(results)
-    known = [attack for attack in attacks if attack in READINGS]
+def orientation(dataset: str) -> str:
+    """That the paper did not use the dataset; empty where it did."""
+    if dataset in published.SUCCESS:
+        return ""
+    return (
+        f"The paper did not use {dataset}. The claims about MNIST are answered **for orientation** "
+        "only, and so labelled."
+    )
+
+
+def readings(attacks: list[str]) -> str:
+    """What each of the attacks is, and that the authors' own reading is unknown."""
     lines = [
-        f"- `{attack}` ({lookup.attack_label(attack)}): {READINGS[attack]}" for attack in known
+        f"- `{attack}` ({lookup.attack_label(attack)}): {READINGS[attack]}"
+        for attack in attacks
+        if attack in READINGS
     ]
     intro = (
         "The paper attacks with the saliency maps of Papernot et al. (JSMA) and does not say how "
@@ -76,6 +121,43 @@ def readings(results: records.Results) -> str:
 
 def stalled(results: records.Results) -> str:
     """Which networks did not learn, or learnt late."""
+    lost, late = _stalled(results)
+    if not lost and not late:
+        return "Every network learnt."
+    parts = []
+    if lost:
+        parts.append(f"These networks **did not learn**: {'; '.join(lost)}. {_WHY_LOST}")
+    if late:
+        parts.append(f"{_LATE}: {'; '.join(late)}.")
+    return "\n\n".join(parts)
+
+
+def stalled_of_seeds(runs: Runs) -> str:
+    """Which networks did not learn, or learnt late, by seed."""
+    found = {seed: _stalled(results) for seed, results in runs.by_seed.items()}
+    lost = [f"- seed {seed}: {'; '.join(names)}" for seed, (names, _) in found.items() if names]
+    late = [f"- seed {seed}: {'; '.join(names)}" for seed, (_, names) in found.items() if names]
+    if not lost and not late:
+        return "Every network learnt, at every seed."
+    parts = []
+    if lost:
+        parts += ["These networks **did not learn**:", "\n".join(lost)]
+        parts.append(f"{_WHY_LOST} No mean counts them.")
+    if late:
+        parts += [f"{_LATE}:", "\n".join(late)]
+    return "\n\n".join(parts)
+
+
+_WHY_LOST = (
+    "Their loss ended within 1 % of guessing. They are shown, not dropped. At high "
+    "T training starts slowly, because one step changes z / T by about 1 / T ** 2 as "
+    "much; more steps or a warm start (some steps at T = 1) help."
+)
+_LATE = "These learnt late, after 3,000 steps near guessing"
+
+
+def _stalled(results: records.Results) -> tuple[list[str], list[str]]:
+    """Names and accuracies of the networks that did not learn, and of those that learnt late."""
     lost: list[str] = []
     late: list[str] = []
     for network in results.networks:
@@ -91,16 +173,4 @@ def stalled(results: records.Results) -> str:
                 name = f"{stage}{lookup.network_label(network)}"
                 text = f"{name} (test accuracy {lookup.percent(100 * accuracy)})"
                 (late if lookup.learnt(results, training) else lost).append(text)
-    if not lost and not late:
-        return "Every network learnt."
-    parts = []
-    if lost:
-        parts.append(
-            f"These networks **did not learn**: {'; '.join(lost)}. Their loss ended within 1 % of "
-            "guessing. They are shown, not dropped. At high "
-            "T training starts slowly, because one step changes z / T by about 1 / T ** 2 as "
-            "much; more steps or a warm start (some steps at T = 1) help."
-        )
-    if late:
-        parts.append(f"These learnt late, after 3,000 steps near guessing: {'; '.join(late)}.")
-    return "\n\n".join(parts)
+    return lost, late

@@ -1,9 +1,12 @@
-"""Writing the figures, tables and report of a run beside its records."""
+"""Writing the figures, tables and report of a run, or of several seeds, beside the records."""
 
 import pathlib
+from collections.abc import Iterable, Mapping
+
+from matplotlib.figure import Figure
 
 from ddefense import files, records
-from ddefense.reporting import figures, report, tables
+from ddefense.reporting import figures, report, runs, seeds_report, tables
 
 
 def render(workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -23,16 +26,53 @@ def render(workdir: pathlib.Path) -> list[pathlib.Path]:
     """
     results = records.load(records.Results, workdir / "results.json")
     samples = records.Samples.load(workdir / "samples.npz")
+    return _write_all(
+        workdir,
+        figures.draw_all(results, samples),
+        [make(results) for make in tables.TABLES],
+        report.write(results),
+    )
+
+
+def render_seeds(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Draws mean and spread over the seeds that have results; others are named, not awaited.
+
+    Two calls on the same records write the same bytes.
+
+    Args:
+        directory: with one run directory per seed, `seed_<seed>`.
+
+    Returns:
+        The files written: `figures/success_rate.png` and `.svg`, `tables/*.csv`, `tables/*.md` and
+        `report.md`, which comes last and links to the others and to each seed's report.
+
+    Raises:
+        RunError: if there are no results, they are damaged, or differ in more than the seed.
+    """
+    found = runs.load(directory)
+    return _write_all(
+        directory,
+        {name: draw(found) for name, draw in figures.FIGURES_OF_SEEDS.items()},
+        [make(found) for make in tables.TABLES_OF_SEEDS],
+        seeds_report.write(found, directory),
+    )
+
+
+def _write_all(
+    directory: pathlib.Path,
+    drawn: Mapping[str, Figure],
+    made: Iterable[tables.Table],
+    text: str,
+) -> list[pathlib.Path]:
     contents: dict[str, bytes] = {}
-    for name, figure in figures.draw_all(results, samples).items():
+    for name, figure in drawn.items():
         for suffix in ("png", "svg"):
             contents[f"figures/{name}.{suffix}"] = figures.style.save(figure, suffix)
-    for make in tables.TABLES:
-        table = make(results)
+    for table in made:
         contents[f"tables/{table.name}.csv"] = table.csv().encode()
         contents[f"tables/{table.name}.md"] = f"# {table.title}\n\n{table.markdown()}".encode()
-    contents["report.md"] = report.write(results).encode()
-    return [_write(workdir / name, data) for name, data in contents.items()]
+    contents["report.md"] = text.encode()
+    return [_write(directory / name, data) for name, data in contents.items()]
 
 
 def _write(path: pathlib.Path, data: bytes) -> pathlib.Path:

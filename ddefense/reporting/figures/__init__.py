@@ -14,6 +14,7 @@ from ddefense.reporting.figures import (
     style,
     success_rate,
 )
+from ddefense.reporting.runs import Runs
 
 FIGURES: dict[str, Callable[[records.Results], Figure]] = {
     "success_rate": success_rate.draw,
@@ -24,6 +25,9 @@ FIGURES: dict[str, Callable[[records.Results], Figure]] = {
 }
 """By file name without suffix; the sample grid, which needs the samples, comes beside them."""
 
+FIGURES_OF_SEEDS: dict[str, Callable[[Runs], Figure]] = {"success_rate": success_rate.draw_seeds}
+"""The same for several seeds."""
+
 
 def draw_all(results: records.Results, samples: records.Samples) -> dict[str, Figure]:
     """Every figure of a run by file name without suffix, in the order of the report."""
@@ -31,4 +35,4 @@ def draw_all(results: records.Results, samples: records.Samples) -> dict[str, Fi
     return drawn | {name: draw(results) for name, draw in FIGURES.items()}
 
 
-__all__ = ["FIGURES", "draw_all", "style"]
+__all__ = ["FIGURES", "FIGURES_OF_SEEDS", "draw_all", "style"]

@@ -64,6 +64,9 @@ def _accuracies(results: records.Results, kind: str) -> list[tuple[float, float,
     for network in results.distilled():
         record = network.initial if kind == "initial" else network
         if record is not None:
-            good = lookup.learnt(results, record.training)
+            # What was distilled from a network that did not learn did not learn either.
+            good = lookup.learnt(results, record.training) and (
+                kind == "initial" or lookup.usable(results, network)
+            )
             found.append((network.temperature, record.test_accuracy, good))
     return found

@@ -7,8 +7,8 @@ from ddefense import records
 from ddefense.reporting import lookup, published
 from ddefense.reporting.figures import style
 
-_SHOWN = ("jsma_f", "jsma_f_exact")
-"""The attack as the paper is thought to have run it, and the same without underflow."""
+_SHOWN = ("jsma_f", "jsma_f_theta_1", "jsma_f_exact")
+"""The attack as the paper is thought to have run it, at both thetas, and without underflow."""
 
 
 @style.styled

@@ -27,17 +27,18 @@ GOOD = "#0072B2"
 BAD = "#D55E00"
 INITIAL = "#E69F00"
 DISTILLED = "#0072B2"
-# Okabe and Ito's palette, distinct in common colour blindness; the cool colours see float32
+# Okabe and Ito's palette, distinct in common colour blindness; blue and pink see float32
 # gradients at T = 1, the others get round the masking.
 ATTACKS = {
     "jsma_f": ("#0072B2", "o", "-"),
+    "jsma_f_theta_1": ("#CC79A7", "P", "-"),
     "jsma_f_literal": ("#56B4E9", "s", "-"),
     "jsma_f_exact": ("#D55E00", "^", "-"),
     "jsma_f_temperature": ("#E69F00", "D", "-"),
     "jsma_z": ("#009E73", "v", "-"),
 }
 """Colour, marker and line style of each attack."""
-_OTHER = ("#CC79A7", "P", "-")
+_OTHER = ("#7A5C2E", "X", "-")
 
 _SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from ddefense import records
+from ddefense.reporting.runs import Runs
+from ddefense.reporting.tables import seeds
 from ddefense.reporting.tables.attacks import attack_details, robustness, success
 from ddefense.reporting.tables.claims import claims
 from ddefense.reporting.tables.networks import confidence, gradients, training
@@ -21,5 +23,13 @@ TABLES: tuple[Callable[[records.Results], Table], ...] = (
     training_parameters,
 )
 """Every table, in the order of the report."""
+TABLES_OF_SEEDS: tuple[Callable[[Runs], Table], ...] = (
+    seeds.claims,
+    seeds.success,
+    seeds.networks,
+    seeds.robustness,
+    seeds.by_seed,
+)
+"""The same for several seeds."""
 
-__all__ = ["TABLES", "Cell", "Column", "Table", "markdown_table"]
+__all__ = ["TABLES", "TABLES_OF_SEEDS", "Cell", "Column", "Table", "markdown_table"]

@@ -15,10 +15,10 @@ def success(results: records.Results) -> Table:
     columns = [_NETWORK, Column("paper_percent", f"{label} %", fixed(2))]
     for attack in attacks:
         heading = f"{lookup.attack_label(attack)} %"
-        columns.append(Column(f"{attack}_percent", heading, fixed(2), interval=True))
+        columns.append(Column(f"{attack}_percent", heading, fixed(2), kind=Interval))
     rows = []
     for network in results.networks:
-        row: list[Cell] = [lookup.network_label(network)]
+        row: list[Cell] = [lookup.row_label(results, network)]
         if network.defense == "none":
             row.append(paper.undistilled)
         else:
@@ -56,8 +56,9 @@ def attack_details(results: records.Results) -> Table:
             if record is not None:
                 rows.append(
                     [
-                        lookup.network_label(network),
+                        lookup.row_label(results, network),
                         attack,
+                        record.theta,
                         record.successes,
                         record.attempts,
                         record.already_target,
@@ -74,6 +75,7 @@ def attack_details(results: records.Results) -> Table:
         columns=(
             _NETWORK,
             Column("attack", "attack", text=True),
+            Column("theta", "theta"),
             Column("successes", "successes"),
             Column("attempts", "attempts"),
             Column("already_target", "already target"),
@@ -104,7 +106,7 @@ def robustness(results: records.Results) -> Table:
                 reference = before.get(attack)
                 rows.append(
                     [
-                        lookup.network_label(network),
+                        lookup.row_label(results, network),
                         attack,
                         100 * record.capped,
                         gain(record.capped, reference),

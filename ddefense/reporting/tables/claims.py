@@ -9,8 +9,6 @@ from ddefense.reporting.tables.table import Column, Table
 def claims(results: records.Results) -> Table:
     """Every claim that applies to the run's dataset, with the verdict."""
     answers = claims_lib.answers(results)
-    tags = {tag for a in answers for tag in a.claim.source.split(", ")}
-    legend = "; ".join(f"{s.value}: {s.description}" for s in published.Source if s.value in tags)
     return Table(
         name="claims",
         title="Claims of the paper, and what this run says",
@@ -40,11 +38,16 @@ def claims(results: records.Results) -> Table:
             for answer in answers
         ],
         notes=(
-            f"Sources: {legend}. Differences are ours minus theirs.",
-            "*Orientation*: the claim was made on other data than this run's, so the answer "
-            "neither confirms nor refutes it.",
+            f"Sources: {sources(answers)}. Differences are ours minus theirs.",
+            claims_lib.ORIENTATION,
         ),
     )
+
+
+def sources(answers: list[claims_lib.Answer]) -> str:
+    """What the source tags of the claims stand for."""
+    tags = {tag for a in answers for tag in a.claim.source.split(", ")}
+    return "; ".join(f"{s.value}: {s.description}" for s in published.Source if s.value in tags)
 
 
 def _holds(answer: claims_lib.Answer) -> str:

@@ -18,7 +18,7 @@ def training(results: records.Results) -> Table:
         change = None if network.defense == "none" else network.test_accuracy - undistilled
         rows.append(
             [
-                lookup.network_label(network),
+                lookup.row_label(results, network),
                 None if first is None else 100 * first.test_accuracy,
                 100 * network.test_accuracy,
                 None if change is None else 100 * change,
@@ -67,7 +67,7 @@ def gradients(results: records.Results) -> Table:
         expected = start - math.log10(network.temperature)
         rows.append(
             [
-                lookup.network_label(network),
+                lookup.row_label(results, network),
                 deployed.median_log10,
                 *(_quantile(deployed, position) for position in (0, -1)),
                 deployed.float32_median_log10,
@@ -114,7 +114,7 @@ def confidence(results: records.Results) -> Table:
         known = paper.get(network.temperature) if network.defense != "none" else None
         rows.append(
             [
-                lookup.network_label(network),
+                lookup.row_label(results, network),
                 None if known is None else known.value,
                 100 * network.confidence,
                 100 * network.test_accuracy,

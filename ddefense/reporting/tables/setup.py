@@ -1,7 +1,7 @@
 """What was trained: the architecture (Table I) and the training parameters (Table II)."""
 
 from ddefense import records
-from ddefense.reporting import published
+from ddefense.reporting import description, published
 from ddefense.reporting.tables.table import Cell, Column, Table
 
 
@@ -45,14 +45,17 @@ def training_parameters(results: records.Results) -> Table:
     baseline = results.baseline().training
     ours: dict[str, str] = {
         "learning rate": f"{settings.learning_rate:g}",
-        "learning rate decay": "none",
+        "learning rate decay": description.decay(settings, settings.learning_rate_decay),
         "momentum": f"{settings.momentum:g}",
-        "momentum decay": "none",
+        "momentum decay": description.decay(settings, settings.momentum_decay),
         "dropout": f"{settings.dropout:g}",
         "batch size": f"{settings.batch_size}",
         "epochs": f"{settings.epochs}",
         "optimizer steps per network": f"{baseline.steps}",
         "warm start (steps at T = 1 on hard labels)": _warm_start(results),
+        "precision": description.precision(settings),
+        "compiled with XLA": description.compiled(settings),
+        "CPU threads per operation": description.threads(settings),
         "temperatures T": ", ".join(f"{t:g}" for t in sorted(settings.temperatures)),
         "training images": f"{results.dataset.num_train}",
         "attacked images": f"{len(results.sample_indices)}",
@@ -76,6 +79,7 @@ def training_parameters(results: records.Results) -> Table:
             Column("ours", "ours", text=True),
         ),
         rows=[[name, theirs.get(name), value] for name, value in ours.items()],
+        notes=published.TRAINING_NOTES[published.reference(results.dataset.name)],
     )
 
 

@@ -4,18 +4,27 @@ import csv
 import dataclasses
 import io
 from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
+
+from ddefense.reporting.spread import Spread
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
     """A number with its 95 % interval; three fields in CSV, one cell in Markdown."""
 
+    ENDINGS: ClassVar[tuple[str, ...]] = ("", "_low", "_high")
+
     value: float
     low: float
     high: float
 
+    def show(self, digits: int) -> str:
+        """`88.44 [86.0, 90.8]`."""
+        return f"{self.value:.{digits}f} [{self.low:.1f}, {self.high:.1f}]"
 
-Cell = str | int | float | bool | Interval | None
+
+Cell = str | int | float | bool | Interval | Spread | None
 
 
 def _plain(value: Cell) -> str:
@@ -28,8 +37,8 @@ def fixed(digits: int) -> Callable[[Cell], str]:
     """A format with this many decimals for numbers; text stays as it is."""
 
     def show(value: Cell) -> str:
-        if isinstance(value, Interval):
-            return f"{value.value:.{digits}f} [{value.low:.1f}, {value.high:.1f}]"
+        if isinstance(value, (Interval, Spread)):
+            return value.show(digits)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return _plain(value)
         return f"{value:.{digits}f}"
@@ -46,14 +55,14 @@ class Column:
         heading: its name in the Markdown.
         show: turns a value other than None into Markdown text.
         text: true for words, which are aligned to the left.
-        interval: true if the cells are `Interval`s.
+        kind: `Interval` or `Spread` if the cells are such; None if each is one value.
     """
 
     key: str
     heading: str
     show: Callable[[Cell], str] = _plain
     text: bool = False
-    interval: bool = False
+    kind: type[Interval] | type[Spread] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,13 +111,13 @@ class Table:
 
 
 def _csv_keys(column: Column) -> list[str]:
-    ends = ("", "_low", "_high") if column.interval else ("",)
-    return [column.key + end for end in ends]
+    endings = ("",) if column.kind is None else column.kind.ENDINGS
+    return [column.key + ending for ending in endings]
 
 
 def _csv_cells(column: Column, value: Cell) -> list[str]:
-    if isinstance(value, Interval):
-        return [_csv_cell(value.value), _csv_cell(value.low), _csv_cell(value.high)]
+    if isinstance(value, (Interval, Spread)):
+        return [_csv_cell(part) for part in dataclasses.astuple(value)]
     return [_csv_cell(value)] * len(_csv_keys(column))
 
 

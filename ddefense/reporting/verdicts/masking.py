@@ -7,7 +7,10 @@ from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts.verdict import (
     Check,
     Verdict,
+    joined,
+    left_out,
     not_measured,
+    theta,
     unless,
     unusable,
     yes_or_no,
@@ -48,16 +51,22 @@ def robustness_gain(low: float, high: float) -> Check:
         networks = [n for n in results.distilled() if "jsma_f" in n.robustness]
         learnt = [n for n in networks if lookup.usable(results, n)]
         if before is None or not learnt:
-            return not_measured("needs jsma_f on the undistilled and on a distilled network")
+            return not_measured(
+                joined(
+                    "needs jsma_f on the undistilled and on a distilled network", left_out(results)
+                )
+            )
         if before.capped <= 0:
             return not_measured("the undistilled network has robustness 0")
         best = max(learnt, key=lambda n: n.robustness["jsma_f"].capped)
         gain = 100 * (best.robustness["jsma_f"].capped / before.capped - 1)
         ceiling = 100 * (before.cap / before.capped - 1)
         paper = published.ROBUSTNESS_GAIN[published.reference(results.dataset.name)].value
-        note = f"the cap of {lookup.percent(100 * before.cap)} allows {ceiling:+.0f} % at most"
-        if len(learnt) < len(networks):
-            note += "; networks that did not learn are left out"
+        note = joined(
+            theta(baseline),
+            f"the cap of {lookup.percent(100 * before.cap)} allows {ceiling:+.0f} % at most",
+            left_out(results),
+        )
         return unless(
             unusable(results, baseline),
             Verdict(
@@ -76,20 +85,18 @@ def confidence_rises(results: records.Results) -> Verdict:
     """C13: confidence never falls, and ends higher, as T grows."""
     networks = [n for n in results.distilled() if lookup.usable(results, n)]
     if len(networks) < 2:
-        return not_measured("needs two distilled networks that learnt")
+        return not_measured(joined("needs two distilled networks that learnt", left_out(results)))
     values = [100 * n.confidence for n in networks]
     falls = [before - after for before, after in itertools.pairwise(values)]
     rise = values[-1] - values[0]
-    note = "" if max(falls) <= 0 else f"largest fall between neighbours {max(falls):.2f} points"
-    if len(networks) < len(results.distilled()):
-        note = "; ".join(filter(None, [note, "networks that did not learn are left out"]))
+    fall = "" if max(falls) <= 0 else f"largest fall between neighbours {max(falls):.2f} points"
     first, last = networks[0], networks[-1]
     return Verdict(
         holds=yes_or_no(max(falls) <= 0 < rise),
         ours=f"{lookup.percent(values[0])} at T = {first.temperature:g}, "
         f"{lookup.percent(values[-1])} at T = {last.temperature:g}",
         difference=f"{lookup.points(rise)} from the lowest to the highest T",
-        note=note,
+        note=joined(fall, left_out(results)),
         value=rise,
     )
 

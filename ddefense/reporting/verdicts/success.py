@@ -1,11 +1,16 @@
 """Claims about accuracy and about the attack that the paper ran: C1 to C9."""
 
+from ddefense import config as config_lib
 from ddefense import records
 from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts.verdict import (
     Check,
     Verdict,
+    joined,
+    left_out,
     not_measured,
+    theta,
+    theta_1,
     unless,
     unusable,
     yes_or_no,
@@ -31,7 +36,10 @@ def baseline_accuracy(low: float, high: float) -> Check:
 
 
 def accuracy_change(results: records.Results) -> Verdict:
-    """C3: largest accuracy change of a distilled network against the undistilled one."""
+    """C3: largest accuracy change of a distilled network against the undistilled one.
+
+    A network that did not learn fails the claim, whatever its accuracy.
+    """
     baseline, distilled = results.baseline(), results.distilled()
     if not distilled:
         return not_measured("no distilled network in the run")
@@ -50,12 +58,15 @@ def accuracy_change(results: records.Results) -> Verdict:
         notes.append(text)
     if results.dataset.name == "mnist":
         notes.append("within 0.5 points as expected" if size <= 0.5 else "more than 0.5 points")
-    return Verdict(
-        holds=yes_or_no(size < bound),
-        ours=f"{lookup.points(changes[worst])} at T = {worst:g}",
-        difference=f"{size - bound:+.2f} points against the bound",
-        note="; ".join(notes),
-        value=size,
+    return unless(
+        unusable(results, baseline),
+        Verdict(
+            holds=yes_or_no(size < bound and not failed),
+            ours=f"{lookup.points(changes[worst])} at T = {worst:g}",
+            difference=f"{size - bound:+.2f} points against the bound",
+            note=joined(*notes),
+            value=size,
+        ),
     )
 
 
@@ -75,12 +86,20 @@ def baseline_success(low: float, high: float) -> Check:
                 holds=yes_or_no(low <= value <= high),
                 ours=f"{lookup.percent(value)} ({attack.successes}/{attack.attempts})",
                 difference=lookup.points(value - paper),
-                note=f"theta = {attack.theta:g}",
+                note=joined(theta(baseline), theta_1(baseline), _calibrated(results, attack)),
                 value=value,
             ),
         )
 
     return check
+
+
+def _calibrated(results: records.Results, attack: records.AttackRecord) -> str:
+    """That the rate is no finding where theta was chosen by it, as any frozen theta but 1 was."""
+    frozen = config_lib.frozen_theta(results.dataset.name)
+    if frozen == 1 or attack.theta != frozen:
+        return ""
+    return "theta was chosen by this rate at seed 0, so this is no independent check"
 
 
 def masked_success(high: float) -> Check:
@@ -101,12 +120,25 @@ def masked_success(high: float) -> Check:
                 holds=yes_or_no(value <= high),
                 ours=f"{lookup.percent(value)} ({attack.successes}/{attack.attempts})",
                 difference=lookup.points(value - paper),
-                note=f"{attack.zero_maps} failures met an all-zero forward derivative",
+                note=joined(
+                    theta(network),
+                    theta_1(network),
+                    f"{attack.zero_maps} failures met an all-zero forward derivative",
+                    _less_accurate(results, network),
+                ),
                 value=value,
             ),
         )
 
     return check
+
+
+def _less_accurate(results: records.Results, network: records.NetworkRecord) -> str:
+    """That a low success rate has a price in accuracy beyond what the paper allows."""
+    change = 100 * (network.test_accuracy - results.baseline().test_accuracy)
+    if change > -published.ACCURACY_CHANGE.value:
+        return ""
+    return f"test accuracy there {lookup.points(change)} against undistilled"
 
 
 def shape(results: records.Results) -> Verdict:
@@ -121,8 +153,17 @@ def shape(results: records.Results) -> Verdict:
     low = min((t for t in known if 2 <= t <= 5), default=None)
     high = max((t for t in known if 10 <= t <= 20), default=None)
     if low is None or high is None or len(known) < 3:
+        missing = [
+            "a T from 2 to 5" if low is None else "",
+            "a T from 10 to 20" if high is None else "",
+            f"enough temperatures ({len(known)} of 3)" if len(known) < 3 else "",
+        ]
         return not_measured(
-            "needs jsma_f at three temperatures or more, one from 2 to 5 and one from 10 to 20"
+            joined(
+                "needs jsma_f at three temperatures or more, one from 2 to 5 and one from 10 to 20",
+                f"missing: {', '.join(part for part in missing if part)}",
+                left_out(results),
+            )
         )
     correlation = lookup.spearman(list(known), list(known.values()))
     ratio = known[high] / known[low] if known[low] > 0 else None

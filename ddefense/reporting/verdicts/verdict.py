@@ -48,9 +48,31 @@ def unusable(results: records.Results, *networks: records.NetworkRecord) -> str:
     return f"did not learn, so nothing can be said: {', '.join(names)}" if names else ""
 
 
+def left_out(results: records.Results) -> str:
+    """Names the distilled networks that did not learn, for a claim that does without them."""
+    names = [lookup.network_label(n) for n in results.distilled() if not lookup.usable(results, n)]
+    return f"left out because they did not learn: {', '.join(names)}" if names else ""
+
+
+def joined(*notes: str) -> str:
+    """Those of the notes that are not empty, as one."""
+    return "; ".join(note for note in notes if note)
+
+
+def theta(network: records.NetworkRecord) -> str:
+    """The theta that `jsma_f` took, as a note; empty if it was not run on the network."""
+    attack = network.attacks.get("jsma_f")
+    return "" if attack is None else f"theta = {attack.theta:g}"
+
+
+def theta_1(network: records.NetworkRecord) -> str:
+    """What the same attack reaches with theta = 1 where that was measured too, as a note."""
+    rate = lookup.success_percent(network, "jsma_f_theta_1")
+    return "" if rate is None else f"{lookup.percent(rate)} with theta = 1"
+
+
 def unless(problem: str, verdict: Verdict) -> Verdict:
     """The verdict, or its numbers without a judgement where `problem` names one."""
     if not problem:
         return verdict
-    note = "; ".join(part for part in (problem, verdict.note) if part)
-    return dataclasses.replace(verdict, holds="not measured", note=note)
+    return dataclasses.replace(verdict, holds="not measured", note=joined(problem, verdict.note))

@@ -39,10 +39,10 @@ def make_training(
     )
 
 
-def make_attack(rate: float, zero_maps: int = 0) -> records.AttackRecord:
+def make_attack(rate: float, zero_maps: int = 0, theta: float = 1.0) -> records.AttackRecord:
     successes = round(ATTEMPTS * rate)
     return records.AttackRecord(
-        theta=1.0,
+        theta=theta,
         max_features=112,
         samples=100,
         attempts=ATTEMPTS,
@@ -87,17 +87,23 @@ def make_network(
     zero: float = 0.0,
     capped: float = 0.015,
     stalled: bool = False,
+    stalled_initial: bool = False,
+    theta: float = 1.0,
 ) -> records.NetworkRecord:
-    """A network; without a temperature the baseline."""
+    """A network; without a temperature the baseline.
+
+    With `stalled_initial` only the network it was distilled from did not learn.
+    """
+    lost_initial = stalled or stalled_initial
     t = 1.0 if temperature is None else temperature
     logit_record = records.LogitRecord(
         mean_abs=logits, std_abs=logits * 1.1, median_top_two_gap=logits * 2
     )
     initial = records.InitialRecord(
         temperature=t,
-        test_accuracy=0.1 if stalled else accuracy - 0.002,
+        test_accuracy=0.1 if lost_initial else accuracy - 0.002,
         agreement=0.985,
-        training=make_training(t, stalled=stalled),
+        training=make_training(t, stalled=lost_initial),
         logits=logit_record,
         soft_labels=records.SoftLabelRecord(
             mean_entropy=0.04, mean_largest=0.99, agreement_with_hard=0.995
@@ -126,7 +132,11 @@ def make_network(
             for attack, rate in rates.items()
         },
         attacks={
-            attack: make_attack(rate, zero_maps=round(800 * zero) if rate < 0.5 else 0)
+            attack: make_attack(
+                rate,
+                zero_maps=round(800 * zero) if rate < 0.5 else 0,
+                theta=1.0 if attack == "jsma_f_theta_1" else theta,
+            )
             for attack, rate in rates.items()
         },
         initial=None if temperature is None else initial,
@@ -146,6 +156,9 @@ def make_results(
         "samples": 10,
         "warm_start_steps": 469,
         "attacks": attacks or config.ATTACKS,
+        "theta": config.frozen_theta(dataset),
+        "preset": "quick",
+        "temperatures": temperatures,
     } | settings
     return records.Results(
         dataset=records.DatasetRecord(
@@ -156,12 +169,7 @@ def make_results(
             num_test=10000,
             value_range=(0.0, 1.0),
         ),
-        config=config.Config(
-            dataset=dataset,
-            preset="quick",
-            temperatures=temperatures,
-            **fields,
-        ),
+        config=config.Config(dataset=dataset, **fields),
         environment={
             "ddefense": "0.1.0",
             "python": "3.11.9",
@@ -251,6 +259,67 @@ def typical_networks() -> list[records.NetworkRecord]:
     ]
 
 
+def make_cifar10(*, stalled_initial: bool = False, **settings: Any) -> records.Results:
+    """A reduced run on CIFAR-10: undistilled and T = 1, 10, 100, all attacks."""
+    theta = config.frozen_theta("cifar10")
+    rates: dict[float | None, dict[str, float]] = {
+        None: {"jsma_f": 0.86, "jsma_f_theta_1": 0.95, "jsma_f_exact": 0.87},
+        1.0: {"jsma_f": 0.90, "jsma_f_theta_1": 0.97, "jsma_f_exact": 0.91},
+        10.0: {"jsma_f": 0.45, "jsma_f_theta_1": 0.55, "jsma_f_exact": 0.89},
+        100.0: {"jsma_f": 0.06, "jsma_f_theta_1": 0.08, "jsma_f_exact": 0.85},
+    }
+    details: dict[float | None, dict[str, Any]] = {
+        None: {"accuracy": 0.80, "confidence": 0.72, "capped": 0.005},
+        1.0: {"accuracy": 0.805, "confidence": 0.72, "capped": 0.005},
+        10.0: {"accuracy": 0.80, "confidence": 0.76, "capped": 0.016, "median": -9.0},
+        100.0: {
+            "accuracy": 0.79,
+            "confidence": 0.78,
+            "capped": 0.032,
+            "median": -40.0,
+            "zero": 0.8,
+            "logits": 400.0,
+            "stalled_initial": stalled_initial,
+        },
+    }
+    networks = [make_network(t, rates[t], theta=theta, **details[t]) for t in rates]
+    fields = {
+        "preset": "paper",
+        "epochs": 50,
+        "warm_start_steps": 0,
+        "samples": 100,
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "learning_rate_decay": 0.95,
+        "momentum_decay": 0.5,
+    } | settings
+    results = make_results(networks, "cifar10", (32, 32, 3), **fields)
+    names = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
+    dataset = dataclasses.replace(
+        results.dataset,
+        class_names=names,
+        num_train=50000,
+        standardized_range=(-2.2069, 2.6254),
+    )
+    return dataclasses.replace(results, dataset=dataset)
+
+
+@pytest.fixture
+def cifar10() -> Callable[..., records.Results]:
+    return make_cifar10
+
+
 @pytest.fixture
 def network() -> Callable[..., records.NetworkRecord]:
     return make_network
@@ -281,3 +350,31 @@ def samples() -> records.Samples:
 @pytest.fixture
 def samples_of() -> Callable[..., records.Samples]:
     return make_samples
+
+
+@pytest.fixture
+def seeds() -> Callable[..., dict[int, records.Results]]:
+    """(seed, its rates of jsma_f undistilled, at T = 1 and 100, accuracy, further) -> results."""
+
+    def make(*found: tuple[int, tuple[float, float, float], float, dict[str, Any]]):
+        runs = {}
+        for seed, (undistilled, low, high), accuracy, further in found:
+            settings = dict(further)
+            stalled = settings.pop("stalled_initial", False)
+            networks = [
+                make_network(None, {"jsma_f": undistilled}, accuracy=accuracy),
+                make_network(1.0, {"jsma_f": low}, accuracy=accuracy),
+                make_network(
+                    100.0,
+                    {"jsma_f": high, "jsma_f_exact": 0.9},
+                    accuracy=accuracy - 0.01,
+                    capped=0.12 + seed / 1000,
+                    median=-40.0 - seed,
+                    logits=400.0 + 10 * seed,
+                    stalled_initial=stalled,
+                ),
+            ]
+            runs[seed] = make_results(networks, **({"seed": seed} | settings))
+        return runs
+
+    return make

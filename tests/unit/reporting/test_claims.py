@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from ddefense import config
 from ddefense.reporting import claims
 
 F = "jsma_f"
@@ -18,6 +19,7 @@ def judge(results_of, network):
             fields = dict(fields)
             return network(temperature, fields.pop("rates", {}), **fields)
 
+        baseline = {"theta": config.frozen_theta(dataset)} | baseline
         networks = [build(None, baseline), *(build(t, f) for t, f in distilled.items())]
         answers = claims.answers(results_of(networks, dataset=dataset))
         return next(a.verdict for a in answers if a.claim.id == claim_id)
@@ -213,7 +215,7 @@ def test_a_network_that_did_not_learn_confirms_nothing(with_stalled):
         assert "did not learn" in verdicts[claim].note
     assert verdicts["C3"].holds == "no"  # shown, not dropped
     assert "without them +0.20 points at T = 5" in verdicts["C3"].note
-    assert "left out" in verdicts["C11"].note
+    assert "left out because they did not learn: T = 100" in verdicts["C11"].note
     assert verdicts["C13"].holds == "yes"
 
 
@@ -236,18 +238,107 @@ def test_a_dataset_that_the_paper_did_not_use_answers_for_orientation(results):
     assert [a.claim.id for a in ids("mnist", results) if a.orientation] == ["C13"]
 
 
-@pytest.mark.parametrize("setting", [{"max_features": 2}, {"theta": 0.5}])
-def test_another_attack_than_the_papers_is_not_judged(results, setting):
-    config = dataclasses.replace(results.config, **setting)
-    found = {a.claim.id: a for a in claims.answers(dataclasses.replace(results, config=config))}
+def changed(results, **setting):
+    settings = dataclasses.replace(results.config, **setting)
+    run = dataclasses.replace(results, config=settings)
+    return {answer.claim.id: answer for answer in claims.answers(run)}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ({"max_features": 2}, "at most 2 features instead of 112"),
+        ({"theta": 0.5}, "theta = 0.5 instead of the frozen 1"),
+        (
+            {"max_features": 2, "theta": 0.5},
+            "at most 2 features instead of 112, theta = 0.5 instead of the frozen 1",
+        ),
+    ],
+)
+def test_another_attack_than_the_papers_is_not_judged(results, setting, expected):
+    found = changed(results, **setting)
     for claim in ("C4", "C6", "C8", "C9", "C11", "C15", "C16"):
         assert found[claim].verdict.holds == "not measured"
-        assert "another attack" in found[claim].verdict.note
+        assert found[claim].verdict.note.startswith(f"another attack: {expected}")
     assert found["C1"].verdict.holds != "not measured"
 
 
 def test_a_warm_start_that_the_baseline_did_not_take_is_said(results):
-    config = dataclasses.replace(results.config, warm_start_steps=60)
-    found = {a.claim.id: a for a in claims.answers(dataclasses.replace(results, config=config))}
+    found = changed(results, warm_start_steps=60)
     assert "no warm start" in found["C3"].verdict.note
     assert "no warm start" not in found["C1"].verdict.note
+
+
+def test_the_frozen_theta_of_the_dataset_is_judged(cifar10):
+    assert config.frozen_theta("cifar10") == 0.25
+    judged = {answer.claim.id: answer.verdict for answer in claims.answers(cifar10())}
+    assert all(judged[claim].holds == "yes" for claim in ("C5", "C7", "C12"))
+    verdicts = {name: answer.verdict for name, answer in changed(cifar10(), theta=1.0).items()}
+    for claim in ("C5", "C7", "C9", "C12", "C16"):
+        assert verdicts[claim].holds == "not measured"
+        assert "theta = 1 instead of the frozen 0.25" in verdicts[claim].note
+    assert verdicts["C2"].holds == "yes"
+    assert verdicts["C10"].holds == "yes"
+
+
+def test_a_reduced_run_on_cifar10(cifar10):
+    verdicts = {answer.claim.id: answer.verdict for answer in claims.answers(cifar10())}
+    found = {name: (v.holds, v.value) for name, v in verdicts.items()}
+    assert found == {
+        "C2": ("yes", pytest.approx(80.0)),
+        "C3": ("yes", pytest.approx(1.0)),  # 79.0 - 80.0
+        "C5": ("yes", pytest.approx(86.0)),
+        "C7": ("yes", pytest.approx(6.0)),
+        "C8": ("not measured", None),
+        "C9": ("yes", pytest.approx(4.0)),  # 90 - 86
+        "C10": ("yes", pytest.approx(36.5)),  # 40 - 3.5
+        "C12": ("yes", pytest.approx(540.0)),  # 0.032 / 0.005
+        "C13": ("yes", pytest.approx(6.0)),  # 78 - 72
+        "C14": ("yes", pytest.approx(400 / 6)),
+        "C15": ("not measured", None),
+        "C16": ("yes", pytest.approx(79.0)),  # 85 - 6
+    }
+    assert verdicts["C5"].note == (
+        "theta = 0.25; 95.00 % with theta = 1; theta was chosen by this rate at seed 0, so this is "
+        "no independent check"
+    )
+    assert verdicts["C7"].note == (
+        "theta = 0.25; 8.00 % with theta = 1; 640 failures met an all-zero forward derivative"
+    )
+    assert verdicts["C12"].note.startswith("theta = 0.25; the cap of")
+    assert "missing: a T from 2 to 5" in verdicts["C8"].note
+    assert "10 to 20," not in verdicts["C8"].note
+
+
+def test_a_stalled_initial_network_is_no_success_of_the_defence(cifar10):
+    verdicts = {
+        answer.claim.id: answer.verdict for answer in claims.answers(cifar10(stalled_initial=True))
+    }
+    for claim in ("C7", "C10", "C14", "C16"):
+        assert verdicts[claim].holds == "not measured"
+        assert verdicts[claim].note.startswith("did not learn, so nothing can be said: T = 100")
+    # It fails where it is counted, although its own accuracy is within the bound.
+    assert verdicts["C3"].holds == "no"
+    assert "did not learn: T = 100" in verdicts["C3"].note
+    left_out = "left out because they did not learn: T = 100"
+    assert verdicts["C8"].note.endswith(
+        f"missing: a T from 2 to 5, enough temperatures (2 of 3); {left_out}"
+    )
+    assert left_out in verdicts["C12"].note
+    assert verdicts["C12"].value == pytest.approx(220.0)  # 0.016 / 0.005, at T = 10
+    assert left_out in verdicts["C13"].note
+    assert (verdicts["C2"].holds, verdicts["C5"].holds, verdicts["C9"].holds) == ("yes",) * 3
+
+
+def test_only_networks_that_did_not_learn_confirm_nothing(results_of, network):
+    lost = [network(t, {"jsma_f": 0.1}, stalled=True, theta=0.25) for t in (None, 1.0, 100.0)]
+    verdicts = {a.claim.id: a.verdict for a in claims.answers(results_of(lost, "cifar10"))}
+    assert not [name for name, verdict in verdicts.items() if verdict.holds == "yes"]
+    assert verdicts["C2"].holds == "no"
+    assert verdicts["C3"].holds == "not measured"
+
+
+def test_a_low_success_rate_at_a_price_in_accuracy_says_so(results_of, network):
+    networks = [network(None, {"jsma_f": 0.86}), network(100.0, {"jsma_f": 0.05}, accuracy=0.5)]
+    verdicts = {a.claim.id: a.verdict for a in claims.answers(results_of(networks, "cifar10"))}
+    assert "test accuracy there -49.00 points against undistilled" in verdicts["C7"].note

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import same_color
 
+from ddefense import config
 from ddefense.reporting import figures
 from ddefense.reporting.figures import (
     accuracy,
@@ -203,3 +204,37 @@ def test_every_figure_draws_without_distilled_networks_and_attacks(
     run = results_of([network(None, {})], dataset=dataset)
     for figure in figures.draw_all(run, samples).values():
         assert style.save(figure, "png").startswith(b"\x89PNG")
+
+
+def test_cifar10_in_colour_with_names_of_classes(cifar10, samples_of):
+    samples = samples_of((32, 32, 3))
+    samples.images[0, ..., 0] = 0.75
+    axes = sample_grid.draw(cifar10(), samples).axes[0]
+    shown = axes.images[0].get_array()
+    assert shown.shape == (32, 32, 3)
+    np.testing.assert_allclose(shown, samples.images[0])
+    assert [t.get_text() for t in axes.get_xticklabels()][:2] == ["original", "airplane"]
+    assert [t.get_text() for t in axes.get_yticklabels()][-1] == "truck"
+    for figure in figures.draw_all(cifar10(), samples).values():
+        assert style.save(figure, "png").startswith(b"\x89PNG")
+
+
+def test_both_thetas_are_drawn(cifar10):
+    drawn = lines(success_rate.draw(cifar10()))
+    assert points(drawn["JSMA-F"]) == ([1, 10, 100], [90, 45, 6])
+    assert points(drawn["JSMA-F, theta = 1"]) == ([1, 10, 100], [97, 55, 8])
+    assert points(drawn["paper"])[1] == [92.78, 87.67, 67, 47.56, 18.23, 13.23, 9.34, 6.23, 5.11]
+    colors = [style.attack(name)[0] for name in (*config.ATTACKS, "another")]
+    assert len(set(colors)) == len(colors)
+    assert "JSMA-F, theta = 1, capped" in lines(robustness.draw(cifar10()))
+
+
+def test_a_stalled_initial_network_is_drawn_as_not_learnt(cifar10):
+    run = cifar10(stalled_initial=True)
+    assert points(lines(success_rate.draw(run))["JSMA-F"]) == ([1, 10], [90, 45])
+    assert points(lines(robustness.draw(run))["JSMA-F, capped"])[0] == [1, 10]
+    assert points(lines(confidence.draw(run))["confidence, distilled"])[0] == [1, 10]
+    drawn = lines(accuracy.draw(run))
+    assert points(drawn["initial"])[0] == points(drawn["distilled"])[0] == [1, 10]
+    labels = gradients.draw(run).axes[0].get_xticklabels()
+    assert labels[-1].get_text() == "100\ndid not\nlearn"

@@ -1,7 +1,10 @@
 import dataclasses
 import re
 
-from ddefense.reporting import passages, report
+import pytest
+
+from ddefense import config
+from ddefense.reporting import description, passages, report
 
 
 def test_it_first_says_that_the_defence_is_broken_with_the_runs_own_numbers(results):
@@ -65,8 +68,8 @@ def test_free_form_environment_is_shown_as_it_is(results):
     assert "No model was exported." in text
 
 
-def test_the_three_readings_are_explained_and_which_was_run_is_unknown(results):
-    text = passages.readings(results)
+def test_the_readings_are_explained_and_which_was_run_is_unknown():
+    text = passages.readings(list(config.ATTACKS))
     assert "its authors ran is unknown" in text
     for attack, passage in passages.READINGS.items():
         assert f"- `{attack}`" in text
@@ -102,3 +105,85 @@ def test_every_claim_has_a_row(results):
     text = report.write(results)
     rows = re.findall(r"^\| (C\d+) \|", text, re.MULTILINE)
     assert rows == ["C1", "C3", "C4", "C6", "C8", "C9", "C10", "C11", "C13", "C14", "C15", "C16"]
+
+
+def test_the_literal_protocol_departs_from_nothing(cifar10, results_of, network):
+    settings = config.preset("paper", "cifar10")
+    assert description.departures(settings) == ""
+    assert description.departures(config.preset("paper", "mnist")) == ""
+    text = report.write(cifar10(epochs=50))
+    assert "temperatures 1, 10, 100 instead of 1, 2, 5, 10, 20, 30, 40, 50, 100." in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "(preset `paper_warm`): warm start steps 391 instead of 0."),
+        (
+            {"learning_rate_decay": 0.5, "theta": 1.0},
+            "(preset `paper_warm`): warm start steps 391 instead of 0; learning rate decay 0.5 "
+            "instead of 0.95; theta 1 instead of 0.25.",
+        ),
+        ({"samples": 10}, "(preset `paper_warm`): warm start steps 391 instead of 0; samples 10"),
+        # How it is carried out is no part of the protocol.
+        (
+            {"threads": 1, "jit_compile": True, "seed": 7, "attacks": ("jsma_z",)},
+            "(preset `paper_warm`): warm start steps 391 instead of 0.",
+        ),
+    ],
+)
+def test_a_run_that_leaves_the_literal_protocol_says_where(changes, expected):
+    text = description.departures(config.preset("paper_warm", "cifar10", **changes))
+    assert text.startswith("**Not the literal protocol**")
+    assert expected in text
+    assert "float32" not in text
+
+
+def test_a_run_that_was_not_trained_in_float32_says_so_where_it_is_described(cifar10):
+    text = report.write(cifar10(precision="mixed_bfloat16"))
+    start = text.index("## What was run")
+    described = text[start : text.index("| setting | value |")]
+    assert "**Not trained in float32**: the hidden layers computed in mixed_bfloat16" in described
+    assert (
+        "| precision | hidden layers trained in mixed_bfloat16, everything else float32 |" in text
+    )
+
+
+def test_what_was_run_on_cifar10(cifar10):
+    text = report.write(cifar10(threads=4, jit_compile=True))
+    for expected in (
+        "| dataset | cifar10, 32 x 32 x 3, 50000 training and 10000 test images |",
+        "| test values after standardisation | [-2.21, 2.63] (paper: [-2.22, 2.62], S1) |",
+        "| learning rate | 0.01, decay: x 0.95 every 10 epochs |",
+        "| momentum | 0.9, decay: x 0.5 every 10 epochs |",
+        "| precision | float32 |",
+        "| compiled with XLA | training steps |",
+        "| CPU threads per operation | 4 |",
+        "| budget | 112 features, theta = 0.25 (jsma_f_theta_1: 1) |",
+        "- `jsma_f_theta_1` (JSMA-F, theta = 1): As jsma_f, with theta = 1 where",
+    ):
+        assert expected in text
+
+
+def test_without_a_standardisation_its_range_is_missing_where_the_paper_has_one(results, cifar10):
+    bare = cifar10()
+    bare = dataclasses.replace(
+        bare, dataset=dataclasses.replace(bare.dataset, standardized_range=None)
+    )
+    row = "test values after standardisation"
+    assert description.rows(bare)[row] == "none (paper: [-2.22, 2.62], S1)"
+    assert row not in description.rows(results)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "factor", "expected"),
+    [
+        (50, 1.0, "none"),
+        (50, 0.95, "x 0.95 every 10 epochs"),
+        (11, 0.95, "x 0.95 every 10 epochs"),
+        (10, 0.95, "x 0.95 every 10 epochs (never in 10 epochs)"),
+    ],
+)
+def test_a_decay_that_no_epoch_reaches_says_so(epochs, factor, expected):
+    settings = config.Config(epochs=epochs, decay_epochs=10)
+    assert description.decay(settings, factor) == expected

@@ -21,7 +21,7 @@ def test_csv_and_markdown_of_every_kind_of_cell():
         title="Kinds",
         columns=(
             Column("text", "text", text=True),
-            Column("rate", "rate", fixed(1), interval=True),
+            Column("rate", "rate", fixed(1), kind=Interval),
             Column("flag", "flag"),
             Column("count", "count", fixed(2)),
         ),
@@ -171,3 +171,51 @@ def test_claims_name_their_sources(results):
     assert rows["C13"]["holds"] == "no (orientation)"
     assert "unverified" in rows["C13"]["paper"]
     assert "M: from memory, unverified" in table.notes[0]
+
+
+def test_training_parameters_of_cifar10(cifar10):
+    run = cifar10(precision="mixed_bfloat16", jit_compile=True, threads=2, decay_epochs=5)
+    table = by_name(run, "training_parameters")
+    rows = {row["parameter"]: (row["paper"], row["ours"]) for row in read(table)}
+    assert rows["learning rate decay"] == (
+        "x 0.95 every 10 epochs (S1)",
+        "x 0.95 every 5 epochs",
+    )
+    assert rows["momentum decay"] == ("x 0.5 every 10 epochs (S1)", "x 0.5 every 5 epochs")
+    assert (
+        rows["precision"][1] == "hidden layers trained in mixed_bfloat16, everything else float32"
+    )
+    assert rows["compiled with XLA"][1] == "training steps"
+    assert rows["CPU threads per operation"][1] == "2"
+    assert rows["theta (change of a feature per step)"][1] == "0.25"
+    assert "remembered to give x 0.5 (unverified)" in table.notes[0]
+
+
+def test_training_parameters_without_decay(results):
+    rows = {row["parameter"]: row["ours"] for row in read(by_name(results, "training_parameters"))}
+    assert rows["learning rate decay"] == rows["momentum decay"] == "none"
+    assert rows["precision"] == "float32"
+    assert (rows["compiled with XLA"], rows["CPU threads per operation"]) == ("no", "one per core")
+
+
+def test_both_thetas_stand_side_by_side(cifar10):
+    rows = read(by_name(cifar10(), "success_rate"))
+    assert "JSMA-F, theta = 1 %" in by_name(cifar10(), "success_rate").markdown()
+    assert [float(r["jsma_f_percent"]) for r in rows] == pytest.approx([86, 90, 45, 6])
+    assert [float(r["jsma_f_theta_1_percent"]) for r in rows] == pytest.approx([95, 97, 55, 8])
+    assert [float(r["paper_percent"]) for r in rows] == [87.89, 92.78, 47.56, 5.11]
+    details = read(by_name(cifar10(), "attacks"))
+    assert [(r["attack"], r["theta"]) for r in details[:3]] == [
+        ("jsma_f", "0.25"),
+        ("jsma_f_theta_1", "1"),
+        ("jsma_f_exact", "0.25"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["success_rate", "attacks", "training", "gradients", "robustness", "confidence"]
+)
+def test_every_table_says_which_network_did_not_learn(cifar10, name):
+    rows = read(by_name(cifar10(stalled_initial=True), name))
+    names = list(dict.fromkeys(row["network"] for row in rows))
+    assert names == ["undistilled", "T = 1", "T = 10", "T = 100 (did not learn)"]

@@ -1,0 +1,74 @@
+"""The report of several seeds in Markdown: mean and spread, and a link to each seed's report."""
+
+import pathlib
+
+from ddefense.reporting import description, lookup, markdown, passages, tables
+from ddefense.reporting.runs import Runs
+
+_SECTIONS = (
+    ("Adversarial success rate", ("success_rate",), ("success_rate",)),
+    ("Accuracy, confidence, logits and gradients", (), ("networks",)),
+    ("Robustness", (), ("robustness",)),
+    ("Every network", (), ("by_seed",)),
+)
+"""(heading, figures, tables) of the report after its claims."""
+_CAPTIONS = {"success_rate": "Adversarial success rate against temperature (Fig. 7) over seeds"}
+
+
+def write(runs: Runs, directory: pathlib.Path) -> str:
+    """The whole report.
+
+    Args:
+        runs: of the seeds.
+        directory: with a run directory for each of them.
+
+    Returns:
+        Markdown with links relative to `directory`.
+    """
+    made = {table.name: table for table in (make(runs) for make in tables.TABLES_OF_SEEDS)}
+    seeds = ", ".join(map(str, runs.by_seed))
+    parts = [
+        description.title(
+            runs.first.config, f", seed {seeds}" if len(runs.by_seed) == 1 else f", seeds {seeds}"
+        ),
+        passages.warning_of_seeds(runs),
+        "## What was run",
+        description.departures(runs.first.config),
+        markdown.pairs("setting", "value", description.rows(*runs.by_seed.values())),
+        "## Each seed",
+        _seeds(runs, directory),
+        _unfinished(runs),
+        "## The paper's claims, and ours",
+        passages.orientation(runs.first.dataset.name),
+        markdown.table(made["claims"]),
+        passages.LOWER_BOUNDS,
+        "## The readings of JSMA",
+        passages.readings(runs.attacks()),
+        "## Networks that did not learn",
+        passages.stalled_of_seeds(runs),
+    ]
+    for heading, figures, names in _SECTIONS:
+        parts.append(f"## {heading}")
+        parts += [markdown.figure(name, _CAPTIONS[name]) for name in figures]
+        parts += [markdown.table(made[name]) for name in names]
+    return markdown.join(parts)
+
+
+def _seeds(runs: Runs, directory: pathlib.Path) -> str:
+    """One row per seed, with a link to its report where there is one."""
+    rows = []
+    for seed, results in runs.by_seed.items():
+        path = f"seed_{seed}/report.md"
+        linked = f"[{path}]({path})" if (directory / path).exists() else "not written yet"
+        lost = [lookup.network_label(n) for n in results.networks if not lookup.usable(results, n)]
+        stages = (time for stage, time in results.timings.items() if stage != "this_process")
+        rows.append([f"{seed}", linked, ", ".join(lost) or "-", lookup.duration(sum(stages))])
+    headings = ["seed", "report", "did not learn", "time of the stages that ran"]
+    return tables.markdown_table(headings, rows, [False, True, True, False])
+
+
+def _unfinished(runs: Runs) -> str:
+    if not runs.unfinished:
+        return ""
+    seeds = ", ".join(map(str, runs.unfinished))
+    return f"**Not finished, and not counted**: seed {seeds}. The same command goes on with it."

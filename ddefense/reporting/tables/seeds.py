@@ -1,0 +1,268 @@
+"""Tables over several seeds: mean and spread of what one run's tables show."""
+
+from collections.abc import Callable
+
+from ddefense import records
+from ddefense.reporting import claims as claims_lib
+from ddefense.reporting import lookup, published, spread
+from ddefense.reporting.runs import Measure, Runs
+from ddefense.reporting.spread import Spread
+from ddefense.reporting.tables.attacks import gain
+from ddefense.reporting.tables.claims import sources
+from ddefense.reporting.tables.table import Cell, Column, Table, fixed, percent_of
+
+_NETWORK = Column("network", "network", text=True)
+_READING = (
+    "Numbers are mean +- sample standard deviation [smallest, largest] over the seeds at which the "
+    "network learnt; with one such seed there is no deviation."
+)
+
+
+def claims(runs: Runs) -> Table:
+    """In how many seeds each claim holds, and the spread of its value."""
+    answers = {seed: claims_lib.answers(results) for seed, results in runs.by_seed.items()}
+    rows: list[list[Cell]] = []
+    for found in zip(*answers.values(), strict=True):
+        claim = found[0].claim
+        by_seed = dict(zip(answers, found, strict=True))
+        values = [a.verdict.value for a in found if a.verdict.holds != "not measured"]
+        rows.append(
+            [
+                claim.id,
+                claim.statement,
+                claim.paper,
+                claim.source,
+                _holds(found),
+                _seeds(by_seed, "no"),
+                _seeds(by_seed, "not measured"),
+                claim.quantity,
+                spread.over(values),
+                claim.acceptance,
+                _remarks(by_seed),
+            ]
+        )
+    return Table(
+        name="claims",
+        title="Claims of the paper, and what these seeds say",
+        columns=(
+            Column("claim", "", text=True),
+            Column("statement", "claim", text=True),
+            Column("paper", "published", text=True),
+            Column("source", "source", text=True),
+            Column("holds", "holds at", text=True),
+            Column("fails_at", "fails at seeds", text=True),
+            Column("not_measured_at", "not measured at seeds", text=True),
+            Column("quantity", "value", text=True),
+            Column("value", "ours", fixed(2), kind=Spread),
+            Column("acceptance", "counts as holding", text=True),
+            Column("note", "remarks", text=True),
+        ),
+        rows=rows,
+        notes=(
+            f"Sources: {sources(next(iter(answers.values())))}. Values are mean +- sample standard "
+            "deviation [smallest, largest] over the seeds at which the claim was measured. Remarks "
+            "are those that all seeds share, and what could not be judged at some.",
+            claims_lib.ORIENTATION,
+        ),
+    )
+
+
+def success(runs: Runs) -> Table:
+    """Adversarial success rate per network and attack beside the paper's."""
+    paper = published.SUCCESS[published.reference(runs.first.dataset.name)]
+    columns = [
+        _NETWORK,
+        _learnt(runs),
+        Column("paper_percent", f"{published.label(runs.first.dataset.name)} %", fixed(2)),
+    ]
+    for attack in runs.attacks():
+        heading = f"{lookup.attack_label(attack)} %"
+        columns.append(Column(f"{attack}_percent", heading, fixed(2), kind=Spread))
+    rows = []
+    for name, network in runs.networks().items():
+        undistilled = network.defense == "none"
+        row: list[Cell] = [
+            lookup.network_label(network),
+            len(runs.learnt(name)),
+            paper.undistilled if undistilled else paper.percent.get(network.temperature),
+        ]
+        row += [runs.spread(name, _success(attack)) for attack in runs.attacks()]
+        rows.append(row)
+    return Table(
+        name="success_rate",
+        title="Adversarial success rate (Fig. 7) over seeds",
+        columns=columns,
+        rows=rows,
+        notes=(
+            f"{_READING} Each seed attacks {len(runs.first.sample_indices)} samples, those that "
+            "its own undistilled network gets right first.",
+        ),
+    )
+
+
+def networks(runs: Runs) -> Table:
+    """Accuracy, confidence, scale of the logits and gradient amplitude per network."""
+    measures: list[tuple[Column, Measure]] = [
+        (_spread("initial_accuracy_percent", "initial accuracy %", 2), _initial_accuracy),
+        (
+            _spread("accuracy_percent", "distilled (or undistilled) accuracy %", 2),
+            lambda _, n: 100 * n.test_accuracy,
+        ),
+        (_spread("confidence_percent", "confidence %", 2), lambda _, n: 100 * n.confidence),
+        (_spread("logit_mean_abs", "mean abs(z)", 1), lambda _, n: n.logits.mean_abs),
+        (
+            _spread("median_log10", "median log10 amplitude, T = 1", 2),
+            lambda _, n: n.gradients.deployed.median_log10,
+        ),
+    ]
+    return Table(
+        name="networks",
+        title="Accuracy, confidence, logits and gradient amplitude over seeds",
+        columns=(_NETWORK, _learnt(runs), *(column for column, _ in measures)),
+        rows=[
+            [
+                lookup.network_label(network),
+                len(runs.learnt(name)),
+                *(runs.spread(name, measure) for _, measure in measures),
+            ]
+            for name, network in runs.networks().items()
+        ],
+        notes=(_READING,),
+    )
+
+
+def robustness(runs: Runs) -> Table:
+    """Mean minimal distortion per network and attack."""
+    rows: list[list[Cell]] = []
+    for name, network in runs.networks().items():
+        for attack in runs.attacks():
+            if any(attack in found.robustness for _, found in runs.pairs(name)):
+                rows.append(
+                    [
+                        lookup.network_label(network),
+                        attack,
+                        len(runs.learnt(name)),
+                        runs.spread(name, _robustness(attack, lambda r: r.capped)),
+                        runs.spread(name, _gain(attack)),
+                        runs.spread(name, _robustness(attack, lambda r: r.uncapped)),
+                        runs.spread(name, _robustness(attack, lambda r: r.unreached)),
+                    ]
+                )
+    return Table(
+        name="robustness",
+        title="Robustness: mean minimal distortion in percent of the features (Fig. 10) over seeds",
+        columns=(
+            _NETWORK,
+            Column("attack", "attack", text=True),
+            _learnt(runs),
+            _spread("capped_percent", "capped %", 2),
+            _spread("gain_percent", "gain %", 0),
+            _spread("uncapped_percent", "uncapped %", 2),
+            _spread("unreached_percent", "samples never reached %", 1),
+        ),
+        rows=rows,
+        notes=(
+            f"{_READING} *Capped* counts failures at the budget, as the paper's numbers imply; "
+            "*gain* is over the undistilled network of the same seed; *uncapped* leaves out seeds "
+            "at which no sample was reached.",
+        ),
+    )
+
+
+def by_seed(runs: Runs) -> Table:
+    """What the means are made of, networks that did not learn included."""
+    rows: list[list[Cell]] = []
+    for seed, results in runs.by_seed.items():
+        for network in results.networks:
+            rows.append(
+                [
+                    seed,
+                    lookup.row_label(results, network),
+                    _initial_accuracy(results, network),
+                    100 * network.test_accuracy,
+                    100 * network.confidence,
+                    network.logits.mean_abs,
+                    network.gradients.deployed.median_log10,
+                    *(lookup.success_percent(network, attack) for attack in runs.attacks()),
+                ]
+            )
+    return Table(
+        name="by_seed",
+        title="Every network of every seed",
+        columns=(
+            Column("seed", "seed"),
+            _NETWORK,
+            Column("initial_accuracy_percent", "initial accuracy %", fixed(2)),
+            Column("accuracy_percent", "accuracy %", fixed(2)),
+            Column("confidence_percent", "confidence %", fixed(2)),
+            Column("logit_mean_abs", "mean abs(z)", fixed(1)),
+            Column("median_log10", "median log10 amplitude, T = 1", fixed(2)),
+            *(
+                Column(f"{attack}_percent", f"{lookup.attack_label(attack)} %", fixed(2))
+                for attack in runs.attacks()
+            ),
+        ),
+        rows=rows,
+    )
+
+
+def _learnt(runs: Runs) -> Column:
+    return Column("learnt_seeds", f"learnt at, of {len(runs.by_seed)} seeds")
+
+
+def _spread(key: str, heading: str, digits: int) -> Column:
+    return Column(key, heading, fixed(digits), kind=Spread)
+
+
+def _success(attack: str) -> Measure:
+    return lambda _, network: lookup.success_percent(network, attack)
+
+
+def _initial_accuracy(_: records.Results, network: records.NetworkRecord) -> float | None:
+    return None if network.initial is None else 100 * network.initial.test_accuracy
+
+
+def _robustness(attack: str, value: Callable[[records.RobustnessRecord], float | None]) -> Measure:
+    def measure(_: records.Results, network: records.NetworkRecord) -> float | None:
+        record = network.robustness.get(attack)
+        return None if record is None else percent_of(value(record))
+
+    return measure
+
+
+def _gain(attack: str) -> Measure:
+    def measure(results: records.Results, network: records.NetworkRecord) -> float | None:
+        record, baseline = network.robustness.get(attack), results.baseline()
+        if record is None or not lookup.usable(results, baseline):
+            return None
+        return gain(record.capped, baseline.robustness.get(attack))
+
+    return measure
+
+
+def _holds(found: tuple[claims_lib.Answer, ...]) -> str:
+    measured = [answer for answer in found if answer.verdict.holds != "not measured"]
+    if not measured:
+        return "not measured"
+    count = sum(answer.verdict.holds == "yes" for answer in found)
+    text = f"{count} of {len(found)} seeds"
+    return f"{text} (orientation)" if found[0].orientation else text
+
+
+def _seeds(by_seed: dict[int, claims_lib.Answer], holds: str) -> str | None:
+    return ", ".join(f"{seed}" for seed, a in by_seed.items() if a.verdict.holds == holds) or None
+
+
+def _remarks(by_seed: dict[int, claims_lib.Answer]) -> str:
+    """The notes that all seeds share, and what could not be judged at some of them."""
+    notes = {seed: answer.verdict.note.split("; ") for seed, answer in by_seed.items()}
+    first, *others = notes.values()
+    shared = [note for note in first if note and all(note in other for other in others)]
+    own: dict[str, list[int]] = {}
+    for seed, answer in by_seed.items():
+        for note in notes[seed]:
+            unjudged = answer.verdict.holds == "not measured" or "did not learn" in note
+            if note and note not in shared and unjudged:
+                own.setdefault(note, []).append(seed)
+    parts = [f"seed {', '.join(map(str, seeds))}: {note}" for note, seeds in own.items()]
+    return "; ".join(shared + parts)
