@@ -24,7 +24,8 @@ from packaging.utils import canonicalize_name
 import ddefense
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ["setup.cfg", "setup.py", "pyproject.toml", "requirements.in", "requirements.lock"]
+LOCKS = ["requirements.lock", "requirements-gpu.lock"]
+COPIED = ["setup.cfg", "setup.py", "pyproject.toml", "requirements.in", *LOCKS]
 
 
 def run(*command, cwd="/", **variables):
@@ -50,13 +51,19 @@ def load_setup(checkout):
     return module
 
 
-def declare_ready(checkout):
+def make_empty(environment):
+    command = [sys.executable, "-m", "venv", "--without-pip", str(environment)]
+    subprocess.run(command, check=True)
+
+
+def declare_ready(checkout, kind="CPU"):
     setup = load_setup(checkout)
-    folder = next((checkout / ".venv" / "lib").glob("python*/site-packages"))
-    setup.write_stamp(
+    environment = getattr(setup, kind)
+    folder = next((environment.folder / "lib").glob("python*/site-packages"))
+    environment.write_stamp(
         "ready",
-        fingerprint=setup.fingerprint(),
-        packages=str(folder.relative_to(checkout / ".venv")),
+        fingerprint=environment.fingerprint(),
+        packages=str(folder.relative_to(environment.folder)),
         distributions=setup.distributions(folder),
     )
     return folder
@@ -91,10 +98,22 @@ def bare(tmp_path):
 @pytest.fixture
 def checkout(bare):
     """The same with a .venv that counts as ready."""
-    command = [sys.executable, "-m", "venv", "--without-pip", str(bare / ".venv")]
-    subprocess.run(command, check=True)
+    make_empty(bare / ".venv")
     declare_ready(bare)
     return bare
+
+
+@pytest.fixture
+def both(checkout):
+    """The same with a .venv-gpu beside it whose TensorFlow sees as many GPUs as GPUS says."""
+    make_empty(checkout / ".venv-gpu")
+    packages = declare_ready(checkout, "GPU")
+    (packages / "tensorflow.py").write_text(
+        "import os, types\n"
+        "gpus = range(int(os.environ['GPUS']))\n"
+        "config = types.SimpleNamespace(list_physical_devices={'GPU': gpus}.get)\n"
+    )
+    return checkout
 
 
 class TestMetadata:
@@ -112,24 +131,43 @@ class TestMetadata:
         assert section("options.package_data", "ddefense") == "py.typed"
 
 
-REQUIRED = [
-    line
-    for text in (section("options", "install_requires"), section("options.extras_require", "dev"))
-    for line in text.splitlines()
-    if line
-]
-PINS = load_setup(ROOT).pins()
+RUN_TIME = list(filter(None, section("options", "install_requires").splitlines()))
+DEV = list(filter(None, section("options.extras_require", "dev").splitlines()))
+PINS = load_setup(ROOT).CPU.pins()
+GPU_PINS = load_setup(ROOT).GPU.pins()
+
+
+def pinned(entry):
+    (clause,) = Requirement(entry.split("\\")[0]).specifier
+    assert clause.operator == "=="
+    return clause.version
 
 
 class TestLock:
-    @pytest.mark.parametrize("line", REQUIRED)
+    @pytest.mark.parametrize("line", RUN_TIME + DEV)
     def test_pins_what_setup_cfg_asks_for(self, line):
         requirement = Requirement(line)
-        pin = Requirement(PINS[canonicalize_name(requirement.name)].split("\\")[0])
-        (version,) = (clause.version for clause in pin.specifier)
-        assert version in requirement.specifier
+        assert pinned(PINS[canonicalize_name(requirement.name)]) in requirement.specifier
 
-    @pytest.mark.parametrize("line", REQUIRED)
+    @pytest.mark.parametrize("line", RUN_TIME)
+    def test_for_gpus_pins_what_a_run_needs(self, line):
+        requirement = Requirement(line)
+        assert pinned(GPU_PINS[canonicalize_name(requirement.name)]) in requirement.specifier
+
+    def test_for_gpus_has_the_same_versions_and_cuda_besides(self):
+        shared = PINS.keys() & GPU_PINS.keys()
+        assert {name: pinned(GPU_PINS[name]) for name in shared} == {
+            name: pinned(PINS[name]) for name in shared
+        }
+        added = GPU_PINS.keys() - shared
+        assert {"nvidia-cudnn-cu12", "nvidia-cublas-cu12"} <= added
+        assert all(name.startswith("nvidia-") for name in added)
+
+    def test_for_gpus_has_tensorflow_once(self):
+        assert "tensorflow-cpu" not in GPU_PINS
+        assert Requirement(GPU_PINS["tensorflow"].split("\\")[0]).marker is None
+
+    @pytest.mark.parametrize("line", RUN_TIME + DEV)
     def test_is_made_from_the_same_bounds(self, line):
         if not line.startswith("tensorflow>"):  # The lock takes one of two builds instead.
             assert line in (ROOT / "requirements.in").read_text().splitlines()
@@ -144,12 +182,13 @@ class TestLock:
                 platform = {"sys_platform": system, "platform_machine": machine}
                 assert sum(marker.evaluate(platform) for marker in markers) == 1, platform
 
-    def test_has_a_hash_for_every_pin(self):
-        text = (ROOT / "requirements.lock").read_text()
-        assert len(PINS) == len(re.findall("^[^ #\n]", text, re.MULTILINE)) > 50
-        assert all("--hash=sha256:" in entry for entry in PINS.values())
+    @pytest.mark.parametrize(("name", "pins"), [(LOCKS[0], PINS), (LOCKS[1], GPU_PINS)])
+    def test_has_a_hash_for_every_pin(self, name, pins):
+        text = (ROOT / name).read_text()
+        assert len(pins) == len(re.findall("^[^ #\n]", text, re.MULTILINE)) > 50
+        assert all("--hash=sha256:" in entry for entry in pins.values())
 
-    @pytest.mark.parametrize("name", ["requirements.in", "requirements.lock"])
+    @pytest.mark.parametrize("name", ["requirements.in", "requirements-gpu.in", *LOCKS])
     def test_names_no_host(self, name):
         assert "://" not in (ROOT / name).read_text()
 
@@ -206,8 +245,7 @@ class TestChoice:
         info = tmp_path / "installed" / f"{distribution}.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        command = [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "active")]
-        subprocess.run(command, check=True)
+        make_empty(tmp_path / "active")
         active = tmp_path / "active" / "bin" / "python"
         path = os.pathsep.join([str(checkout), str(info.parent)])
         answer = run_setup(checkout, "--python", python=active, PYTHONPATH=path)
@@ -226,38 +264,120 @@ class TestReadiness:
         assert min(durations) < 1.0
 
     def test_ends_with_a_change_of_the_lock(self, checkout):
-        setup = load_setup(checkout)
-        assert setup.is_ready()
+        environment = load_setup(checkout).CPU
+        assert environment.is_ready()
         edit(checkout / "requirements.lock", "numpy==", "numpy==1")
-        assert not setup.is_ready()
+        assert not environment.is_ready()
 
     def test_ends_when_a_distribution_goes(self, checkout):
         packages = declare_ready(checkout)
         (packages / "numpy-2.4.0.dist-info").mkdir()
         declare_ready(checkout)
-        assert load_setup(checkout).is_ready()
+        assert load_setup(checkout).CPU.is_ready()
         (packages / "numpy-2.4.0.dist-info").rename(packages / "numpy-2.5.0.dist-info")
-        assert not load_setup(checkout).is_ready()
+        assert not load_setup(checkout).CPU.is_ready()
 
     @pytest.mark.parametrize("state", ["creating", "installing"])
     def test_is_not_claimed_by_an_interrupted_call(self, checkout, state):
-        setup = load_setup(checkout)
-        stamp = setup.read_stamp()
+        environment = load_setup(checkout).CPU
+        stamp = environment.read_stamp()
         del stamp["state"], stamp["checkout"]
-        setup.write_stamp(state, **stamp)
-        assert not setup.is_ready()
-        assert not setup.can_be_completed()
+        environment.write_stamp(state, **stamp)
+        assert not environment.is_ready()
+        assert not environment.can_be_completed()
 
     def test_does_not_move_with_a_copy(self, checkout, tmp_path):
         shutil.copytree(checkout, tmp_path / "copy", symlinks=True)
-        setup = load_setup(tmp_path / "copy")
-        assert not setup.is_ready()
-        assert not setup.can_be_completed()
+        environment = load_setup(tmp_path / "copy").CPU
+        assert not environment.is_ready()
+        assert not environment.can_be_completed()
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
     def test_is_not_claimed_by_a_damaged_stamp(self, checkout, text):
         (checkout / ".venv" / "setup.json").write_text(text)
-        assert not load_setup(checkout).is_ready()
+        assert not load_setup(checkout).CPU.is_ready()
+
+
+class TestGpu:
+    @pytest.mark.parametrize(
+        ("count", "seen"),
+        [
+            ("0", "no GPU in it: runs fall back to the CPU"),
+            ("1", "1 GPU in it"),
+            ("8", "8 GPUs in it"),
+        ],
+    )
+    def test_ends_with_the_gpus_that_tensorflow_sees(self, both, count, seen):
+        answer = run_setup(both, "--gpu", GPUS=count)
+        assert (answer.returncode, answer.stdout) == (0, "")
+        assert answer.stderr == (
+            f"bin/setup: .venv-gpu is ready\nbin/setup: TensorFlow sees {seen}\n"
+        )
+
+    def test_says_when_tensorflow_does_not_start(self, both):
+        answer = run_setup(both, "--gpu", GPUS="none")
+        assert answer.returncode == 1
+        assert "error: TensorFlow does not start in .venv-gpu; see above" in answer.stderr
+
+    def test_is_refused_where_there_is_no_cuda_build(self, checkout, tmp_path):
+        (tmp_path / "sitecustomize.py").write_text(
+            "import platform\nplatform.machine = lambda: 'riscv64'\n"
+        )
+        answer = run_setup(checkout, "--gpu", PYTHONPATH=str(tmp_path))
+        assert (answer.returncode, answer.stdout) == (1, "")
+        assert answer.stderr == (
+            "bin/setup: error: .venv-gpu is for linux on x86_64, where TensorFlow has a CUDA "
+            f"build; this is {sys.platform} on riscv64\n"
+        )
+        assert not (checkout / ".venv-gpu").exists()
+
+    def test_is_chosen_for_runs_where_it_exists_but_not_for_tests(self, both):
+        for options, name in (([], ".venv-gpu"), (["--dev"], ".venv")):
+            answer = run_setup(both, "--python", *options)
+            assert answer.stdout.strip() == str(both / name / "bin" / "python"), answer.stderr
+        shutil.rmtree(both / ".venv-gpu")
+        answer = run_setup(both, "--python")
+        assert answer.stdout.strip() == str(both / ".venv" / "bin" / "python"), answer.stderr
+
+    def test_gives_way_to_an_active_python_that_will_do(self, both):
+        answer = run_setup(both, "--python", PYTHONPATH=str(both))
+        assert answer.stdout.strip() == sys.executable, answer.stderr
+
+    @pytest.mark.parametrize("name", [".venv", ".venv-gpu"])
+    def test_an_active_environment_of_ours_is_the_one_used(self, both, name):
+        python = both / name / "bin" / "python"
+        # As for any other Python, what PYTHONPATH adds does not count in it.
+        answer = run_setup(both, "--python", python=python, PYTHONPATH=str(both))
+        assert answer.stdout.strip() == str(python), answer.stderr
+
+    def test_has_a_readiness_of_its_own(self, both):
+        setup = load_setup(both)
+        edit(both / "requirements-gpu.lock", "numpy==", "numpy==1")
+        assert setup.CPU.is_ready()
+        assert not setup.GPU.is_ready()
+        declare_ready(both, "GPU")
+        edit(both / "requirements.lock", "numpy==", "numpy==1")
+        assert setup.GPU.is_ready()
+        assert not setup.CPU.is_ready()
+
+    def test_that_cannot_be_made_says_how_to_do_without(self, both):
+        edit(both / "requirements-gpu.lock", "numpy==", "numpy==1")
+        edit(both / "setup.cfg", ">=3.11,<3.14", ">=3.98,<3.99")
+        answer = run_setup(both, "--python", PATH="/nowhere")
+        assert (answer.returncode, answer.stdout) == (1, "")
+        (line,) = answer.stderr.splitlines()
+        assert "ddefense needs Python 3.98" in line
+        assert line.endswith(f" (without {both / '.venv-gpu'}, runs use .venv)")
+
+    def test_python_under_an_environment_outlives_it(self, both):
+        code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['find_python']())"
+        for name in (".venv", ".venv-gpu"):
+            answer = run(both / name / "bin" / "python", "-c", code, both / "bin" / "setup")
+            assert Path(answer.stdout.strip()).exists(), answer.stderr
+            assert both not in Path(answer.stdout.strip()).parents
+
+    def test_takes_no_other_action(self, both):
+        assert run_setup(both, "--gpu", "--python").returncode == 2
 
 
 class TestRefusals:
@@ -321,6 +441,14 @@ class TestReproduce:
                 ["--a", "b c"],
                 str(job / "ddefense" / "__init__.py"),
             ]
+
+    def test_takes_no_modules_from_elsewhere_into_the_gpu_environment(self, job, tmp_path):
+        make_empty(job / ".venv-gpu")
+        (declare_ready(job, "GPU") / "checkout.pth").write_text(f"{job}\n")
+        (tmp_path / "ddefense.py").write_text("raise RuntimeError('not this one')\n")
+        answer = run(job / "bin" / "reproduce", PYTHONPATH=str(tmp_path))
+        assert answer.returncode == 7, answer.stderr
+        assert json.loads(answer.stdout)[0] == str(job / ".venv-gpu" / "bin" / "python")
 
     def test_stops_when_there_is_no_environment(self, job):
         shutil.rmtree(job / ".venv")
@@ -387,7 +515,7 @@ class TestInstallation:
         first.send_signal(signal.SIGKILL)
         first.wait()
         first.stderr.close()
-        assert not load_setup(bare).is_ready()
+        assert not load_setup(bare).CPU.is_ready()
 
         # Two at once: one makes it, the other waits.
         callers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
