@@ -15,8 +15,6 @@ from ddefense import interruption
 from ddefense.attacks.forward_derivative import ForwardDerivative
 from ddefense.maths import saliency
 
-_PAD_TO = 8
-
 
 class Stop(enum.IntEnum):
     """Why an attack on one sample ended."""
@@ -89,8 +87,7 @@ def jsma(
     waiting = len(active)
     while len(active):
         interruption.check()
-        # Each new batch shape costs a compilation, so the shrinking last batches are padded.
-        padded = np.resize(active, min(batch_size, -(-len(active) // _PAD_TO) * _PAD_TO))
+        padded = np.resize(active, min(batch_size, _padded_size(len(active))))
         outputs = derivative(flat[padded].reshape(-1, *derivative.image_shape), targets[padded])
         predicted, *maps = (output[: len(active)] for output in outputs)
         pairs = _choose(maps, domain[active], sign)
@@ -113,6 +110,15 @@ def jsma(
         active = np.concatenate([active, np.arange(waiting, waiting + room)])
         waiting += room
     return AdversarialSamples(flat.reshape(images.shape), num_features, stop)
+
+
+def _padded_size(count: int) -> int:
+    """The least size >= `count` with at most three significant bits, less than a quarter larger.
+
+    Each new batch shape costs a compilation, so the shrinking last batches come in few sizes.
+    """
+    step = 1 << max(0, count.bit_length() - 3)
+    return -(-count // step) * step
 
 
 def _choose(

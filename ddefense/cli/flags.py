@@ -18,6 +18,8 @@ _FIELDS = tuple(
     for field in dataclasses.fields(config_lib.Config)
     if field.name not in ("dataset", "preset", "reduced")
 )
+# Far more than any machine has cores; TensorFlow takes what it is told, or dies of it.
+_MAX_THREADS = 4096
 
 
 def define() -> None:
@@ -84,7 +86,9 @@ def define() -> None:
         "Logits, softmax, loss and everything after training are float32.",
     )
     flags.DEFINE_bool("jit_compile", None, "Compile training steps with XLA. Slower on CPUs.")
-    flags.DEFINE_integer("threads", None, "CPU threads per operation; 0 is one per core.")
+    flags.DEFINE_integer(
+        "threads", None, "CPU threads per operation; 0 is one per core.", upper_bound=_MAX_THREADS
+    )
     flags.DEFINE_string(
         "workdir",
         None,
@@ -125,7 +129,7 @@ def seeds() -> tuple[int, ...] | None:
     """`--seeds`, or None for a run of one seed.
 
     Raises:
-        ConfigError: if they are not different integers.
+        ConfigError: if they are not different integers >= 0.
     """
     received = _FLAGS.seeds
     if received is None:
@@ -134,9 +138,9 @@ def seeds() -> tuple[int, ...] | None:
         found = tuple(int(value) for value in received)
     except ValueError:
         found = ()
-    if not found or len(set(found)) < len(found):
+    if not found or len(set(found)) < len(found) or min(found) < 0:
         raise config_lib.ConfigError(
-            "seeds: expected different integers separated by commas, such as 0,1,2; received "
+            "seeds: expected different integers >= 0 separated by commas, such as 0,1,2; received "
             f"{','.join(received)!r}."
         )
     return found

@@ -147,7 +147,11 @@ class Stages:
         """
         directory = self._directory / name
         if directory.exists() and not unless(directory):
-            shutil.rmtree(directory)
+            # Not in place: a process killed meanwhile would leave half a stage.
+            doomed = self._directory / f".forgotten-{name}"
+            shutil.rmtree(doomed, ignore_errors=True)
+            directory.replace(doomed)
+            shutil.rmtree(doomed)
 
     def _check(self, directory: pathlib.Path, expected: str) -> StageRecord:
         try:

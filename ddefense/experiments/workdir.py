@@ -5,7 +5,10 @@ import dataclasses
 import fcntl
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Sequence
+
+from absl import logging
 
 from ddefense import config as config_lib
 from ddefense import records
@@ -21,10 +24,11 @@ def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
         config: of this run.
 
     Raises:
-        RunError: if the directory cannot be written, holds something else, or belongs to another
-            configuration.
+        RunError: if the directory cannot be written, holds something else, belongs to another
+            configuration, or is held by another process.
     """
     check_writable("--workdir", workdir)
+    _check_free(workdir)
     path = workdir / _CONFIG
     if path.exists():
         try:
@@ -37,6 +41,11 @@ def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
         _compare(stored, config, workdir)
         if (workdir / "results.json").exists():
             records.load(records.Results, workdir / "results.json")  # damaged: refuse, keep it
+    elif seed_directories(workdir, _CONFIG):
+        raise records.RunError(
+            f"--workdir: {workdir} belongs to a run with --seeds. Choose another for a run of one "
+            "seed, or name its seeds."
+        )
     # A process killed while it claimed the directory leaves a temporary file, which is nothing.
     elif workdir.exists() and any(not p.name.startswith(".tmp-") for p in workdir.iterdir()):
         raise records.RunError(
@@ -68,9 +77,14 @@ def seed_directory(workdir: pathlib.Path, seed: int) -> pathlib.Path:
     return workdir / f"seed_{seed}"
 
 
-def seed_directories(workdir: pathlib.Path) -> list[pathlib.Path]:
-    """The run directories of a run with several seeds that have results."""
-    return sorted(path.parent for path in workdir.glob("seed_*/results.json"))
+def seed_directories(workdir: pathlib.Path, having: str = "results.json") -> list[pathlib.Path]:
+    """The run directories of a run with several seeds that have results, or another file."""
+    seeds = sorted(
+        int(path.name.removeprefix("seed_"))
+        for path in workdir.glob("seed_*")
+        if path.name.removeprefix("seed_").isdecimal() and (path / having).exists()
+    )
+    return [seed_directory(workdir, seed) for seed in seeds]
 
 
 def check_seeds(workdir: pathlib.Path, configs: Sequence[config_lib.Config]) -> None:
@@ -84,6 +98,7 @@ def check_seeds(workdir: pathlib.Path, configs: Sequence[config_lib.Config]) -> 
         RunError: if it holds something else, or a seed's directory cannot be used.
     """
     check_writable("--workdir", workdir)
+    _check_free(workdir)
     if (workdir / _CONFIG).exists():
         raise records.RunError(
             f"--workdir: {workdir} belongs to a run of one seed. Choose another for --seeds."
@@ -107,10 +122,14 @@ def check_seeds(workdir: pathlib.Path, configs: Sequence[config_lib.Config]) -> 
 def claimed(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
     """Makes the run directory, stores the configuration in it, and holds it while the block runs.
 
+    What killed processes left half-written in it is removed.
+
     Raises:
         RunError: if another process holds the directory.
     """
     with held(workdir):
+        for leftover in list(workdir.rglob(".tmp-*")):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         path = workdir / _CONFIG
         if not path.exists():
             records.dump(config, path)
@@ -127,15 +146,34 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
         RunError: if another process holds the directory.
     """
     workdir.mkdir(parents=True, exist_ok=True)
+    with _locked(workdir, fcntl.LOCK_EX):
+        yield
+
+
+def _check_free(workdir: pathlib.Path) -> None:
+    """Refuses a directory that another process holds, long before `held` would."""
+    if workdir.exists():
+        with _locked(workdir, fcntl.LOCK_SH):
+            pass
+
+
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path, kind: int) -> Iterator[None]:
     handle = os.open(workdir, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise records.RunError(
                 f"--workdir: another process is running in {workdir}. Wait for it, or choose "
                 "another --workdir."
             ) from error
+        except OSError as error:
+            # Network file systems have their reasons, and a run there is better than none.
+            if kind == fcntl.LOCK_EX:
+                logging.warning(
+                    "%s cannot be locked (%s): start no other run in it.", workdir, error.strerror
+                )
         yield
     finally:
         os.close(handle)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from ddefense import files, networks
+from ddefense import files, interruption, networks
 from ddefense.records import RunError
 
 _TOLERANCE = 1e-6
@@ -56,6 +56,7 @@ def export_for_serving(network: keras.Model, base: pathlib.Path) -> Exported:
     Raises:
         ValueError: if the network's temperature is not 1.
         ExportError: if the reloaded model disagrees with the network.
+        StoppedError: if the run was asked to stop.
     """
     temperature = networks.temperature_of(network)
     if temperature != 1.0:
@@ -126,6 +127,7 @@ def _verify(
         command = [sys.executable, "-P", str(_READER), str(directory), str(source), str(answers)]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         if process.returncode:
+            interruption.check()  # who stops a job may signal its children too
             raise ExportError(
                 f"Expected {directory} to load in a fresh process, but that process failed "
                 f"(exit code {process.returncode}): {process.stderr.strip()[-2000:]}"

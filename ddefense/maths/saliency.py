@@ -32,6 +32,22 @@ class Pairs(NamedTuple):
     admissible: npt.NDArray[np.bool_]
 
 
+class _Candidates(NamedTuple):
+    """Features of each row and what they do, each of shape [N, candidates]."""
+
+    features: npt.NDArray[np.int64]
+    a: Floats
+    c: Floats
+
+    def columns(self, chosen: npt.NDArray[np.int64]) -> "_Candidates":
+        """The chosen columns of each row, in that order."""
+        return _Candidates(
+            np.take_along_axis(self.features, chosen, axis=1),
+            np.take_along_axis(self.a, chosen, axis=1),
+            np.take_along_axis(self.c, chosen, axis=1),
+        )
+
+
 def best_pair_of_probabilities(alpha: Floats, domain: npt.NDArray[np.bool_], sign: int) -> Pairs:
     r"""The best pair where the outputs sum to a constant, such as probabilities.
 
@@ -61,8 +77,9 @@ def best_pair(alpha: Floats, beta: Floats, domain: npt.NDArray[np.bool_], sign: 
 
     A pair that maximises the score lies among the features that fewer than two others match or
     beat in both a and c: if two do, one of them is not yet in the pair and can replace it at no
-    loss. Sorted by falling a, these are the features whose c exceeds the second largest seen so
-    far; typically a dozen of thousands.
+    loss. Most features fall to the same two others, which takes no sorting to see. Of the rest,
+    sorted by falling a, those are left whose c exceeds the second largest seen so far; typically
+    a dozen of thousands.
 
     Args:
         alpha: derivative of the target's output, shape [N, features].
@@ -75,11 +92,10 @@ def best_pair(alpha: Floats, beta: Floats, domain: npt.NDArray[np.bool_], sign: 
     """
     a = np.where(domain, alpha if sign > 0 else -alpha, -np.inf)
     c = np.where(domain, -beta if sign > 0 else beta, -np.inf)
-    features, counts = _undominated(a, c)
-    a = np.take_along_axis(a, features, axis=1)
-    c = np.take_along_axis(c, features, axis=1)
-    beyond = np.arange(features.shape[1]) >= counts[:, None]
-    a[beyond] = c[beyond] = -np.inf
+    every = _Candidates(np.broadcast_to(np.arange(a.shape[1]), a.shape), a, c)
+    left, _ = _only(every, _unbeaten_by_two_good_ones(a, c))
+    left = left.columns(np.argsort(-left.a, axis=1))
+    (features, a, c), counts = _only(left, _undominated(left.c))
 
     chosen = np.zeros((len(a), 2), np.int64)
     admissible = np.zeros(len(a), np.bool_)
@@ -92,23 +108,45 @@ def best_pair(alpha: Floats, beta: Floats, domain: npt.NDArray[np.bool_], sign: 
     return Pairs(np.sort(np.take_along_axis(features, chosen, axis=1), axis=1), admissible)
 
 
-def _undominated(a: Floats, c: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Candidates of each row, packed to the left, shape [N, most], and their number [N]."""
-    order = np.argsort(-a, axis=1)
-    sorted_c = np.take_along_axis(c, order, axis=1)
-    largest = np.maximum.accumulate(sorted_c, axis=1)
+def _unbeaten_by_two_good_ones(a: Floats, c: Floats) -> npt.NDArray[np.bool_]:
+    """Features that the two with the largest a c > 0 do not both match or beat, and those two.
+
+    Any two would do; these leave few others.
+    """
+    score = np.maximum(a, 0) * np.maximum(c, 0)
+    rows = np.arange(len(a))
+    first = score.argmax(axis=1)
+    score[rows, first] = -1
+    both = rows[:, None], np.stack([first, score.argmax(axis=1)], axis=1)
+    keep = (a > a[both].min(axis=1, keepdims=True)) | (c > c[both].min(axis=1, keepdims=True))
+    keep[both] = True
+    return keep
+
+
+def _undominated(c: Floats) -> npt.NDArray[np.bool_]:
+    """Features that fewer than two of those before them match or beat in c."""
+    largest = np.maximum.accumulate(c, axis=1)
     # The second largest so far is the largest of those that were not the largest when they came.
-    second = np.full_like(sorted_c, -np.inf)
-    beaten = np.minimum(sorted_c[:, 1:], largest[:, :-1])
+    second = np.full_like(c, -np.inf)
+    beaten = np.minimum(c[:, 1:], largest[:, :-1])
     second[:, 2:] = np.maximum.accumulate(beaten, axis=1)[:, :-1]
-    keep = sorted_c > second
+    return c > second
+
+
+def _only(
+    candidates: _Candidates, keep: npt.NDArray[np.bool_]
+) -> tuple[_Candidates, npt.NDArray[np.int64]]:
+    """What each row keeps, moved to the left, and how many that are, shape [N].
+
+    To the right of it a and c are -inf, so that nothing there is ever chosen.
+    """
     counts = keep.sum(axis=1)
-    most = max(2, int(counts.max(initial=0)))
-    packed = np.zeros((len(a), most), np.int64)
-    row, column = np.nonzero(keep)
-    start = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    packed[row, np.arange(len(row)) - start[row]] = order[row, column]
-    return packed, counts
+    filled = np.arange(max(2, counts.max(initial=0))) < counts[:, None]
+    columns = np.zeros(filled.shape, np.int64)
+    columns[filled] = np.flatnonzero(keep) % keep.shape[1]
+    kept = candidates.columns(columns)
+    kept.a[~filled] = kept.c[~filled] = -np.inf
+    return kept, counts
 
 
 def _search(a: Floats, c: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:

@@ -11,16 +11,41 @@ from ddefense.attacks import input_gradient
 CLASSES = 3
 
 
-def convolutional(shape=(7, 6, 1), *, kernel=3, wrap=None, **settings):
+def convolutional(shape=(7, 6, 1), *, kernel=3, before=None, wrap=None, **settings):
     """One convolution and a dense layer, with weights from a fixed seed."""
     images = keras.Input(shape)
     settings = {"filters": 4, "kernel_size": kernel, "activation": "relu"} | settings
-    x = keras.layers.Conv2D(**settings)(images)
-    x = x if wrap is None else wrap(images, x)
+    standardized = images if before is None else before(shape)(images)
+    x = keras.layers.Conv2D(**settings)(standardized)
+    x = x if wrap is None else wrap(standardized, x)
     network = keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x)))
     rng = np.random.default_rng(0)
-    network.set_weights([rng.normal(size=w.shape) for w in network.get_weights()])
+    for weight in network.trainable_weights:
+        weight.assign(rng.normal(size=weight.shape))
     return network
+
+
+def standardize(axis=(1, 2, 3), *, invert=False, constant=(), dtype=None):
+    """Makes a frozen `Normalization` for images of a shape; `constant` features never vary."""
+
+    def make(shape):
+        rng = np.random.default_rng(2)
+        varies = [(None, *shape)[i] for i in np.atleast_1d(axis)]
+        variance = rng.uniform(0.05, 0.1, varies)
+        variance.reshape(-1)[list(constant)] = 0
+        mean = rng.uniform(0.3, 0.6, varies)
+        return keras.layers.Normalization(
+            axis=axis, mean=mean, variance=variance, invert=invert, dtype=dtype
+        )
+
+    return make
+
+
+def adapted(shape):
+    """A `Normalization` that has seen images, instead of being told their statistics."""
+    layer = keras.layers.Normalization(axis=(1, 2, 3))
+    layer.adapt(np.random.default_rng(3).random((20, *shape)))
+    return layer
 
 
 def draw(network, count=5):
@@ -63,6 +88,11 @@ FAST = {
     "no bias": {"use_bias": False},
     "tanh": {"activation": "tanh"},
     "linear": {"activation": None},
+    "each feature standardised": {"before": standardize()},
+    "channels standardised": {"shape": (6, 6, 3), "before": standardize(axis=-1)},
+    "constant features": {"before": standardize(constant=(0, 20, 41))},
+    "standardised as adapted": {"before": adapted},
+    "standardised in float64": {"before": standardize(dtype="float64")},
 }
 PLAIN = {
     "same padding": {"padding": "same"},
@@ -71,6 +101,9 @@ PLAIN = {
     "groups": {"shape": (6, 6, 2), "groups": 2},
     "many channels": {"shape": (6, 6, 5)},
     "images used twice": {"wrap": add_images},
+    "standardised images used twice": {"before": standardize(), "wrap": add_images},
+    "standardisation undone": {"before": standardize(invert=True)},
+    "standardised, same padding": {"before": standardize(), "padding": "same"},
 }
 
 
@@ -78,12 +111,11 @@ PLAIN = {
 def test_equals_autodiff(settings):
     network = convolutional(**settings)
     images = draw(network)
-    np.testing.assert_allclose(
-        cut_gradient(network, images, lambda z: z[:, 1]),
-        plain_gradient(network, images, lambda z: z[:, 1]),
-        rtol=1e-4,
-        atol=1e-5,
-    )
+    found = cut_gradient(network, images, lambda z: z[:, 1])
+    expected = plain_gradient(network, images, lambda z: z[:, 1])
+    # A constant feature's derivative is ten million times that of the others.
+    scale = np.maximum(1, np.abs(expected).max(axis=0))
+    np.testing.assert_allclose(found / scale, expected / scale, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", (FAST | PLAIN).values(), ids=FAST | PLAIN)
@@ -91,8 +123,9 @@ def test_the_cut_network_gives_the_same_logits(settings):
     network = convolutional(**settings)
     images = draw(network)
     cut = input_gradient.passes(network)
-    found = cut.tail(cut.head(tf.constant(images)))
-    np.testing.assert_allclose(found, network(images), rtol=1e-4, atol=1e-5)
+    found = cut.tail(cut.head(tf.constant(images))).numpy()
+    expected = network(images).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_takes_the_fast_way_where_it_applies():
@@ -102,13 +135,61 @@ def test_takes_the_fast_way_where_it_applies():
         assert not is_cut_after_the_convolution(convolutional(**settings))
 
 
-def test_the_papers_network_is_cut_and_its_gradient_is_the_same():
-    logits = networks.logits_of(networks.build("mnist", temperature=1.0, seed=0))
+def build(name, precision="float32"):
+    rng = np.random.default_rng(4)
+    shape = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}[name]
+    mean, variance = rng.uniform(0.3, 0.6, shape), rng.uniform(0.05, 0.1, shape)
+    statistics = (mean.astype(np.float32), variance.astype(np.float32))
+    return networks.logits_of(
+        networks.build(
+            name,
+            temperature=1.0,
+            seed=0,
+            statistics=statistics if name == "cifar10" else None,
+            precision=precision,
+        )
+    )
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_the_papers_networks_are_cut_and_their_gradients_are_the_same(name):
+    logits = build(name)
     images = draw(logits, 3)
     assert is_cut_after_the_convolution(logits)
     expected = plain_gradient(logits, images, lambda z: z[:, 4])
     found = cut_gradient(logits, images, lambda z: z[:, 4])
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    cut = input_gradient.passes(logits)
+    np.testing.assert_allclose(
+        cut.tail(cut.head(tf.constant(images))), logits(images), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_network_of_low_precision_gives_float32_gradients():
+    logits = build("cifar10", "mixed_bfloat16")
+    images = draw(logits, 3)
+    assert is_cut_after_the_convolution(logits)
+    expected = plain_gradient(logits, images, lambda z: z[:, 4])
+    found = cut_gradient(logits, images, lambda z: z[:, 4])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max())
+
+
+def test_a_sequential_network_is_cut_too():
+    network = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            standardize()((6, 6, 2)),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(CLASSES),
+        ]
+    )
+    images = draw(network)
+    assert is_cut_after_the_convolution(network)
+    expected = plain_gradient(network, images, lambda z: z[:, 0])
+    found = cut_gradient(network, images, lambda z: z[:, 0])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_stays_off():

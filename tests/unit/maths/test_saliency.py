@@ -137,6 +137,44 @@ def test_wide_rows_do_not_disturb_narrow_ones():
     assert found.admissible.tolist() == [True, True, False, True, False]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_equals_every_pair_of_a_colour_image(sign):
+    # Independent derivatives leave many candidates; a share of zeros ties at the bottom.
+    rng = np.random.default_rng(3)
+    alpha, beta = rng.standard_cauchy((2, 2, 3072)).astype(np.float32)
+    zero = rng.random(alpha.shape) < 0.1
+    alpha[zero] = beta[zero] = 0
+    domain = rng.random(alpha.shape) < 0.95
+    found = saliency.best_pair(alpha, beta, domain, sign)
+    assert found.admissible.all()
+    for i, pair in enumerate(found.features.tolist()):
+        assert domain[i, pair].all()
+        assert best_score(alpha[i, pair], beta[i, pair], sign) == best_score(
+            alpha[i, domain[i]], beta[i, domain[i]], sign
+        )
+
+
+def best_score(alpha, beta, sign):
+    """Largest score of one row, from the matrix of all pairs."""
+    a, c = sign * (alpha[:, None] + alpha), -sign * (beta[:, None] + beta)
+    score = np.maximum(a, 0) * np.maximum(c, 0)
+    np.fill_diagonal(score, 0)
+    return score.max()
+
+
+@pytest.mark.parametrize("good", [0, 1, 2, 3])
+def test_equals_every_pair_where_few_features_are_good_both_ways(good):
+    # All others raise the target and the rest, or lower both: alone none of them qualifies.
+    rng = np.random.default_rng(good)
+    alpha, beta = rng.uniform(0.5, 2, (2, 6, 40)).astype(np.float32)
+    lowers = rng.random(alpha.shape) < 0.5
+    alpha[lowers] *= -1
+    beta[lowers] *= -1
+    beta[:, :good] = -np.abs(beta[:, :good])
+    alpha[:, :good] = np.abs(alpha[:, :good])
+    assert_best(alpha, beta)
+
+
 def test_a_masked_feature_is_never_chosen_however_good():
     alpha, beta = row(100, 1, 100, 2), row(-100, -1, -100, -2)
     domain = np.array([[False, True, False, True]])
