@@ -134,7 +134,7 @@ def robustness(results: records.Results) -> Table:
             "*Capped* counts failures at the budget, as the paper's numbers imply, and so can "
             "never exceed the cap: it restates failures of the attack and is no distance to the "
             "decision boundary. *Uncapped* is the mean over the samples that were reached.",
-            f"The paper ({published.label(results.dataset.name)}): capped "
+            f"The {published.label(results.dataset.name)}: capped "
             f"{theirs[0].value:g} -> {theirs[1].value:g} %, undistilled to best T (unverified).",
         ),
     )
