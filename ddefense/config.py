@@ -63,7 +63,8 @@ class Config:
         seed: of weights, order of images and dropout; >= 0.
         precision: of the hidden layers while training, among `PRECISIONS`. Everything else, and
             the trained network, is float32.
-        jit_compile: whether training steps are compiled with XLA.
+        jit_compile: whether training steps are compiled with XLA, which cannot promise the same
+            bits twice on a GPU.
         threads: CPU threads per operation, 0 for one per core. Part of the configuration because
             sums in another order have other last bits.
         reduced: true where epochs, temperatures or samples are fewer than the paper's. Derived:

@@ -74,16 +74,34 @@ def tiny_images():
 
 
 @pytest.fixture(scope="session")
-def mnist_data():
-    """MNIST as TFDS prepared it; skips where it is not at hand, and never downloads."""
+def load_prepared():
+    """Loads what TFDS prepared; skips where it is not at hand, and never downloads."""
     import tensorflow_datasets as tfds
 
     from ddefense import datasets
 
-    data_dir = os.environ.get("TFDS_DATA_DIR")
-    if not tfds.builder("mnist", data_dir=data_dir).is_prepared():
-        pytest.skip("MNIST is not prepared in TFDS_DATA_DIR, nor in TFDS's default folder")
-    return datasets.load("mnist", data_dir=data_dir)
+    def load(name):
+        data_dir = os.environ.get("TFDS_DATA_DIR")
+        if not tfds.builder(name, data_dir=data_dir).is_prepared():
+            pytest.skip(f"{name} is not prepared in TFDS_DATA_DIR, nor in TFDS's default folder")
+        return datasets.load(name, data_dir=data_dir)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def mnist_data(load_prepared):
+    return load_prepared("mnist")
+
+
+@pytest.fixture(scope="session")
+def cifar10_data(load_prepared):
+    return load_prepared("cifar10")
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist_data(load_prepared):
+    return load_prepared("fashion_mnist")
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,11 @@ def define() -> None:
         "Of the hidden layers while training; mixed_bfloat16 is faster where the hardware has it. "
         "Logits, softmax, loss and everything after training are float32.",
     )
-    flags.DEFINE_bool("jit_compile", None, "Compile training steps with XLA. Slower on CPUs.")
+    flags.DEFINE_bool(
+        "jit_compile",
+        None,
+        "Compile training steps with XLA. Slower on CPUs; on GPUs results may not repeat.",
+    )
     flags.DEFINE_integer(
         "threads", None, "CPU threads per operation; 0 is one per core.", upper_bound=_MAX_THREADS
     )

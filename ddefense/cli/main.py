@@ -33,7 +33,7 @@ def run() -> None:
 def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # the latter for --noreport_only=x
         _refuse(str(error))
 
 
@@ -61,7 +61,9 @@ def _main(arguments: list[str]) -> None:
         logging.error("%s", error)
         sys.exit(_RUN_ERROR)
     except OSError as error:
-        logging.error("%s. Finished stages are kept; the same command resumes.", error)
+        logging.error(
+            "In %s: %s. Finished stages are kept; the same command resumes.", workdir, error
+        )
         sys.exit(_RUN_ERROR)
     except interruption.StoppedError:
         logging.error("Stopped as asked, and saved; the same command resumes in %s.", workdir)
@@ -79,7 +81,11 @@ def _experiment(configs: list[Config], workdir: pathlib.Path, several: bool) -> 
 
     from ddefense.experiments import reproduce
 
-    tf.config.experimental.enable_op_determinism()
+    if configs[0].jit_compile:
+        # It refuses a deterministic gradient of max pooling, on CPUs too, where two runs agree.
+        logging.warning("--jit_compile: the seed may not determine the results on a GPU.")
+    else:
+        tf.config.experimental.enable_op_determinism()
     tf.config.threading.set_intra_op_parallelism_threads(configs[0].threads)
     for gpu in tf.config.list_physical_devices("GPU"):
         # Or TensorFlow takes all of its memory at once.

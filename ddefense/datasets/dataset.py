@@ -1,6 +1,7 @@
 """What a dataset is to the rest of the package."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,10 @@ class Dataset:
         Returns:
             Two float32 arrays of the image's shape, computed in float64.
         """
+        return self._statistics
+
+    @functools.cached_property
+    def _statistics(self) -> Statistics | None:
         if not self.standardized:
             return None
         images = self.train.images

@@ -211,8 +211,9 @@ class Sweep:
         stage = self._left.pop((directory, record.name), None)
         if stage is None:
             return
-        self._estimated[stage.kind] = self._estimated.get(stage.kind, 0.0) + stage.seconds
-        self._taken[stage.kind] = self._taken.get(stage.kind, 0.0) + record.seconds
+        if record.starts == 1:  # or the record knows the last part only
+            self._estimated[stage.kind] = self._estimated.get(stage.kind, 0.0) + stage.seconds
+            self._taken[stage.kind] = self._taken.get(stage.kind, 0.0) + record.seconds
         logging.info(
             "finished %s in %s; %d of %d stages, about %s left",
             record.name,

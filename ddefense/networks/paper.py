@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from ddefense.config import PRECISIONS
 from ddefense.layers import TemperatureSoftmax
 from ddefense.networks.heads import LOGITS
 
@@ -51,10 +52,12 @@ def build(
         `logits` gives the logits.
 
     Raises:
-        ValueError: if the name is unknown or the temperature is not > 0.
+        ValueError: if the name or the precision is unknown or the temperature is not > 0.
     """
     if name not in _ARCHITECTURES:
         raise ValueError(f"network: expected one of {list(NAMES)}, received {name!r}.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: expected one of {list(PRECISIONS)}, received {precision!r}.")
     shape, filters, units = _ARCHITECTURES[name]
     # Nine layers draw random numbers: four convolutions, three dense layers, two dropouts.
     seeds = iter(np.random.SeedSequence(seed).generate_state(9).tolist())

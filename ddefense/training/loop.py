@@ -89,7 +89,7 @@ def fit(
     """
     loop = _Loop(network, (images, labels), settings, label, checkpoint)
     total = _images_in_all(len(images), settings)
-    with Progress(label, total, "image", done=loop.images_done) as progress:
+    with Progress(label, total, "image", done=min(loop.images_done, total)) as progress:
         for epoch in range(len(loop.history.epoch_loss), math.ceil(total / len(images))):
             order = np.random.default_rng([settings.seed, epoch]).permutation(len(images))
             loop.run_epoch(epoch, order[: total - epoch * len(images)], progress)

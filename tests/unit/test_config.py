@@ -1,11 +1,12 @@
 """The settings: what is refused and how, the presets, and what a run is named after."""
 
 import dataclasses
+import math
 import re
 
 import pytest
 
-from ddefense import config
+from ddefense import config, datasets
 
 NAN, INF = float("nan"), float("inf")
 INTEGERS = {
@@ -16,9 +17,19 @@ INTEGERS = {
     "shard_samples": 1,
     "attack_batch_size": 1,
     "max_features": 2,
+    "decay_epochs": 1,
     "warm_start_steps": 0,
     "seed": 0,
+    "threads": 0,
 }
+REALS = (
+    "learning_rate",
+    "momentum",
+    "learning_rate_decay",
+    "momentum_decay",
+    "dropout",
+    "theta",
+)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +51,16 @@ INTEGERS = {
         ("momentum", 1, r"a number in [0, 1)"),
         ("momentum", -0.1, r"a number in [0, 1)"),
         ("momentum", NAN, r"a number in [0, 1)"),
+        ("learning_rate_decay", 0, r"a number in (0, 1]"),
+        ("learning_rate_decay", 1.5, r"a number in (0, 1]"),
+        ("learning_rate_decay", -0.5, r"a number in (0, 1]"),
+        ("learning_rate_decay", NAN, r"a number in (0, 1]"),
+        ("learning_rate_decay", INF, r"a number in (0, 1]"),
+        ("momentum_decay", 0, r"a number in (0, 1]"),
+        ("momentum_decay", 1.5, r"a number in (0, 1]"),
+        ("momentum_decay", -0.5, r"a number in (0, 1]"),
+        ("momentum_decay", NAN, r"a number in (0, 1]"),
+        ("momentum_decay", INF, r"a number in (0, 1]"),
         ("dropout", 1.0, r"a number in [0, 1)"),
         ("dropout", -0.5, r"a number in [0, 1)"),
         ("dropout", NAN, r"a number in [0, 1)"),
@@ -69,7 +90,7 @@ def test_an_integer_field_takes_only_integers_from_its_minimum(field, minimum):
 
 
 @pytest.mark.parametrize("value", ["0.5", None, True])
-@pytest.mark.parametrize("field", ["learning_rate", "momentum", "dropout", "theta"])
+@pytest.mark.parametrize("field", REALS)
 def test_a_real_field_takes_only_numbers(field, value):
     with pytest.raises(config.ConfigError, match=rf"^{field}: expected a .*received {value!r}"):
         config.Config(**{field: value})
@@ -81,6 +102,31 @@ def test_temperatures_takes_only_a_list_of_numbers(value):
         config.ConfigError, match=r"^temperatures: expected one or more finite numbers"
     ):
         config.Config(temperatures=value)
+
+
+# Among them policies that Keras would take.
+@pytest.mark.parametrize(
+    "value", ["mixed_float16", "float16", "bfloat16", "FLOAT32", "float32 ", "", None, 32, True]
+)
+def test_precision_is_one_of_two_names(value):
+    message = (
+        r"^precision: expected one of \['float32', 'mixed_bfloat16'\]; "
+        rf"received {re.escape(repr(value))}\.$"
+    )
+    with pytest.raises(config.ConfigError, match=message):
+        config.Config(precision=value)
+
+
+@pytest.mark.parametrize("value", config.PRECISIONS)
+def test_both_precisions_are_taken(value):
+    assert config.Config(precision=value).precision == value
+
+
+@pytest.mark.parametrize("value", [0, 1, 1.0, "true", "False", "", None, [], NAN])
+def test_jit_compile_is_true_or_false(value):
+    message = rf"^jit_compile: expected true or false; received {re.escape(repr(value))}\.$"
+    with pytest.raises(config.ConfigError, match=message):
+        config.Config(jit_compile=value)
 
 
 def test_a_refusal_is_a_value_error():
@@ -100,7 +146,16 @@ def test_messages_repeat_what_was_received():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("theta", 1.0), ("theta", -1.0), ("momentum", 0.0), ("dropout", 0.0), ("max_features", 2)],
+    [
+        ("theta", 1.0),
+        ("theta", -1.0),
+        ("momentum", 0.0),
+        ("dropout", 0.0),
+        ("max_features", 2),
+        ("learning_rate_decay", 1.0),
+        ("momentum_decay", 1.0),
+        ("momentum_decay", 1e-300),
+    ],
 )
 def test_the_ends_of_a_range_belong_to_it(field, value):
     assert getattr(config.Config(**{field: value}), field) == value
@@ -123,6 +178,8 @@ def test_the_default_is_the_papers_protocol():
     assert made.temperatures == (1, 2, 5, 10, 20, 30, 40, 50, 100)
     assert (made.epochs, made.batch_size, made.warm_start_steps) == (50, 128, 0)
     assert (made.learning_rate, made.momentum, made.dropout) == (0.1, 0.5, 0.5)
+    assert (made.learning_rate_decay, made.momentum_decay) == (1.0, 1.0)
+    assert (made.precision, made.jit_compile, made.threads) == ("float32", False, 0)
     assert (made.samples, made.max_features, made.theta) == (100, 112, 1.0)
     assert not made.reduced
 
@@ -156,6 +213,9 @@ CHANGES = {
     "batch_size": 64,
     "learning_rate": 0.01,
     "momentum": 0.9,
+    "learning_rate_decay": 0.95,
+    "momentum_decay": 0.5,
+    "decay_epochs": 5,
     "dropout": 0.25,
     "samples": 200,
     "gradient_samples": 10,
@@ -165,6 +225,9 @@ CHANGES = {
     "shard_samples": 10,
     "attack_batch_size": 16,
     "seed": 1,
+    "precision": "mixed_bfloat16",
+    "jit_compile": True,
+    "threads": 2,
 }
 
 
@@ -187,6 +250,7 @@ def test_the_digest_is_twelve_hexadecimal_digits_of_the_values_alone():
         ({"theta": 1}, {"theta": 1.0}),
         ({"learning_rate": 1}, {"learning_rate": 1.0}),
         ({"momentum": 0, "dropout": 0}, {"momentum": 0.0, "dropout": 0.0}),
+        ({"learning_rate_decay": 1, "momentum_decay": 1}, {}),
         ({"temperatures": (1, 20)}, {"temperatures": (1.0, 20.0)}),
     ],
 )
@@ -195,29 +259,84 @@ def test_equal_settings_have_equal_digests(whole, real):
     assert config.Config(**whole).digest() == config.Config(**real).digest()
 
 
-@pytest.mark.parametrize("dataset", ["digits", "mnist"])
+# Training images of every dataset.
+SIZES = {"digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
+
+
+def test_every_dataset_stands_in_this_table():
+    assert set(SIZES) == set(datasets.NAMES)
+
+
+@pytest.mark.parametrize("dataset", SIZES)
 @pytest.mark.parametrize("name", config.PRESETS)
 def test_presets_are_valid(name, dataset):
     made = config.preset(name, dataset)
     assert (made.preset, made.dataset) == (name, dataset)
-    assert made.reduced == (name != "paper")
-    # Whatever else is reduced, the attack and the optimizer are the paper's.
-    assert (made.max_features, made.theta, made.learning_rate) == (112, 1.0, 0.1)
+    assert made.reduced == (not name.startswith("paper"))
+    # Whatever else is reduced, the most features are the paper's.
+    assert made.max_features == 112
+
+
+def optimizer(made):
+    """(learning rate, factor on it), (momentum, factor on it), epochs between two decays."""
+    return (
+        (made.learning_rate, made.learning_rate_decay),
+        (made.momentum, made.momentum_decay),
+        made.decay_epochs,
+    )
+
+
+@pytest.mark.parametrize("name", config.PRESETS)
+def test_no_preset_changes_the_optimizer_of_a_dataset(name):
+    for dataset in ("digits", "mnist", "fashion_mnist", "a dataset of one's own"):
+        made = config.preset(name, dataset)
+        assert optimizer(made) == ((0.1, 1.0), (0.5, 1.0), 10)
+    assert optimizer(config.preset(name, "cifar10")) == ((0.01, 0.95), (0.9, 0.5), 10)
+
+
+@pytest.mark.parametrize("name", config.PRESETS)
+def test_presets_attack_with_the_frozen_theta_and_where_it_is_not_one_with_one_as_well(name):
+    for dataset in (*SIZES, "a dataset of one's own"):
+        made = config.preset(name, dataset)
+        assert made.theta == config.frozen_theta(dataset)
+        assert (made.theta == 1.0) == (dataset != "cifar10")
+        assert ("jsma_f_theta_1" in made.attacks) == (made.theta != 1.0)
+        assert set(config.ATTACKS) - set(made.attacks) <= {"jsma_f_theta_1"}
 
 
 def test_the_paper_preset_is_literal():
-    made = config.preset("paper", "mnist")
-    assert made == config.Config(dataset="mnist", preset="paper")
+    for dataset in ("mnist", "fashion_mnist"):
+        made = config.preset("paper", dataset)
+        assert made == config.Config(dataset=dataset, preset="paper")
+    made = config.preset("paper", "cifar10")
+    assert (made.epochs, made.batch_size, made.warm_start_steps) == (50, 128, 0)
+    assert (made.temperatures, made.samples) == (config.PAPER_TEMPERATURES, 100)
+
+
+@pytest.mark.parametrize(("dataset", "images"), SIZES.items())
+def test_the_warm_paper_preset_is_the_paper_after_one_epoch(dataset, images):
+    warm, paper = config.preset("paper_warm", dataset), config.preset("paper", dataset)
+    assert warm.warm_start_steps == math.ceil(images / warm.batch_size)
+    assert warm == dataclasses.replace(
+        paper, preset="paper_warm", warm_start_steps=warm.warm_start_steps
+    )
 
 
 def test_changes_replace_what_the_preset_says():
     made = config.preset("smoke", "digits", epochs=7, seed=3)
     assert (made.epochs, made.seed) == (7, 3)
     assert made.temperatures == config.preset("smoke", "digits").temperatures
+    # Those of a dataset as well.
+    made = config.preset("paper", "cifar10", learning_rate=0.2, momentum_decay=1)
+    assert optimizer(made) == ((0.2, 0.95), (0.9, 1.0), 10)
     with pytest.raises(config.ConfigError, match=r"^epochs: "):
         config.preset("smoke", "digits", epochs=0)
+    with pytest.raises(config.ConfigError, match=r"^momentum_decay: "):
+        config.preset("smoke", "cifar10", momentum_decay=0)
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
-    with pytest.raises(config.ConfigError, match=r"preset: .*paper.*quick.*smoke.*received 'fast'"):
+    with pytest.raises(
+        config.ConfigError, match=r"preset: .*paper.*paper_warm.*quick.*smoke.*received 'fast'"
+    ):
         config.preset("fast", "digits")

@@ -1,6 +1,8 @@
 """The command line refuses what it cannot do in a few lines, with the right exit code."""
 
+import dataclasses
 import json
+import os
 import socket
 import subprocess
 
@@ -8,24 +10,51 @@ import pytest
 
 from ddefense import config as config_lib
 from ddefense import records
+from ddefense.experiments import workdir
 
 USAGE, RUN = 2, 1
+
+# Runs the program in a fork for every line of arguments: starting Python takes far longer.
+SERVER = """
+import json, os, sys
+sys.modules["tensorflow"] = None  # what needs it too early ends in a traceback
+from ddefense import reporting  # otherwise imported by every fork that gets so far
+from ddefense.cli import main
+for line in open(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        for handle, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
+        sys.argv = ["bin/reproduce", *json.loads(line)]
+        main.run()
+        os._exit(99)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([status, open("../out").read(), open("../err").read()]), flush=True)
+"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where the commands run: none of these may leave anything there."""
-    return tmp_path_factory.mktemp("cwd")
+    folder = tmp_path_factory.mktemp("cli") / "cwd"
+    folder.mkdir()
+    return folder
 
 
-@pytest.fixture
-def cli(run_python, folder):
-    def run(*arguments, **variables):
-        found = run_python("-m", "ddefense.cli", *arguments, cwd=folder, **variables)
-        assert "Traceback" not in found.stderr
-        return found
+@pytest.fixture(scope="module")
+def cli(start_python, folder):
+    """Runs the command line as far as it goes without TensorFlow."""
+    pipe = folder.parent / "requests"
+    os.mkfifo(pipe)
+    with start_python("-c", SERVER, pipe, cwd=folder) as server, pipe.open("w") as requests:
 
-    return run
+        def run(*arguments):
+            print(json.dumps(arguments), file=requests, flush=True)
+            found = subprocess.CompletedProcess(arguments, *json.loads(server.stdout.readline()))
+            assert "Traceback" not in found.stderr
+            return found
+
+        yield run
 
 
 @pytest.mark.parametrize(
@@ -49,6 +78,26 @@ def cli(run_python, folder):
         (["--attacks=fgsm"], ["--attacks", "fgsm", "jsma_f"]),
         (["--dropout=1"], ["--dropout", "[0, 1)"]),
         (["--seed=-1"], ["--seed", ">= 0"]),
+        (["--seed=0,1"], ["--seed=0,1", "int()"]),
+        (["--seeds=a"], ["--seeds", "such as 0,1,2", "'a'"]),
+        (["--seeds="], ["--seeds", "''"]),
+        (["--seeds=0,0"], ["--seeds", "different", "'0,0'"]),
+        (["--seeds=0,-1"], ["--seeds", ">= 0", "'0,-1'"]),
+        (["--seeds=0.5"], ["--seeds", "integers", "'0.5'"]),
+        (["--seeds=1,2", "--seed=0"], ["--seeds", "--seed;", "both"]),
+        (["--precision=float16"], ["--precision=float16", "float32", "mixed_bfloat16"]),
+        (["--learning_rate_decay=0"], ["--learning_rate_decay", "(0, 1]", "0.0"]),
+        (["--learning_rate_decay=1.5"], ["--learning_rate_decay", "(0, 1]", "1.5"]),
+        (["--learning_rate_decay=nan"], ["--learning_rate_decay", "(0, 1]", "nan"]),
+        (["--momentum_decay=-0.5"], ["--momentum_decay", "(0, 1]", "-0.5"]),
+        (["--momentum_decay=half"], ["--momentum_decay=half", "float"]),
+        (["--decay_epochs=0"], ["--decay_epochs", ">= 1", "0"]),
+        (["--decay_epochs=2.5"], ["--decay_epochs=2.5", "int()"]),
+        (["--threads=-1"], ["--threads", ">= 0", "-1"]),
+        (["--threads=two"], ["--threads=two", "int()"]),
+        (["--threads=100000000000"], ["--threads", "4096"]),
+        (["--jit_compile=maybe"], ["--jit_compile", "maybe"]),
+        (["--nojit_compile=1"], ["--nojit_compile=1"]),
         (["digits"], ["flags only", "digits"]),
         (["--flagfile=no_such_file"], ["no_such_file"]),
     ],
@@ -97,34 +146,27 @@ def refused(start_python, tmp_path_factory):
 
     Their outcomes by name, with the folder that each one ran in.
     """
-    folders = {
-        name: tmp_path_factory.mktemp(name) for name in ("samples", "other", "foreign", "missing")
+    commands = {
+        "samples": ["--samples=361"],
+        "mnist": ["--dataset=mnist", "--data_dir=data"],
+        "cifar10": ["--dataset=cifar10", "--data_dir=data"],
     }
-    records.dump(
-        config_lib.preset("smoke", "digits", seed=7), folders["other"] / "run" / "config.json"
-    )
-    (folders["foreign"] / "run").mkdir()
-    (folders["foreign"] / "run" / "thesis.tex").write_text("precious")
-    (folders["missing"] / "data").mkdir()
+    folders = {name: tmp_path_factory.mktemp(name) for name in commands}
+    for name in ("mnist", "cifar10"):
+        (folders[name] / "data").mkdir()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         # Bound but not listening: connections are refused, wherever the tests run.
         proxy = f"http://127.0.0.1:{unused.getsockname()[1]}"
         variables = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), proxy)
         variables |= {"no_proxy": "", "NO_PROXY": ""}
-        arguments = {
-            "samples": ["--samples=361"],
-            "other": ["--seed=8"],
-            "foreign": [],
-            "missing": ["--dataset=mnist", "--data_dir=data"],
-        }
         started = {
             name: start_python(
-                *("-m", "ddefense.cli", "--preset=smoke", "--workdir=run", *arguments[name]),
-                cwd=folder,
+                *("-m", "ddefense.cli", "--preset=smoke", "--workdir=run", *arguments),
+                cwd=folders[name],
                 **variables,
             )
-            for name, folder in folders.items()
+            for name, arguments in commands.items()
         }
         ended = {name: process.communicate(timeout=300) for name, process in started.items()}
     return {
@@ -143,28 +185,118 @@ def test_more_samples_than_test_images_are_refused_before_anything_is_made(refus
     assert not list(folder.iterdir())
 
 
-def test_a_directory_of_another_configuration_is_refused(refused):
-    found, folder = refused["other"]
-    assert_run_error(found, "--workdir", "run", "seed (7 there, 8 now)")
-    assert [path.name for path in (folder / "run").iterdir()] == ["config.json"]
-    assert json.loads((folder / "run" / "config.json").read_text())["seed"] == 7
-
-
-def test_a_directory_with_foreign_contents_is_refused(refused):
-    found, folder = refused["foreign"]
-    assert_run_error(found, "--workdir", "run", "has contents but no config.json")
-    assert [path.name for path in (folder / "run").iterdir()] == ["thesis.tex"]
-    assert (folder / "run" / "thesis.tex").read_text() == "precious"
-
-
-def test_missing_data_is_refused_with_the_way_to_get_it(refused):
-    found, folder = refused["missing"]
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_missing_data_is_refused_with_the_way_to_get_it(refused, name):
+    found, folder = refused[name]
     assert found.returncode == RUN
     assert "Traceback" not in found.stderr
     # TFDS may have warned before.
-    for part in ("mnist", "data/mnist", "cannot be reached", "--data_dir", "TFDS_DATA_DIR"):
+    for part in (name, f"data/{name}", "cannot be reached", "--data_dir", "TFDS_DATA_DIR"):
         assert part in found.stderr.splitlines()[-1]
     assert [path.name for path in folder.iterdir()] == ["data"]
+
+
+# Every field that may be changed from the command line, with another value than the preset's.
+CHANGES = {
+    "temperatures": "3",
+    "epochs": "3",
+    "warm_start_steps": "3",
+    "batch_size": "3",
+    "learning_rate": "0.3",
+    "momentum": "0.3",
+    "learning_rate_decay": "0.3",
+    "momentum_decay": "0.3",
+    "decay_epochs": "3",
+    "dropout": "0.3",
+    "samples": "3",
+    "gradient_samples": "3",
+    "attacks": "jsma_z",
+    "theta": "0.3",
+    "max_features": "4",
+    "shard_samples": "3",
+    "attack_batch_size": "3",
+    "precision": "mixed_bfloat16",
+    "jit_compile": "true",
+    "threads": "3",
+}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Run directories of one seed (7) and of two (7 and 8), with the smoke preset."""
+    for name, seed in (("one", 7), ("several/seed_7", 7), ("several/seed_8", 8)):
+        records.dump(
+            config_lib.preset("smoke", "digits", seed=seed), tmp_path / name / "config.json"
+        )
+    return tmp_path
+
+
+def files_in(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds"), [("one", ["--seed=7"]), ("several", ["--seeds=7,8"])], ids=["one", "several"]
+)
+@pytest.mark.parametrize(
+    "changed",
+    [("learning_rate",), ("precision", "momentum_decay"), tuple(CHANGES)],
+    ids=["one", "two", "all"],
+)
+def test_every_changed_setting_is_named(cli, made, name, seeds, changed):
+    before = files_in(made)
+    flags = [f"--{field}={CHANGES[field]}" for field in changed]
+    found = cli("--preset=smoke", f"--workdir={made / name}", *seeds, *flags)
+    belongs = made / name / ("" if name == "one" else "seed_7")
+    assert_run_error(found, "--workdir", f"{belongs} belongs to", "another configuration")
+    for field in CHANGES:
+        assert (f" {field} (" in found.stderr) == (field in changed), field
+    assert files_in(made) == before
+
+
+def test_changes_names_every_field():
+    fixed = {"dataset", "preset", "seed", "reduced"}
+    assert set(CHANGES) == {field.name for field in dataclasses.fields(config_lib.Config)} - fixed
+
+
+def test_another_seed_or_dataset_is_named(cli, made):
+    found = cli("--preset=smoke", f"--workdir={made / 'one'}", "--seed=8", "--dataset=mnist")
+    assert_run_error(found, "seed (7 there, 8 now)", "dataset ('digits' there, 'mnist' now)")
+
+
+def test_one_seed_and_several_do_not_share_a_directory(cli, made):
+    before = files_in(made)
+    found = cli("--preset=smoke", f"--workdir={made / 'one'}", "--seeds=7,8")
+    assert_run_error(found, "--workdir", "belongs to a run of one seed")
+    found = cli("--preset=smoke", f"--workdir={made / 'several'}", "--seed=7")
+    assert_run_error(found, "--workdir", "belongs to a run with --seeds")
+    assert files_in(made) == before
+
+
+@pytest.mark.parametrize("seeds", [[], ["--seeds=0,1"]], ids=["one", "several"])
+def test_a_directory_with_foreign_contents_is_refused(cli, tmp_path, seeds):
+    (tmp_path / "thesis.tex").write_text("precious")
+    found = cli("--preset=smoke", f"--workdir={tmp_path}", *seeds)
+    assert_run_error(found, "--workdir", str(tmp_path), "which ")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "seeds"),
+    [
+        ("one", "one", ["--seed=7"]),
+        ("several", "several", ["--seeds=7,8"]),
+        ("several", "several/seed_8", ["--seeds=7,8"]),
+    ],
+    ids=["one", "several", "one of several"],
+)
+def test_a_directory_in_use_is_refused(cli, made, name, held, seeds):
+    before = files_in(made)
+    with workdir.held(made / held):
+        found = cli("--preset=smoke", f"--workdir={made / name}", *seeds)
+    assert_run_error(found, "--workdir: another process is running in", str(made / held))
+    assert files_in(made) == before
 
 
 def test_there_is_nothing_to_report_on_in_an_empty_directory(cli, tmp_path):

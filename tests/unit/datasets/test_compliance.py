@@ -1,5 +1,6 @@
 """What every dataset promises, whatever its name."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -8,7 +9,12 @@ import pytest
 from ddefense import datasets, networks
 
 # name: images of the training and of the test split
-SIZES = {"digits": (1437, 360), "mnist": (60_000, 10_000)}
+SIZES = {
+    "digits": (1437, 360),
+    "mnist": (60_000, 10_000),
+    "fashion_mnist": (60_000, 10_000),
+    "cifar10": (50_000, 10_000),
+}
 
 
 def test_every_dataset_stands_in_this_table():
@@ -17,7 +23,8 @@ def test_every_dataset_stands_in_this_table():
 
 @pytest.fixture(params=datasets.NAMES)
 def dataset(request):
-    return request.getfixturevalue({"mnist": "mnist_data"}.get(request.param, request.param))
+    embedded = request.param == "digits"
+    return request.getfixturevalue(request.param if embedded else f"{request.param}_data")
 
 
 def test_splits_hold_images_and_labels(dataset):
@@ -31,8 +38,9 @@ def test_splits_hold_images_and_labels(dataset):
 
 
 def test_values_fill_the_stated_range(dataset):
-    values = np.concatenate([dataset.train.images.ravel(), dataset.test.images.ravel()])
-    assert (values.min(), values.max()) == dataset.value_range
+    splits = (dataset.train.images, dataset.test.images)
+    found = (min(x.min() for x in splits), max(x.max() for x in splits))
+    assert found == dataset.value_range
 
 
 def test_class_names_are_distinct_text(dataset):
@@ -41,8 +49,15 @@ def test_class_names_are_distinct_text(dataset):
 
 
 def test_its_network_takes_its_images(dataset):
+    few = dataclasses.replace(
+        dataset, train=datasets.Split(dataset.train.images[:100], dataset.train.labels[:100])
+    )
     network = networks.build(
-        dataset.network, temperature=1.0, seed=0, num_classes=dataset.num_classes
+        dataset.network,
+        temperature=1.0,
+        seed=0,
+        num_classes=dataset.num_classes,
+        statistics=few.feature_statistics(),
     )
     assert network.input_shape == (None, *dataset.image_shape)
     assert networks.predict(network, dataset.test.images[:2]).shape == (2, dataset.num_classes)
@@ -56,6 +71,12 @@ def test_classes_are_spread_alike_over_both_splits(dataset):
     np.testing.assert_allclose(shares[0], shares[1], atol=0.05)
 
 
+@pytest.mark.parametrize(
+    "dataset",
+    # Reading CIFAR-10 a second time takes 15 seconds.
+    [pytest.param(n, marks=pytest.mark.slow if n == "cifar10" else ()) for n in datasets.NAMES],
+    indirect=True,
+)
 def test_every_call_gives_the_same_arrays_in_the_same_order(dataset):
     again = datasets.load(dataset.name)  # the fixture's folder is the default one
     for one, other in ((dataset.train, again.train), (dataset.test, again.test)):

@@ -1,15 +1,17 @@
 """Which networks are made, from what, and in which order they share their starts."""
 
 import dataclasses
+import threading
 
 import keras
 import numpy as np
 import pytest
 
 from ddefense import config as config_lib
-from ddefense import distillation, networks, records
+from ddefense import datasets, distillation, interruption, networks, records, training
 from ddefense.experiments import attacking, pair
 from ddefense.experiments.stages import Artefact, Stages
+from ddefense.progress import Progress
 from ddefense.records import RunError
 
 CONFIG = config_lib.Config(
@@ -79,8 +81,6 @@ def test_soft_labels_are_the_initial_network_at_its_temperature(literal, tiny_da
 
 def test_the_distilled_network_learns_from_soft_labels_at_t(literal, tiny_dataset, tmp_path):
     """The whole of distillation again, with the loop alone."""
-    from ddefense import training
-
     _, _, trained = literal
     network = networks.build("mnist", temperature=20.0, seed=1, dropout=0.5)
     settings = training.TrainingSettings(
@@ -152,6 +152,153 @@ def test_an_interrupted_training_resumes_from_its_epoch(
     assert_equal(weights(resumed.network), weights(baseline.network))
     assert stages.done[0].starts == 2
     assert not list(tmp_path.rglob("checkpoint*"))
+
+
+def test_a_training_asked_to_stop_resumes_within_its_epoch(tmp_path, tiny_dataset, monkeypatch):
+    config = dataclasses.replace(CONFIG, batch_size=2)  # 35 steps, and a pause after 25
+    expected = pair.NetworkStages(Stages(tmp_path / "a"), config, tiny_dataset).baseline()
+
+    note, update, sizes = threading.Event(), Progress.update, []
+
+    def asking(self, amount, **metrics):
+        update(self, amount, **metrics)
+        sizes.append(amount)
+        note.set()
+
+    makers = pair.NetworkStages(Stages(tmp_path / "b"), config, tiny_dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr(interruption, "_asked", note)
+        patch.setattr(Progress, "update", asking)
+        with pytest.raises(interruption.StoppedError):
+            makers.baseline()
+    assert sizes == [50]
+    assert stage_names(tmp_path / "b") == [".partial-baseline"]
+    resumed = makers.baseline()
+    assert_equal(weights(resumed.network), weights(expected.network))
+    assert pair.load_training(resumed.network) == pair.load_training(expected.network)
+    assert not list(tmp_path.rglob("checkpoint*"))
+
+
+@pytest.fixture(scope="module")
+def colourful():
+    """A standardised dataset of noise that the paper's CIFAR-10 network takes."""
+    generator = np.random.default_rng(0)
+    splits = [
+        datasets.Split(generator.uniform(size=(n, 32, 32, 3)).astype(np.float32), np.arange(n) % 10)
+        for n in (12, 4)
+    ]
+    names = tuple("0123456789")
+    return datasets.Dataset("noise", "cifar10", *splits, names, standardized=True)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory, colourful):
+    """Networks trained in half precision on a standardised dataset."""
+    config = dataclasses.replace(
+        CONFIG, temperatures=(20.0,), batch_size=6, precision="mixed_bfloat16"
+    )
+    makers = pair.NetworkStages(Stages(tmp_path_factory.mktemp("half")), config, colourful)
+    baseline = makers.baseline()
+    return config, baseline, makers.distilled(20.0, baseline, None)
+
+
+def test_what_was_trained_in_half_precision_is_stored_in_float32(half):
+    _, baseline, trained = half
+    for artefact in (baseline.network, trained.initial, trained.network):
+        network = pair.load_network(artefact)
+        assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+        assert {w.dtype for w in network.weights} == {"float32"}
+    assert networks.temperature_of(network) == 20.0
+
+
+def test_its_weights_are_those_that_training_gave(half, colourful):
+    config, baseline, _ = half
+    settings = training.TrainingSettings(
+        temperature=1.0, epochs=1, batch_size=6, learning_rate=0.1, momentum=0.5, seed=1
+    )
+    by_hand = {}
+    for precision in config_lib.PRECISIONS:
+        network = networks.build(
+            "cifar10",
+            temperature=1.0,
+            seed=1,
+            dropout=config.dropout,
+            statistics=colourful.feature_statistics(),
+            precision=precision,
+        )
+        labels = distillation.hard_labels(colourful.train.labels, 10)
+        training.fit(network, colourful.train.images, labels, settings)
+        by_hand[precision] = network.get_weights()
+    assert_equal(weights(baseline.network), by_hand["mixed_bfloat16"])
+    # It was not trained in float32.
+    assert any(
+        (a != b).any() for a, b in zip(by_hand["float32"], by_hand["mixed_bfloat16"], strict=True)
+    )
+
+
+def test_soft_labels_are_computed_in_float32(half, colourful):
+    _, _, trained = half
+    initial = networks.build(
+        "cifar10", temperature=20.0, seed=0, statistics=colourful.feature_statistics()
+    )
+    initial.set_weights(weights(trained.initial))
+    np.testing.assert_allclose(
+        pair.load_soft_labels(trained.soft_labels),
+        networks.predict(initial, colourful.train.images),
+        rtol=1e-6,
+    )
+
+
+def test_a_stored_network_standardises_as_its_dataset_says(half, colourful):
+    _, baseline, trained = half
+    mean = colourful.train.images.mean(axis=0, dtype=np.float64)
+    deviation = colourful.train.images.std(axis=0, dtype=np.float64)
+    expected = (colourful.test.images - mean) / deviation
+    for artefact in (baseline.network, trained.network):
+        network = pair.load_network(artefact)
+        inside = keras.Model(network.input, network.get_layer("standardize").output)
+        found = networks.predict(inside, colourful.test.images)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_dataset_that_is_not_standardised_has_no_such_layer(literal):
+    _, baseline, _ = literal
+    names = [layer.name for layer in pair.load_network(baseline.network).layers]
+    assert names[:2] == ["images", "conv_1_1"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "mixed_bfloat16"},
+        {"learning_rate_decay": 0.95},
+        {"momentum_decay": 0.5},
+        {"decay_epochs": 5},
+        {"jit_compile": True},
+    ],
+)
+def test_a_network_of_other_settings_is_another_one(
+    literal, tmp_path, tiny_dataset, monkeypatch, changes
+):
+    directory, baseline, _ = literal
+    other = dataclasses.replace(CONFIG, **changes)
+    # In the same directory it is refused,
+    with pytest.raises(RunError, match="made with other settings"):
+        pair.NetworkStages(Stages(directory), other, tiny_dataset).baseline()
+    # and elsewhere what is made from it differs as well; training itself does not matter here.
+    history = training.History(np.ones(1, np.float32), np.ones(1), np.ones(1))
+    received = []
+    monkeypatch.setattr(training, "fit", lambda *args, **_: received.append(args[3]) or history)
+    found = pair.NetworkStages(Stages(tmp_path), other, tiny_dataset).baseline()
+    assert found.network.digest != baseline.network.digest
+    for name, value in changes.items():
+        assert name == "precision" or getattr(received[0], name) == value
+
+
+def test_what_does_not_determine_a_network_leaves_it_alone(literal, tiny_dataset):
+    directory, baseline, _ = literal
+    other = dataclasses.replace(CONFIG, samples=7, theta=-1.0, attack_batch_size=3)
+    assert pair.NetworkStages(Stages(directory), other, tiny_dataset).baseline() == baseline
 
 
 @pytest.fixture

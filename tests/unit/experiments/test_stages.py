@@ -1,5 +1,8 @@
 """A stage is done once, resumes, and is never half-seen nor overwritten."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from ddefense.experiments.stages import Stages
@@ -123,3 +126,119 @@ def test_a_damaged_marker_is_named(stages, tmp_path):
         Stages(tmp_path).run("train", {}, [], writes("two"))
     assert str(marker) in str(caught.value)
     assert content(artefact) == "one"
+
+
+# --- killed at every change of the file system ----------------------------------------------------
+
+# Runs a small run in forks. The hook is told of every change before it is made.
+KILLED = """
+import os, pathlib, shutil, sys
+from ddefense import config, files
+from ddefense.experiments import workdir
+from ddefense.experiments.stages import Stages
+
+CHANGES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
+
+def write(path, text):
+    with files.atomic_file(path) as temporary:
+        temporary.write_text(text)
+
+def run(folder):
+    directory, exported = folder / "run", folder / "exported"
+
+    def train(partial):
+        checkpoint = partial / "scratch" / "checkpoint"
+        for epoch in range(2):
+            done = checkpoint.read_text() if checkpoint.exists() else ""
+            if len(done) <= epoch:
+                write(checkpoint, done + str(epoch))
+        (partial / "network").write_text("network of " + checkpoint.read_text())
+
+    def export(partial):
+        with files.atomic_directory(exported / str(len(list(exported.glob("[0-9]"))))) as temporary:
+            (temporary / "model").write_text("model of " + (trained / "network").read_text())
+        (partial / "export").write_text("done")
+
+    with workdir.claimed(directory, config.Config()):
+        stages = Stages(directory)
+        artefact = stages.run("train", {}, [], train)
+        trained = artefact.directory
+        stages.forget("export", unless=lambda stage: any(exported.glob("[0-9]")))
+        stages.run("export", {}, [artefact], export)
+        write(directory / "results", (trained / "network").read_text())
+
+def forked(folder, survived=None):
+    child = os.fork()
+    if not child:
+        left = survived
+
+        def hook(event, arguments):
+            nonlocal left
+            if left is not None and event in CHANGES and str(folder) in str(arguments[0]):
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+
+        sys.addaudithook(hook)
+        run(folder)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+root, prepared = map(pathlib.Path, sys.argv[1:3])
+survived = 0
+while True:
+    folder = root / f"killed_{survived:03d}"
+    if prepared.exists():
+        shutil.copytree(prepared, folder)
+        shutil.rmtree(folder / "exported")  # what makes a stage be forgotten
+    status = forked(folder, survived)
+    assert forked(folder) == 0
+    if status == 0:
+        break
+    assert status == 9
+    survived += 1
+print(survived)
+"""
+
+
+MODEL = Path("exported/0/model")
+
+
+def contents(folder):
+    """What a run leaves, except for what may be told of its past."""
+    found = {p.relative_to(folder): p.read_text() for p in folder.rglob("*") if p.is_file()}
+    for path in [path for path in found if path.name == "stage.json"]:
+        record = json.loads(found[path])
+        assert record["finished"]
+        found[path] = record["digest"]
+    return found
+
+
+def test_a_run_killed_at_any_change_of_the_file_system_ends_the_same(run_python, tmp_path):
+    for name, prepared, least in (("new", "none", 30), ("forgotten", "new/killed_000", 10)):
+        (tmp_path / name).mkdir()
+        found = run_python("-c", KILLED, tmp_path / name, tmp_path / prepared, cwd=tmp_path)
+        assert found.returncode == 0, found.stderr
+        kills = int(found.stdout)
+        assert kills >= least
+        undisturbed = contents(tmp_path / name / f"killed_{kills:03d}")
+        assert {str(path) for path in undisturbed} == {
+            "run/config.json",
+            "run/results",
+            "run/stages/train/stage.json",
+            "run/stages/train/network",
+            "run/stages/export/stage.json",
+            "run/stages/export/export",
+            str(MODEL),
+        }
+        exported_twice = 0
+        for number in range(kills):
+            ended = contents(tmp_path / name / f"killed_{number:03d}")
+            # A server takes no notice of hidden leftovers. Killed between an export and the end of
+            # its stage, a run exports again, the same.
+            spare = {p: ended.pop(p) for p in [*ended] if p.parts[0] == "exported" and p != MODEL}
+            for path, text in spare.items():
+                assert path.parts[1].startswith(".tmp-") or text == undisturbed[MODEL]
+            exported_twice += any(path.parts[1] == "1" for path in spare)
+            assert ended == undisturbed, number
+        assert exported_twice  # or the kills did not come so close

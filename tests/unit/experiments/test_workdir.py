@@ -1,6 +1,7 @@
 """The run directory: of one configuration for life."""
 
 import dataclasses
+import errno
 import os
 
 import pytest
@@ -113,3 +114,102 @@ def test_a_directory_is_held_by_one_process_at_a_time(tmp_path):
     ):
         pass
     prepare(tmp_path, CONFIG)  # free again
+
+
+def test_a_directory_in_use_is_refused_before_it_is_claimed(tmp_path):
+    with workdir.claimed(tmp_path, CONFIG):
+        for check in (workdir.check, lambda path, config: workdir.check_seeds(path, [config])):
+            with pytest.raises(RunError, match="another process is running"):
+                check(tmp_path, CONFIG)
+    workdir.check(tmp_path, CONFIG)
+    workdir.check(tmp_path, CONFIG)  # checking holds nothing
+
+
+def test_where_directories_cannot_be_locked_a_run_goes_on_with_a_warning(
+    tmp_path, monkeypatch, caplog
+):
+    def flock(handle, kind):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # NFS
+
+    monkeypatch.setattr(workdir.fcntl, "flock", flock)
+    prepare(tmp_path, CONFIG)
+    assert records.load(config_lib.Config, tmp_path / "config.json") == CONFIG
+    (record,) = caplog.records
+    for part in (str(tmp_path), "cannot be locked", "start no other run"):
+        assert part in record.getMessage()
+
+
+def test_what_killed_processes_left_is_removed_by_the_next_that_holds_the_directory(tmp_path):
+    prepare(tmp_path, CONFIG)
+    kept = snapshot(tmp_path)
+    for name in (".tmp-1-results.json", "networks/.tmp-2-baseline.keras", "stages/a/.tmp-3-b.npz"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half")
+    (tmp_path / "exported" / ".tmp-x").mkdir(parents=True)
+    (tmp_path / "exported" / ".tmp-x" / "saved_model.pb").write_text("half")
+    before = snapshot(tmp_path)
+    workdir.check(tmp_path, CONFIG)
+    assert snapshot(tmp_path) == before
+    prepare(tmp_path, CONFIG)
+    assert snapshot(tmp_path) == kept
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+SEEDS = [dataclasses.replace(CONFIG, seed=seed) for seed in (3, 10)]
+
+
+def prepare_seeds(directory):
+    workdir.check_seeds(directory, SEEDS)
+    with workdir.held(directory):
+        for config in SEEDS:
+            prepare(workdir.seed_directory(directory, config.seed), config)
+
+
+def test_seeds_have_directories_of_their_own(tmp_path):
+    prepare_seeds(tmp_path / "new")
+    assert [p.name for p in sorted((tmp_path / "new").iterdir())] == ["seed_10", "seed_3"]
+    for name in ("report.md", ".tmp-1-report.md"):
+        (tmp_path / "new" / name).write_text("")
+    for name in ("figures", "tables"):
+        (tmp_path / "new" / name).mkdir()
+    workdir.check_seeds(tmp_path / "new", [*SEEDS, dataclasses.replace(CONFIG, seed=4)])
+
+
+def test_the_checks_of_several_seeds_make_nothing(tmp_path):
+    workdir.check_seeds(tmp_path / "new", SEEDS)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_seed_of_another_configuration_is_refused(tmp_path):
+    prepare_seeds(tmp_path)
+    before = snapshot(tmp_path)
+    with pytest.raises(RunError, match=r"seed_10 belongs.*: momentum \(0.5 there, 0.7 now\)\. "):
+        workdir.check_seeds(tmp_path, [SEEDS[0], dataclasses.replace(SEEDS[1], momentum=0.7)])
+    assert snapshot(tmp_path) == before
+
+
+def test_several_seeds_and_one_seed_refuse_the_directory_of_the_other(tmp_path):
+    prepare(tmp_path / "one", CONFIG)
+    with pytest.raises(RunError, match="belongs to a run of one seed"):
+        workdir.check_seeds(tmp_path / "one", SEEDS)
+    prepare_seeds(tmp_path / "several")
+    with pytest.raises(RunError, match="belongs to a run with --seeds"):
+        workdir.check(tmp_path / "several", CONFIG)
+    # Each seed on its own is a run like any other.
+    workdir.check(tmp_path / "several" / "seed_3", SEEDS[0])
+
+
+def test_several_seeds_refuse_foreign_contents(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunError, match=r"which contains thesis\.tex"):
+        workdir.check_seeds(tmp_path, SEEDS)
+    assert snapshot(tmp_path) == {tmp_path / "thesis.tex": b"precious"}
+
+
+def test_seeds_with_results_are_found_in_the_order_of_their_numbers(tmp_path):
+    prepare_seeds(tmp_path)
+    (tmp_path / "seed_old").mkdir()
+    for name in ("seed_10", "seed_3", "seed_old"):
+        (tmp_path / name / "results.json").write_text("")
+    (tmp_path / "seed_4").mkdir()
+    assert [p.name for p in workdir.seed_directories(tmp_path)] == ["seed_3", "seed_10"]

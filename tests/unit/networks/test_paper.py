@@ -7,7 +7,7 @@ import pytest
 from ddefense import networks
 from ddefense.layers import TemperatureSoftmax
 
-PARAMETERS = {"mnist": 312_202}
+PARAMETERS = {"mnist": 312_202, "cifar10": 1_147_978}
 # The paper's Table I: (layer, class, output shape, filters or units, activation).
 TABLE_I = {
     "mnist": [
@@ -25,7 +25,23 @@ TABLE_I = {
         ("dropout_2", "Dropout", (200,), None, None),
         ("logits", "Dense", (10,), 10, "linear"),
         ("probabilities", "TemperatureSoftmax", (10,), None, None),
-    ]
+    ],
+    "cifar10": [
+        ("images", "InputLayer", (32, 32, 3), None, None),
+        ("conv_1_1", "Conv2D", (30, 30, 64), 64, "relu"),
+        ("conv_1_2", "Conv2D", (28, 28, 64), 64, "relu"),
+        ("pool_1", "MaxPooling2D", (14, 14, 64), None, None),
+        ("conv_2_1", "Conv2D", (12, 12, 128), 128, "relu"),
+        ("conv_2_2", "Conv2D", (10, 10, 128), 128, "relu"),
+        ("pool_2", "MaxPooling2D", (5, 5, 128), None, None),
+        ("flatten", "Flatten", (3200,), None, None),
+        ("dense_1", "Dense", (256,), 256, "relu"),
+        ("dropout_1", "Dropout", (256,), None, None),
+        ("dense_2", "Dense", (256,), 256, "relu"),
+        ("dropout_2", "Dropout", (256,), None, None),
+        ("logits", "Dense", (10,), 10, "linear"),
+        ("probabilities", "TemperatureSoftmax", (10,), None, None),
+    ],
 }
 
 
@@ -130,7 +146,9 @@ def test_a_saved_network_gives_the_same_answers(network, images, tmp_path):
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"expected one of \['mnist'\], received 'resnet'"):
+    with pytest.raises(
+        ValueError, match=r"expected one of \['mnist', 'cifar10'\], received 'resnet'"
+    ):
         networks.build("resnet", temperature=1.0, seed=0)
 
 

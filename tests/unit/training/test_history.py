@@ -1,4 +1,4 @@
-"""When a network counts as one that did not learn."""
+"""What a history counts, and when a network counts as one that did not learn."""
 
 import math
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ddefense.training import History
+from ddefense.training.history import Partial
 
 NOTHING = math.log(10)
 
@@ -42,3 +43,26 @@ def test_stalled_by_hand(losses, stalled):
 def test_the_number_of_classes_sets_the_level():
     assert history([math.log(3)] * 60).stalled(3)
     assert not history([math.log(3)] * 60).stalled(10)
+
+
+def test_an_epoch_is_added_by_hand():
+    before = History(np.float32([9, 9]), np.array([9.0]), np.array([0.5]))
+    # Ten images in steps of four leave two for the third.
+    epoch = Partial(np.float32([1.0, 2.0, 6.0]), correct=7)
+    after = before.longer(epoch, num_images=10, batch_size=4)
+    np.testing.assert_array_equal(after.step_loss, [9, 9, 1, 2, 6])
+    assert after.step_loss.dtype == np.float32
+    np.testing.assert_allclose(after.epoch_loss, [9.0, (4 * 1 + 4 * 2 + 2 * 6) / 10])
+    np.testing.assert_array_equal(after.epoch_accuracy, [0.5, 0.7])
+    np.testing.assert_array_equal(before.epoch_loss, [9.0])  # is not changed
+
+
+@pytest.mark.parametrize(
+    ("num_images", "losses", "expected"),
+    [(8, [1.0, 3.0], 2.0), (5, [1.0, 6.0], 2.0), (3, [1.5], 1.5)],
+)
+def test_the_last_step_weighs_what_it_used(num_images, losses, expected):
+    empty = History(np.zeros(0, np.float32), np.zeros(0), np.zeros(0))
+    after = empty.longer(Partial(np.float32(losses), 0), num_images, batch_size=4)
+    np.testing.assert_allclose(after.epoch_loss, [expected])
+    np.testing.assert_array_equal(after.epoch_accuracy, [0.0])

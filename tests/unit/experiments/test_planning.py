@@ -1,0 +1,293 @@
+"""What a run says that it will do is what it does, with amounts that follow from measured rates."""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+import pytest
+from absl import logging as absl_logging
+
+from ddefense import config as config_lib
+from ddefense import records
+from ddefense.datasets import Split
+from ddefense.experiments import planning
+from ddefense.experiments.planning import Planned, Rates, Sweep
+from ddefense.experiments.stages import StageRecord, Stages
+
+RATES = Rates(train=1.0, forward=0.1, backward=0.01)
+CONFIG = config_lib.Config(
+    temperatures=(20.0, 1.0),
+    epochs=3,
+    warm_start_steps=4,
+    batch_size=32,
+    samples=2,
+    gradient_samples=50,
+    attacks=("jsma_f", "jsma_f_literal", "jsma_z"),
+    max_features=112,
+)
+
+
+def names(config, dataset):
+    return [stage.name for stage in planning.plan(config, dataset, RATES)]
+
+
+def seconds(config, dataset):
+    return {
+        stage.name: pytest.approx(stage.seconds) for stage in planning.plan(config, dataset, RATES)
+    }
+
+
+def on(name, config):
+    return [f"measure_{name}", *(f"{a}_on_{name}" for a in config.attacks), f"export_{name}"]
+
+
+@pytest.mark.parametrize("preset", ["paper", "paper_warm"])
+@pytest.mark.parametrize("temperatures", [None, (5.0, 0.5)], ids=["with T = 1", "without"])
+def test_the_plan_has_every_stage_in_the_order_of_a_run(tiny_dataset, preset, temperatures):
+    changes = {} if temperatures is None else {"temperatures": temperatures}
+    config = config_lib.preset(preset, "digits", **changes)
+    warm = preset == "paper_warm"
+    expected = ["baseline", "samples", *on("baseline", config)]
+    if warm:
+        expected.append("warm_start")
+    for tag in (
+        ("1", "2", "5", "10", "20", "30", "40", "50", "100") if not changes else ("5", "0.5")
+    ):
+        # At T = 1 the literal protocol's initial network is the baseline.
+        if warm or tag != "1":
+            expected.append(f"initial_t{tag}")
+        expected += [f"soft_labels_t{tag}", f"distilled_t{tag}", *on(f"distilled_t{tag}", config)]
+    assert names(config, tiny_dataset) == expected
+    assert len(set(expected)) == len(expected)
+
+
+def test_amounts_follow_from_the_rates(tiny_dataset):
+    """70 training images, 60 test images, ten classes; a rate of 1 is a second per image."""
+    assert (len(tiny_dataset.train), len(tiny_dataset.test)) == (70, 60)
+    # Forward, then the Jacobians of the logits and of the softmax at T = 1 and at T.
+    amplitude_t1, amplitude_t20 = (50 * (0.1 + n * 10 * 0.01) for n in (2, 3))
+    # Two samples, nine targets, 56 pairs and a last look.
+    steps = 2 * 9 * 57
+    attacks = {"jsma_f": 0.11, "jsma_f_literal": 0.12, "jsma_z": 0.12}
+    expected = {
+        "baseline": 3 * 70,
+        "samples": 6,
+        "measure_baseline": 6 + amplitude_t1,
+        "warm_start": 4 * 32,
+        "initial_t20": 3 * 70,
+        "soft_labels_t20": 7,
+        "distilled_t20": 3 * 70,
+        # The initial network is measured too.
+        "measure_distilled_t20": 12 + amplitude_t20,
+        "initial_t1": 3 * 70,
+        "soft_labels_t1": 7,
+        "distilled_t1": 3 * 70,
+        "measure_distilled_t1": 12 + amplitude_t1,
+    }
+    for name in ("baseline", "distilled_t20", "distilled_t1"):
+        expected |= {f"{attack}_on_{name}": steps * rate for attack, rate in attacks.items()}
+        expected[f"export_{name}"] = 5
+    assert expected == seconds(CONFIG, tiny_dataset)
+
+
+def test_no_more_gradients_are_planned_than_there_are_test_images(tiny_dataset):
+    few, many = (
+        seconds(dataclasses.replace(CONFIG, gradient_samples=n), tiny_dataset) for n in (60, 10_000)
+    )
+    assert {name: amount.expected for name, amount in few.items()} == many
+
+
+def test_kinds_are_those_that_rates_are_corrected_by(tiny_dataset):
+    kinds = {stage.name: stage.kind for stage in planning.plan(CONFIG, tiny_dataset, RATES)}
+    patterns = {
+        "train": "baseline|warm_start|(initial|distilled)_t.*",
+        "measure": "samples|measure_.*|soft_labels_.*",
+        "attack": ".*_on_.*",
+        "export": "export_.*",
+    }
+    for name, kind in kinds.items():
+        assert re.fullmatch(patterns[kind], name)
+
+
+def test_rates_are_measured_and_positive(tiny_dataset):
+    rates = planning.measure_rates(dataclasses.replace(CONFIG, batch_size=8), tiny_dataset)
+    for rate in dataclasses.astuple(rates):
+        assert 0 < rate < 10
+
+
+@pytest.mark.parametrize("num_images", [3, 70])
+def test_rates_can_be_measured_on_fewer_images_than_a_batch(tiny_dataset, num_images):
+    train = Split(tiny_dataset.train.images[:num_images], tiny_dataset.train.labels[:num_images])
+    dataset = dataclasses.replace(tiny_dataset, train=train)
+    config = dataclasses.replace(CONFIG, batch_size=128, attack_batch_size=64)
+    assert planning.measure_rates(config, dataset).train > 0
+
+
+def test_memory_grows_with_data_and_batch(tiny_dataset):
+    more = dataclasses.replace(
+        tiny_dataset, train=Split(np.zeros((700, 28, 28, 1), np.float32), np.zeros(700, np.int64))
+    )
+    least = planning.memory_bytes(CONFIG, tiny_dataset)
+    assert least > 2**29
+    # Twice 630 images of 28 x 28 float32.
+    assert planning.memory_bytes(CONFIG, more) - least == 2 * 630 * 28 * 28 * 4
+    batch = dataclasses.replace(CONFIG, batch_size=64)
+    assert planning.memory_bytes(batch, tiny_dataset) - least > 32 * 4 * 26 * 26 * 32
+
+
+# --- what is left ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lines(caplog):
+    """What was said since this was last called."""
+    before = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.INFO)
+
+    def said():
+        found = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return found
+
+    yield said
+    absl_logging.set_verbosity(before)
+
+
+PLAN = [
+    Planned("baseline", "train", 100.0),
+    Planned("f_on_baseline", "attack", 60.0),
+    Planned("z_on_baseline", "attack", 40.0),
+    Planned("distilled_t5", "train", 200.0),
+    Planned("export_distilled_t5", "export", 5.0),
+]
+
+
+def record(name, taken):
+    return StageRecord(name=name, digest="0", starts=1, seconds=taken, finished=True)
+
+
+def finish_for_good(directory, *stages):
+    for name in stages:
+        Stages(directory).run(name, {}, [], lambda directory: None)
+
+
+def test_the_plan_is_announced_by_kind(tmp_path, lines):
+    Sweep([(tmp_path, PLAN)]).announce(memory=3 * 2**30)
+    head, *kinds, last = lines()
+    assert head == "plan: 5 stages, 0 finished already"
+    assert [" ".join(kind.split()) for kind in kinds] == [
+        "train 2 stages, about 5 min 0 s",
+        "attack 2 stages, at most 1 min 40 s",
+        "export 1 stages, about 5 s",
+    ]
+    assert last.startswith("  in all at most 6 min 45 s; memory about 3.0 GiB of ")
+
+
+def test_estimates_are_corrected_by_what_stages_of_their_kind_took(tmp_path, lines):
+    sweep = Sweep([(tmp_path, PLAN)])
+    # Twice as long as planned: 100 of attacks + 2 * 200 + 5.
+    sweep.finish(tmp_path, record("baseline", 200.0))
+    # A tenth: 4 + 400 + 5.
+    sweep.finish(tmp_path, record("f_on_baseline", 6.0))
+    # Now 15 for 100, which changes nothing of what is left.
+    sweep.finish(tmp_path, record("z_on_baseline", 9.0))
+    # 200 + 100 for 300.
+    sweep.finish(tmp_path, record("distilled_t5", 100.0))
+    sweep.finish(tmp_path, record("export_distilled_t5", 50.0))
+    assert lines() == [
+        "finished baseline in 3 min 20 s; 1 of 5 stages, about 8 min 25 s left",
+        "finished f_on_baseline in 6 s; 2 of 5 stages, about 6 min 49 s left",
+        "finished z_on_baseline in 9 s; 3 of 5 stages, about 6 min 45 s left",
+        "finished distilled_t5 in 1 min 40 s; 4 of 5 stages, about 5 s left",
+        "finished export_distilled_t5 in 50 s; 5 of 5 stages, about 0 s left",
+    ]
+
+
+def test_a_kind_is_corrected_by_the_sum_of_its_stages(tmp_path, lines):
+    plan = [Planned(name, "train", 10.0 * i) for i, name in enumerate("abc", start=1)]
+    sweep = Sweep([(tmp_path, plan)])
+    sweep.finish(tmp_path, record("a", 30.0))
+    sweep.finish(tmp_path, record("b", 15.0))
+    # (30 + 15) / (10 + 20) of 30.
+    assert lines()[-1].endswith("2 of 3 stages, about 45 s left")
+
+
+def test_what_was_left_of_an_interrupted_stage_corrects_nothing(tmp_path, lines):
+    sweep = Sweep([(tmp_path, PLAN)])
+    sweep.finish(tmp_path, dataclasses.replace(record("baseline", 1.0), starts=2))
+    assert lines() == ["finished baseline in 1 s; 1 of 5 stages, about 5 min 5 s left"]
+
+
+def test_an_estimate_of_nothing_corrects_nothing(tmp_path, lines):
+    sweep = Sweep([(tmp_path, [Planned("a", "train", 0.0), Planned("b", "train", 7.0)])])
+    sweep.finish(tmp_path, record("a", 3.0))
+    assert lines() == ["finished a in 3 s; 1 of 2 stages, about 7 s left"]
+
+
+def test_finished_stages_are_neither_planned_nor_counted_again(tmp_path, lines):
+    finish_for_good(tmp_path, "baseline", "f_on_baseline")
+    lines()
+    sweep = Sweep([(tmp_path, PLAN)])
+    sweep.announce(memory=0)
+    said = lines()
+    assert said[0] == "plan: 5 stages, 2 finished already"
+    assert "in all at most 4 min 5 s" in said[-1]
+    for name in ("baseline", "f_on_baseline"):
+        # Their records are of an earlier process, and correct nothing.
+        sweep.finish(tmp_path, record(name, 1e6))
+    assert lines() == []
+    sweep.finish(tmp_path, record("z_on_baseline", 40.0))
+    assert lines() == ["finished z_on_baseline in 40 s; 3 of 5 stages, about 3 min 25 s left"]
+
+
+def test_an_interrupted_stage_is_still_to_be_done(tmp_path, lines):
+    with pytest.raises(records.RunError):
+        Stages(tmp_path).run("baseline", {}, [], fails)
+    lines()
+    Sweep([(tmp_path, PLAN)]).announce(memory=0)
+    assert lines()[0] == "plan: 5 stages, 0 finished already"
+
+
+def fails(directory):
+    raise records.RunError("no")
+
+
+def test_seeds_are_counted_together_and_told_apart(tmp_path, lines):
+    runs = [(tmp_path / f"seed_{seed}", PLAN) for seed in (0, 1)]
+    finish_for_good(tmp_path / "seed_1", "baseline")
+    lines()
+    sweep = Sweep(runs)
+    sweep.announce(memory=0)
+    said = lines()
+    assert said[0] == "plan: 10 stages, 1 finished already"
+    assert " ".join(said[1].split()) == "train 3 stages, about 8 min 20 s"
+    sweep.finish(tmp_path / "seed_1", record("baseline", 100.0))
+    assert lines() == []
+    sweep.finish(tmp_path / "seed_0", record("baseline", 100.0))
+    (line,) = lines()
+    assert "; 2 of 10 stages, " in line
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"),
+    [
+        (0.0, "0 s"),
+        (0.6, "1 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 0 min"),
+        (11_220.0, "3 h 7 min"),
+        (200 * 3600.0, "200 h 0 min"),
+    ],
+)
+def test_durations(amount, said):
+    assert planning.duration(amount) == said
+
+
+def test_estimates_are_finite_for_every_preset(tiny_dataset):
+    for preset in config_lib.PRESETS:
+        for dataset in ("digits", "mnist", "cifar10"):
+            plan = planning.plan(config_lib.preset(preset, dataset), tiny_dataset, RATES)
+            assert math.isfinite(sum(stage.seconds for stage in plan))
