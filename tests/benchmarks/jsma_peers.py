@@ -1,4 +1,4 @@
-"""Compares the package's JSMA with named peers on MNIST: time, memory, success, same features.
+"""Compares the package's JSMA with named peers: time, memory, success, same features.
 
 Every run is a process of its own, in its own environment, with the same weights, attacks and
 number of threads. A round runs everything once, one after the other; the figures are medians of
@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import attack_runs
 import measure
 from pair_check import check_pairs
-from peer_environments import FOLDERS, PeerUnavailableError, last_error, python_of
+from peer_environments import PeerUnavailableError, python_of
 
-HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
 MAX_FEATURES = 112
-NUM_CLASSES = 10
 MEMORY_LIMIT_MIB = 2048
 FULL_ATTACKS = 900
 
@@ -54,22 +49,51 @@ OURS = {
     "ddefense-z": Attack("ddefense-z", "**ddefense** `jsma_z`", None, "ddefense-z"),
 }
 PEERS = (
-    Attack("art-grouped", "ART, batch 100, by target", "art", "ddefense-f"),
-    Attack("art-default", "ART, batch 1 (default)", "art", "ddefense-f", "medium_cap"),
-    Attack("cleverhans", "CleverHans, batch 1", "cleverhans", "ddefense-z", "medium_cap"),
+    Attack("art-grouped", "ART, batch 100, by target", "art", "ddefense-f", "grouped_cap"),
+    Attack("art-default", "ART, batch 1 (default)", "art", "ddefense-f", "art_cap"),
+    Attack("cleverhans", "CleverHans, batch 1", "cleverhans", "ddefense-z", "cleverhans_cap"),
     Attack("torchattacks", "torchattacks", "torchattacks", "ddefense-z", "slow_cap"),
     Attack("advertorch", "advertorch, batch 1", "advertorch", "ddefense-z", "slow_cap"),
 )
 ATTACKS = {attack.name: attack for attack in (*OURS.values(), *PEERS)}
-SPEED_TARGETS = {
-    "art-grouped": 2.5,
-    "art-default": 15.0,
-    "cleverhans": 4.0,
-    "torchattacks": 15.0,
-    "advertorch": 15.0,
+PEER_NAMES = tuple(dict.fromkeys(attack.peer for attack in PEERS if attack.peer))
+# Passes through the network that one step needs.
+PASSES = {"ddefense-f": 2, "ddefense-z": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Goals:
+    """What is asked on one dataset.
+
+    Attributes:
+        caps: attacks of the slower peers by option, unless the option says otherwise.
+        speed: times as fast as a peer, at least; a peer without an entry is for information.
+        floor: multiple of the floor allowed; likewise.
+    """
+
+    caps: dict[str, int | None]
+    speed: dict[str, float]
+    floor: dict[str, float]
+
+
+GOALS = {
+    "mnist": Goals(
+        caps={"grouped_cap": None, "art_cap": 90, "cleverhans_cap": 90, "slow_cap": 36},
+        speed={
+            "art-grouped": 2.5,
+            "art-default": 15.0,
+            "cleverhans": 4.0,
+            "torchattacks": 15.0,
+            "advertorch": 15.0,
+        },
+        floor={"ddefense-f": 1.5, "ddefense-z": 2.0},
+    ),
+    "cifar10": Goals(
+        caps={"grouped_cap": 180, "art_cap": 18, "cleverhans_cap": 36, "slow_cap": 3},
+        speed={"art-default": 6.0, "cleverhans": 18.0},
+        floor={},
+    ),
 }
-# Passes through the network that one step needs, and the largest multiple of the floor allowed.
-FLOOR_TARGETS = {"ddefense-f": (2, 1.5), "ddefense-z": (3, 2.0)}
 
 Key = tuple[str, int]
 
@@ -78,23 +102,19 @@ def main() -> None:
     """Runs the benchmark."""
     options = _parse()
     measure.limit_threads(options.threads)
-    sys.path.insert(0, str(REPOSITORY))
+    sys.path.insert(0, str(attack_runs.REPOSITORY))
     environment = measure.machine()
     pythons, skipped = _environments(options)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        attacks = _prepare(options, folder)
+        attacks = attack_runs.prepare(options, options.samples, folder)
         plan = _plan(options, list(pythons), len(attacks["targets"]))
-        rounds = _run_rounds(options, plan, pythons, skipped, folder)
-        results = _judge(options, plan, rounds, folder, attacks)
-        pairs = check_pairs(
-            attacks["logits"],
-            attacks["images"],
-            attacks["targets"],
-            options.pair_cases,
-            MAX_FEATURES,
-        )
-    report = {
+        rounds, adversarial = _run_rounds(options, plan, pythons, skipped, folder)
+    results = _judge(plan, rounds, adversarial, attacks)
+    pairs = check_pairs(
+        attacks["logits"], attacks["images"], attacks["targets"], options.pair_cases, MAX_FEATURES
+    )
+    report: dict[str, Any] = {
         "benchmark": "jsma_peers",
         "environment": environment | {"load_average_at_the_end": measure.load_average()},
         "options": {k: str(v) for k, v in vars(options).items() if k in _REPORTED},
@@ -104,13 +124,14 @@ def main() -> None:
         "pairs": pairs,
     }
     report["floors"] = _floors(results, attacks["flops"])
-    report["targets"] = _targets(report)
+    report["targets"] = _targets(report, GOALS[options.dataset])
     print(_markdown(report, options))
     if options.output:
         measure.write_json(options.output, report)
 
 
-_REPORTED = ("samples", "rounds", "threads", "medium_cap", "slow_cap", "batch_size", "pair_cases")
+_CAPS = ("grouped_cap", "art_cap", "cleverhans_cap", "slow_cap")
+_REPORTED = ("dataset", "samples", "rounds", "threads", *_CAPS, "batch_size", "pair_cases")
 
 
 def _parse() -> argparse.Namespace:
@@ -118,26 +139,24 @@ def _parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
+    attack_runs.add_options(add)
     add("--samples", type=int, default=100, help="images; nine attacks each")
     add("--rounds", type=int, default=3, help="alternating rounds")
-    add("--threads", type=int, default=1, help="threads of every run")
-    add("--medium-cap", type=int, default=90, help="attacks of CleverHans and of ART's default")
-    add("--slow-cap", type=int, default=36, help="attacks of torchattacks and advertorch")
-    add("--batch-size", type=int, default=0, help="of our attack; 0: its own default")
+    add("--grouped-cap", type=int, help="attacks of ART by target (default: by dataset)")
+    add("--art-cap", type=int, help="attacks of ART's default (default: by dataset)")
+    add("--cleverhans-cap", type=int, help="attacks of CleverHans (default: by dataset)")
+    add("--slow-cap", type=int, help="of torchattacks and advertorch (default: by dataset)")
     add("--pair-cases", type=int, default=300, help="pair choices compared with brute force")
-    add("--peers", default=",".join(FOLDERS), help="comma-separated; empty: ours alone")
-    add("--environments", type=Path, default=Path(".benchmarks"), help="of the peers; made here")
-    add("--data-dir", "--data_dir", type=Path, help="TFDS data (default: TFDS_DATA_DIR)")
-    add("--network", type=Path, help="a .keras file; default: one is trained and kept")
-    add("--epochs", type=int, default=3, help="of that training")
-    add("--timeout", type=float, default=3600, help="seconds one run may take")
-    add("--output", type=Path, help="JSON file for everything that was measured")
+    add("--peers", default=",".join(PEER_NAMES), help="comma-separated; empty: ours alone")
     options = parser.parse_args()
-    unknown = sorted(set(_names(options.peers)) - set(FOLDERS))
+    for name, cap in GOALS[options.dataset].caps.items():
+        if getattr(options, name) is None:
+            setattr(options, name, cap)
+    unknown = sorted(set(_names(options.peers)) - set(PEER_NAMES))
     if unknown:
-        parser.error(f"--peers: unknown {', '.join(unknown)}; known: {', '.join(FOLDERS)}")
-    for name in ("samples", "rounds", "threads", "medium_cap", "slow_cap"):
-        if getattr(options, name) < 1:
+        parser.error(f"--peers: unknown {', '.join(unknown)}; known: {', '.join(PEER_NAMES)}")
+    for name in ("samples", "rounds", "threads", *_CAPS):
+        if (getattr(options, name) or 1) < 1:
             parser.error(f"--{name.replace('_', '-')} must be >= 1")
     return options
 
@@ -158,77 +177,6 @@ def _environments(options: argparse.Namespace) -> tuple[dict[str, Path], dict[st
     return pythons, skipped
 
 
-def _prepare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Writes the network, its weights and the attack list for every run to read."""
-    import numpy as np
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(options.threads)
-    from ddefense import attacks, datasets, networks
-
-    data = datasets.load("mnist", data_dir=options.data_dir)
-    network = _network(options, data)
-    network.save(folder / "network.keras")
-    logits = networks.logits_of(network)
-    predicted = logits.predict(data.test.images, batch_size=256, verbose=0).argmax(1)
-    right = np.flatnonzero(predicted == data.test.labels)
-    if len(right) < options.samples:
-        raise SystemExit(f"The network is right on {len(right)} images only.")
-    chosen = right[: options.samples]
-    sample, targets = attacks.every_wrong_class(data.test.labels[chosen], NUM_CLASSES)
-    images = data.test.images[chosen][sample]
-    np.savez(folder / "attacks.npz", images=images, targets=targets)
-    weights = [np.asarray(w) for w in logits.trainable_weights]
-    np.savez(folder / "weights.npz", **{f"w{i:03d}": w for i, w in enumerate(weights)})
-    return {
-        "images": images,
-        "targets": targets,
-        "logits": logits,
-        "flops": _forward_flops(logits),
-        "accuracy": len(right) / len(predicted),
-    }
-
-
-def _network(options: argparse.Namespace, data: Any) -> Any:
-    import keras
-
-    import ddefense.layers  # noqa: F401  registers the layers of a stored network
-    from ddefense import networks
-
-    path = options.network
-    if path is None:
-        path = options.environments / f"network-{options.epochs}-epochs.keras"
-        if not path.exists():
-            print("Training the network ...", file=sys.stderr, flush=True)
-            network = networks.build("mnist", temperature=1.0, seed=0)
-            network.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-            network.fit(
-                data.train.images,
-                data.train.labels,
-                batch_size=128,
-                epochs=options.epochs,
-                verbose=2,
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            network.save(path)
-    return keras.models.load_model(path, compile=False)
-
-
-def _forward_flops(network: Any) -> float:
-    """Returns the FLOPs of one image's forward pass: 2 a multiply-add, convolutions and dense."""
-    import keras
-    import numpy as np
-
-    flops = 0.0
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            flops += 2 * np.prod(layer.kernel.shape) * np.prod(layer.output.shape[1:3])
-        elif isinstance(layer, keras.layers.Dense):
-            flops += 2 * np.prod(layer.kernel.shape)
-    return float(flops)
-
-
 def _plan(options: argparse.Namespace, peers: list[str], total: int) -> list[Key]:
     """Returns the runs of one round in order: ours before the peers that have as many attacks."""
     plan: list[Key] = []
@@ -236,7 +184,8 @@ def _plan(options: argparse.Namespace, peers: list[str], total: int) -> list[Key
         needed = [Attack(ours, "", None, ours)]
         needed += [a for a in PEERS if a.peer in peers and a.reference == ours]
         for attack in needed:
-            count = min(total, getattr(options, attack.cap) if attack.cap else total)
+            cap = getattr(options, attack.cap) if attack.cap else None
+            count = min(total, cap or total)
             for key in ((ours, count), (attack.name, count)):
                 if key not in plan:
                     plan.append(key)
@@ -249,72 +198,42 @@ def _run_rounds(
     pythons: dict[str, Path],
     skipped: dict[str, str],
     folder: Path,
-) -> dict[Key, list[dict[str, Any]]]:
+) -> tuple[dict[Key, list[dict[str, Any]]], dict[Key, Any]]:
+    """Returns the figures of every round and the adversarial images of the first."""
     rounds: dict[Key, list[dict[str, Any]]] = {key: [] for key in plan}
+    made: dict[Key, Any] = {}
     total = max(count for _, count in plan)
     for index in range(options.rounds):
         for name, count in plan:
             attack = ATTACKS[name]
             if attack.title in skipped or attack.peer in skipped:
                 continue
-            python = pythons[attack.peer] if attack.peer else Path(sys.executable)
+            peer = pythons[attack.peer] if attack.peer else None
+            extra = ("--floor",) if peer is None and count == total else ()
             print(f"round {index + 1}: {name}, {count} attacks", file=sys.stderr, flush=True)
             try:
-                figures = _run(options, attack, count, python, folder, index, count == total)
+                figures, adversarial = attack_runs.run(
+                    options, name, count, folder, index, peer=peer, extra=extra
+                )
             except PeerUnavailableError as error:
-                if attack.peer is None:
+                if peer is None:
                     raise SystemExit(f"{name} failed: {error}") from error
                 skipped[attack.title] = f"cannot be run: {error}"
                 print(f"Skipping {name}: {error}", file=sys.stderr, flush=True)
                 continue
             rounds[name, count].append(figures)
-    return rounds
-
-
-def _run(
-    options: argparse.Namespace,
-    attack: Attack,
-    count: int,
-    python: Path,
-    folder: Path,
-    index: int,
-    whole: bool,
-) -> dict[str, Any]:
-    result = _result(folder, attack.name, count, index)
-    command = [str(python), str(HERE / "jsma_worker.py"), attack.name]
-    command += ["--setup", str(folder), "--result", str(result), "--count", str(count)]
-    command += ["--threads", str(options.threads)]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    if attack.peer is None:
-        command += ["--network", str(folder / "network.keras")]
-        command += ["--batch-size", str(options.batch_size)]
-        command += ["--floor"] if whole else []
-        environment["PYTHONPATH"] = str(REPOSITORY)
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=options.timeout
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise PeerUnavailableError(str(error)) from error
-    if done.returncode:
-        raise PeerUnavailableError(last_error(done.stderr))
-    figures: dict[str, Any] = json.loads(result.with_suffix(".json").read_text())
-    return figures
-
-
-def _result(folder: Path, name: str, count: int, index: int) -> Path:
-    return folder / f"{name}-{count}-{index}"
+            made.setdefault((name, count), adversarial)
+    return rounds, made
 
 
 def _judge(
-    options: argparse.Namespace,
     plan: list[Key],
     rounds: dict[Key, list[dict[str, Any]]],
-    folder: Path,
+    made: dict[Key, Any],
     attacks: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Judges every run's images with our network and takes the medians of the rounds."""
-    import numpy as np
+    from ddefense import networks
 
     changed: dict[Key, Any] = {}
     results = []
@@ -322,12 +241,10 @@ def _judge(
         figures = rounds[name, count]
         if not figures:
             continue
-        with np.load(_result(folder, name, count, 0).with_suffix(".npz")) as stored:
-            adversarial = stored["images"]
-        clean = attacks["images"][:count]
-        mask = (np.abs(adversarial - clean) > 1e-6).reshape(count, -1)
+        adversarial = made[name, count]
+        mask = attack_runs.changed_features(adversarial, attacks["images"][:count])
         features = mask.sum(1)
-        predicted = attacks["logits"].predict(adversarial, batch_size=256, verbose=0).argmax(1)
+        predicted = networks.predict(attacks["logits"], adversarial).argmax(1)
         in_bounds = (adversarial >= 0.0).all() and (adversarial <= 1.0).all()
         success = (predicted == attacks["targets"][:count]) & (features <= MAX_FEATURES)
         changed[name, count] = mask
@@ -369,7 +286,7 @@ def _floors(results: list[dict[str, Any]], forward: float) -> dict[str, dict[str
     that of a matrix product just before and after the attack, in the same process.
     """
     floors = {}
-    for name, (passes, _) in FLOOR_TARGETS.items():
+    for name, passes in PASSES.items():
         row = max((r for r in results if r["attack"] == name), key=lambda r: r["attacks"])
         steps = row["features_changed"] / 2
         flops = forward * (passes * steps + row["attacks"])
@@ -392,7 +309,7 @@ def _floors(results: list[dict[str, Any]], forward: float) -> dict[str, dict[str
     return floors
 
 
-def _targets(report: dict[str, Any]) -> list[dict[str, Any]]:
+def _targets(report: dict[str, Any], goals: Goals) -> list[dict[str, Any]]:
     results = {(r["attack"], r["attacks"]): r for r in report["results"]}
     targets = []
     for (name, count), row in results.items():
@@ -405,10 +322,10 @@ def _targets(report: dict[str, Any]) -> list[dict[str, Any]]:
             for peer, own in zip(row["rounds"], ours["rounds"], strict=False)
         ]
         title = f"{ATTACKS[name].title} / ours, CPU time of the same {count} attacks"
-        targets.append(measure.target(title, ratio, ">=", SPEED_TARGETS[name], by_round))
+        targets.append(measure.target(title, ratio, ">=", goals.speed.get(name), by_round))
     for name, floor in report["floors"].items():
         title = f"{name}: CPU time / floor of its passes, {floor['attacks']} attacks"
-        limit = FLOOR_TARGETS[name][1]
+        limit = goals.floor.get(name)
         by_round = floor["attack_over_floor_rounds"]
         target = measure.target(title, floor["attack_over_floor"], "<=", limit, by_round)
         target["met"] = target["met"] if floor["attacks"] >= FULL_ATTACKS else None
@@ -455,7 +372,8 @@ def _markdown(report: dict[str, Any], options: argparse.Namespace) -> str:
         "# JSMA and its peers",
         "",
         measure.machine_line(report["environment"], options.threads) + ". "
-        f"MNIST, test accuracy {100 * report['network_test_accuracy']:.1f} %, theta 1, at most "
+        f"{attack_runs.TITLES[options.dataset]}, "
+        f"test accuracy {100 * report['network_test_accuracy']:.1f} %, theta 1, at most "
         f"{MAX_FEATURES} features, medians of {options.rounds} rounds.",
         "",
         measure.markdown_table(headings, rows),

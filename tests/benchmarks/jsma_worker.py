@@ -1,8 +1,8 @@
 """Runs one implementation of the JSMA once, in its own process and environment.
 
 `jsma_peers.py` starts this file; it is of no use alone. It reads the network's weights and the
-attack list from a folder, warms up on one attack, times the attack and writes the adversarial
-images and the figures. Every framework is imported inside the function that needs it.
+attack list from a folder, warms up on one attack (`--warm-up`), times the attack and writes the
+adversarial images and the figures. Every framework is imported inside the function that needs it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import stored_network
+from stored_network import StoredNetwork
 
 THETA = 1.0
 MAX_FEATURES = 112
@@ -24,6 +26,7 @@ NUM_CLASSES = 10
 MATRIX_SIDE = 2048
 
 Run = Callable[[Any, Any], Any]
+Make = Callable[[argparse.Namespace, StoredNetwork], Run]
 
 
 def main() -> None:
@@ -32,15 +35,14 @@ def main() -> None:
     measure.limit_threads(arguments.threads)
     import numpy as np
 
-    with np.load(arguments.setup / "weights.npz") as stored:
-        weights = [stored[name] for name in sorted(stored.files)]
+    network = stored_network.load(arguments.setup / "weights.npz")
     with np.load(arguments.setup / "attacks.npz") as stored:
         images = stored["images"][: arguments.count]
         targets = stored["targets"][: arguments.count]
-    run = ATTACKS[arguments.attack](arguments, weights)
+    run = ATTACKS[arguments.attack](arguments, network)
     rates = [matmul_rate()] if arguments.floor else []
     start = time.perf_counter()
-    run(images[:1].copy(), targets[:1].copy())
+    run(images[: arguments.warm_up].copy(), targets[: arguments.warm_up].copy())
     warm_up = time.perf_counter() - start
     adversarial, figures = measure.timed(lambda: run(images.copy(), targets.copy()))
     adversarial = np.asarray(adversarial, np.float32)
@@ -80,6 +82,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--batch-size", type=int, default=0)
+    parser.add_argument("--warm-up", type=int, default=1)
     parser.add_argument("--floor", action="store_true")
     return parser.parse_args()
 
@@ -108,8 +111,8 @@ def _tensorflow_threads(threads: int) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
-def _ddefense(variant: str) -> Callable[[argparse.Namespace, list[Any]], Run]:
-    def make(arguments: argparse.Namespace, weights: list[Any]) -> Run:
+def _ddefense(variant: str) -> Make:
+    def make(arguments: argparse.Namespace, stored: StoredNetwork) -> Run:
         _tensorflow_threads(arguments.threads)
         import keras
 
@@ -136,41 +139,26 @@ def _ddefense(variant: str) -> Callable[[argparse.Namespace, list[Any]], Run]:
     return make
 
 
-def _art(batch_size: int, grouped: bool) -> Callable[[argparse.Namespace, list[Any]], Run]:
-    def make(arguments: argparse.Namespace, weights: list[Any]) -> Run:
+def _art(batch_size: int, grouped: bool) -> Make:
+    def make(arguments: argparse.Namespace, stored: StoredNetwork) -> Run:
         _tensorflow_threads(arguments.threads)
         import keras
         import numpy as np
         from art.attacks.evasion import SaliencyMapMethod
         from art.estimators.classification import TensorFlowV2Classifier
 
-        layers: list[Any] = [keras.Input((28, 28, 1))]
-        kernels = weights[::2]
-        for index, kernel in enumerate(kernels):
-            last = index == len(kernels) - 1
-            if kernel.ndim == 4:
-                layers.append(keras.layers.Conv2D(kernel.shape[-1], 3, activation="relu"))
-                if index % 2:
-                    layers.append(keras.layers.MaxPooling2D())
-                continue
-            if kernels[index - 1].ndim == 4:
-                layers.append(keras.layers.Flatten())
-            activation = "softmax" if last else "relu"
-            layers.append(keras.layers.Dense(kernel.shape[-1], activation=activation))
-        network = keras.Sequential(layers)
-        network.set_weights(weights)
         classifier = TensorFlowV2Classifier(
-            network,
+            _keras_network(stored),
             nb_classes=NUM_CLASSES,
-            input_shape=(28, 28, 1),
+            input_shape=stored.shape,
             loss_object=keras.losses.CategoricalCrossentropy(),
             clip_values=(0.0, 1.0),
         )
-        # ART goes on after a change while changed / 784 <= gamma.
+        # ART goes on after a change while changed / features <= gamma.
         attack = SaliencyMapMethod(
             classifier,
             theta=THETA,
-            gamma=(MAX_FEATURES - 1) / 784,
+            gamma=(MAX_FEATURES - 1) / stored.features,
             batch_size=batch_size,
             verbose=False,
         )
@@ -190,7 +178,33 @@ def _art(batch_size: int, grouped: bool) -> Callable[[argparse.Namespace, list[A
     return make
 
 
-def _cleverhans(arguments: argparse.Namespace, weights: list[Any]) -> Run:
+def _keras_network(stored: StoredNetwork) -> Any:
+    """Returns the network in Keras: images -> probabilities."""
+    import keras
+
+    layers: list[Any] = [keras.Input(stored.shape)]
+    if stored.mean is not None:
+        layers.append(
+            keras.layers.Normalization(axis=(1, 2, 3), mean=stored.mean, variance=stored.variance)
+        )
+    kernels = stored.weights[::2]
+    for index, kernel in enumerate(kernels):
+        last = index == len(kernels) - 1
+        if kernel.ndim == 4:
+            layers.append(keras.layers.Conv2D(kernel.shape[-1], 3, activation="relu"))
+            if index % 2:
+                layers.append(keras.layers.MaxPooling2D())
+            continue
+        if kernels[index - 1].ndim == 4:
+            layers.append(keras.layers.Flatten())
+        activation = "softmax" if last else "relu"
+        layers.append(keras.layers.Dense(kernel.shape[-1], activation=activation))
+    network = keras.Sequential(layers)
+    network.set_weights(stored.weights)
+    return network
+
+
+def _cleverhans(arguments: argparse.Namespace, stored: StoredNetwork) -> Run:
     import numpy as np
     import tensorflow
 
@@ -206,11 +220,14 @@ def _cleverhans(arguments: argparse.Namespace, weights: list[Any]) -> Run:
     from cleverhans.attacks import SaliencyMapMethod
     from cleverhans.model import CallableModelWrapper
 
-    constants = [tf.constant(w) for w in weights]
+    constants = [tf.constant(w) for w in stored.weights]
     layers = list(zip(constants[::2], constants[1::2], strict=True))
 
     def logits(images: Any) -> Any:
         values = images
+        if stored.standardization is not None:
+            mean, deviation = stored.standardization
+            values = (values - tf.constant(mean)) / tf.constant(deviation)
         for index, (kernel, bias) in enumerate(layers):
             if kernel.shape.ndims == 4:
                 values = tf.nn.relu(tf.nn.conv2d(values, kernel, [1, 1, 1, 1], "VALID") + bias)
@@ -229,13 +246,13 @@ def _cleverhans(arguments: argparse.Namespace, weights: list[Any]) -> Run:
         )
     )
     attack = SaliencyMapMethod(CallableModelWrapper(logits, "logits"), sess=session)
-    image = tf.placeholder(tf.float32, (None, 28, 28, 1))
+    image = tf.placeholder(tf.float32, (None, *stored.shape))
     wanted = tf.placeholder(tf.float32, (None, NUM_CLASSES))
     adversarial = attack.generate(
         image,
         y_target=wanted,
         theta=THETA,
-        gamma=MAX_FEATURES / 784 + 1e-9,
+        gamma=MAX_FEATURES / stored.features + 1e-9,
         clip_min=0.0,
         clip_max=1.0,
     )
@@ -251,38 +268,6 @@ def _cleverhans(arguments: argparse.Namespace, weights: list[Any]) -> Run:
         return np.concatenate(results)
 
     return run
-
-
-def _torch_network(weights: list[Any]) -> Any:
-    """Returns the network in PyTorch: [n, 1, 28, 28] images -> logits."""
-    import torch
-
-    class FlattenLikeKeras(torch.nn.Module):
-        """Flattens with the channels innermost, as the dense weights expect."""
-
-        def forward(self, values: Any) -> Any:
-            return values.permute(0, 2, 3, 1).reshape(values.shape[0], -1)
-
-    layers: list[Any] = []
-    kernels, biases = weights[::2], weights[1::2]
-    for index, (kernel, bias) in enumerate(zip(kernels, biases, strict=True)):
-        layer: Any
-        if kernel.ndim == 4:
-            layer = torch.nn.Conv2d(kernel.shape[2], kernel.shape[3], 3)
-            values = kernel.transpose(3, 2, 0, 1).copy()
-        else:
-            if kernels[index - 1].ndim == 4:
-                layers.append(FlattenLikeKeras())
-            layer = torch.nn.Linear(*kernel.shape)
-            values = kernel.T.copy()
-        layer.weight.data = torch.from_numpy(values)
-        layer.bias.data = torch.from_numpy(bias.copy())
-        layers.append(layer)
-        if index < len(kernels) - 1:
-            layers.append(torch.nn.ReLU())
-        if kernel.ndim == 4 and index % 2:
-            layers.append(torch.nn.MaxPool2d(2))
-    return torch.nn.Sequential(*layers).eval()
 
 
 def _torch_run(attack: Callable[[Any, Any], Any], threads: int) -> Run:
@@ -302,19 +287,24 @@ def _torch_run(attack: Callable[[Any, Any], Any], threads: int) -> Run:
     return run
 
 
-def _torchattacks(arguments: argparse.Namespace, weights: list[Any]) -> Run:
+def _torchattacks(arguments: argparse.Namespace, stored: StoredNetwork) -> Run:
+    import torch_network
     import torchattacks
 
-    # It makes ceil(784 * gamma / 2) steps.
+    # It makes ceil(features * gamma / 2) steps.
     attack = torchattacks.JSMA(
-        _torch_network(weights), theta=THETA, gamma=MAX_FEATURES / 784 - 1e-9
+        torch_network.build(stored.weights, stored.standardization).eval(),
+        theta=THETA,
+        gamma=MAX_FEATURES / stored.features - 1e-9,
     )
     attack.set_mode_targeted_by_label(quiet=True)
     return _torch_run(attack, arguments.threads)
 
 
-def _advertorch(arguments: argparse.Namespace, weights: list[Any]) -> Run:
-    network = _torch_network(weights)
+def _advertorch(arguments: argparse.Namespace, stored: StoredNetwork) -> Run:
+    import torch_network
+
+    network = torch_network.build(stored.weights, stored.standardization).eval()
     # advertorch imports a function that PyTorch has dropped and, for its JPEG code,
     # torchvision; the JSMA uses neither. (`torch.autograd.gradcheck` is a function by name.)
     gradcheck: Any = sys.modules["torch.autograd.gradcheck"]
@@ -333,12 +323,12 @@ def _advertorch(arguments: argparse.Namespace, weights: list[Any]) -> Run:
         clip_min=0.0,
         clip_max=1.0,
         theta=THETA,
-        gamma=MAX_FEATURES / 784 + 1e-9,
+        gamma=MAX_FEATURES / stored.features + 1e-9,
     )
     return _torch_run(attack.perturb, arguments.threads)
 
 
-ATTACKS: dict[str, Callable[[argparse.Namespace, list[Any]], Run]] = {
+ATTACKS: dict[str, Make] = {
     "ddefense-f": _ddefense("jsma_f"),
     "ddefense-z": _ddefense("jsma_z"),
     "art-default": _art(batch_size=1, grouped=False),

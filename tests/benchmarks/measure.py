@@ -115,6 +115,15 @@ def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
     return result, figures
 
 
+def round_figures(work: Callable[[], Any]) -> dict[str, Any]:
+    """Runs `work` once; returns its CPU seconds (all threads), wall seconds and load before."""
+    load = load_average()
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return {"cpu_seconds": cpu, "wall_seconds": wall, "load_average": load}
+
+
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Returns the installed versions of those `packages` that are installed."""
     found = {"python": platform.python_version()}
@@ -187,7 +196,7 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
 
 
 def target(
-    what: str, value: float, comparison: str, limit: float, rounds: Sequence[float]
+    what: str, value: float, comparison: str, limit: float | None, rounds: Sequence[float]
 ) -> dict[str, Any]:
     """Returns the verdict on one figure.
 
@@ -195,15 +204,17 @@ def target(
         what: the figure in words.
         value: its median.
         comparison: ">=", "<=" or "<".
-        limit: what it is compared with.
+        limit: what it is compared with; None: the figure is for information.
         rounds: the same figure of every round; may be empty.
     """
-    met = {">=": value >= limit, "<=": value <= limit, "<": value < limit}[comparison]
+    met = None
+    if limit is not None:
+        met = bool({">=": value >= limit, "<=": value <= limit, "<": value < limit}[comparison])
     return {
         "what": what,
         "value": value,
-        "target": f"{comparison} {limit:g}",
-        "met": bool(met),
+        "target": "-" if limit is None else f"{comparison} {limit:g}",
+        "met": met,
         "rounds": list(rounds),
     }
 
@@ -216,5 +227,6 @@ def targets_table(targets: Iterable[dict[str, Any]]) -> str:
         rounds = target["rounds"]
         spread = f"{min(rounds):.2f}-{max(rounds):.2f}" if rounds else "-"
         value = f"{target['value']:.3f}"
-        rows.append([target["what"], value, spread, target["target"], verdicts[target["met"]]])
+        verdict = "-" if target["target"] == "-" else verdicts[target["met"]]
+        rows.append([target["what"], value, spread, target["target"], verdict])
     return markdown_table(["what", "median", "range of rounds", "target", "met"], rows)

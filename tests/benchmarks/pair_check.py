@@ -16,7 +16,7 @@ def check_pairs(
 
     Args:
         logits_network: a Keras model images -> logits.
-        images: of the attack list, shape [N, 28, 28, 1].
+        images: of the attack list, shape [N, height, width, channels].
         targets: of the attack list, shape [N].
         cases: how many (attack, step) cases to check for each attack, at most.
         max_features: a replayed attack ends there.

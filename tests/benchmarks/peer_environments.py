@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# The two PyTorch peers share one environment: PyTorch is large.
+# The PyTorch peers share one environment: PyTorch is large.
 FOLDERS = {
     "art": "art",
     "cleverhans": "cleverhans",
     "torchattacks": "torch",
     "advertorch": "torch",
+    "pytorch": "torch",
 }
 INSTALL_SECONDS = 3600
 

@@ -1,75 +1,73 @@
-"""The seed determines the results: undisturbed, killed and resumed. Through the command line."""
+"""The seed determines the results, however often a run is killed. Through the command line."""
 
 import json
-import signal
+import random
+import re
 import time
 
-import keras
-import numpy as np
 import pytest
 
-from ddefense.layers import TemperatureSoftmax  # noqa: F401  (what the networks end in)
+from ddefense import records
+from ddefense.experiments import planning
 
 pytestmark = pytest.mark.slow
 
-
-def kill_when(process, appeared):
-    """Kills a run, as the kernel does when memory is short, once `appeared()`."""
-    deadline = time.monotonic() + 300
-    while not appeared():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+KILLS = 4
 
 
-def test_two_runs_of_one_seed_agree_to_the_last_bit(small, make_run, small_flags, tmp_path):
-    other = make_run(tmp_path, *small_flags)
-    assert other.networks() == small.networks()
-    for name in ("baseline", "distilled_t20"):
-        weights = [
-            keras.models.load_model(run.workdir / "networks" / f"{name}.keras").get_weights()
-            for run in (small, other)
-        ]
-        for one, another in zip(*weights, strict=True):
-            np.testing.assert_array_equal(one, another)
-    samples = [(run.workdir / "samples.npz").read_bytes() for run in (small, other)]
-    assert samples[0] == samples[1]
+def assert_ran_as_planned(run, dataset):
+    config = records.load(records.Results, run.workdir / "results.json").config
+    rates = planning.Rates(train=1.0, forward=1.0, backward=1.0)
+    planned = [stage.name for stage in planning.plan(config, dataset, rates)]
+    assert re.findall(r"^running (\S+)$", run.process.stderr, re.M) == planned
+    assert sorted(path.name for path in (run.workdir / "stages").iterdir()) == sorted(planned)
 
 
-def test_a_killed_run_resumes_to_the_same_results(
-    small, make_run, start_python, command, small_flags, tmp_path
+def test_the_literal_protocol_runs_as_planned(small, digits):
+    assert_ran_as_planned(small, digits)
+
+
+@pytest.mark.parametrize("seed", [2016])
+def test_a_run_killed_at_random_times_ends_as_if_it_had_not_been(
+    small, start_run, small_flags, tmp_path, seed
 ):
-    arguments, stages = command(*small_flags), tmp_path / "run" / "stages"
-    # In the second epoch of the distilled network, whose first one left a checkpoint.
-    process = start_python(*arguments, cwd=tmp_path)
-    kill_when(process, (stages / ".partial-distilled_t20" / "scratch" / "checkpoint.npz").exists)
-    finished = sorted(path.name for path in stages.iterdir() if path.name[0] != ".")
-    assert "soft_labels_t20" in finished
-    assert "distilled_t20" not in finished
-    assert not (tmp_path / "run" / "results.json").exists()
-    # Once more, between the shards of an attack.
-    process = start_python(*arguments, cwd=tmp_path)
-    partial = stages / ".partial-jsma_f_exact_on_distilled_t20"
-    kill_when(process, (partial / "scratch" / "shard_00000.npz").exists)
-    resumed = make_run(tmp_path, *small_flags)
-    for name in finished:
-        assert f"\nskipped {name}\n" in "\n" + resumed.process.stderr
-    assert "\nresuming jsma_f_exact_on_distilled_t20\n" in resumed.process.stderr
-    assert resumed.networks() == small.networks()
-    environment = json.loads((tmp_path / "run" / "results.json").read_text())["environment"]
-    assert environment["resumed_stages"] == 2
+    taken = json.loads((small.workdir / "results.json").read_text())["timings"]["this_process"]
+    generator = random.Random(seed)
+    for _ in range(KILLS):
+        run = start_run(tmp_path, *small_flags)
+        run.wait_for("plan:")  # before that there is nothing to lose
+        time.sleep(generator.uniform(0, 2 * taken / KILLS))
+        run.kill()
+    resumed = start_run(tmp_path, *small_flags).finish()
+    resumed.assert_same(small)
+    assert not list(resumed.workdir.rglob(".tmp-*"))
+    assert not list(resumed.workdir.rglob(".partial-*"))
+    for path in resumed.exported():
+        assert (tmp_path / path / "saved_model.pb").exists()
+
+
+def test_one_thread_is_one_thread_and_gives_the_same_bits_twice(
+    start_run, digits, tmp_path_factory
+):
+    least = ("--preset=smoke", "--epochs=1", "--warm_start_steps=0", "--temperatures=1")
+    least += ("--samples=1", "--gradient_samples=1", "--attacks=jsma_z", "--threads=1")
+    folders = [tmp_path_factory.mktemp("one_thread") for _ in range(2)]
+    started = [start_run(folder, *least) for folder in folders]
+    first, second = (run.finish() for run in started)
+    first.assert_same(second)
+    for run in (first, second):
+        results = records.load(records.Results, run.workdir / "results.json")
+        assert results.config.threads == 1
+        assert results.environment["intra_op_threads"] == 1
+    assert_ran_as_planned(first, digits)  # T = 1 without a warm start
 
 
 def test_a_folder_that_takes_no_exports_is_refused_before_anything_is_made(
-    run_python, command, small_flags, tmp_path
+    start_run, blocked, small_flags, tmp_path
 ):
     (tmp_path / "exported").write_text("a file where a folder should be")
-    arguments = command(*small_flags)
-    found = run_python(*arguments, cwd=tmp_path)
+    found = start_run(tmp_path, *small_flags, program=blocked).end()
     assert found.returncode == 1
-    assert "Traceback" not in found.stderr
-    assert "exported" in found.stderr.splitlines()[-1]
+    (line,) = found.stderr.splitlines()
+    assert "exported" in line
     assert not (tmp_path / "run").exists()

@@ -10,17 +10,10 @@ import numpy as np
 import pytest
 
 from ddefense import networks, records
+from ddefense.experiments import planning
 from ddefense.layers import TemperatureSoftmax
 
 NAMES = ["baseline", "distilled_t20"]
-
-BLOCKED = """
-import sys
-for name in ("tensorflow", "keras", "tensorflow_datasets", "sklearn"):
-    sys.modules[name] = None  # importing it now fails
-from ddefense.cli import main
-main.run()
-"""
 
 SERVE = """
 import sys
@@ -52,13 +45,31 @@ def deployed(smoke):
 
 
 def test_the_log_names_every_stage_and_the_report(smoke):
-    assert smoke.process.stdout == ""
     lines = smoke.process.stderr.splitlines()
     stages = sorted(path.name for path in (smoke.workdir / "stages").iterdir())
     assert sorted(re.findall(r"^running (\S+)$", smoke.process.stderr, re.M)) == stages
     assert lines[-1] == "report: run/report.md"
     assert "Traceback" not in smoke.process.stderr
     assert "Warning" not in smoke.process.stderr
+
+
+def test_what_was_planned_is_what_ran(smoke, digits, results):
+    """Every stage in the order planned, and after each one what is left of the whole."""
+    log = smoke.process.stderr
+    rates = planning.Rates(train=1.0, forward=1.0, backward=1.0)
+    planned = [stage.name for stage in planning.plan(results.config, digits, rates)]
+    assert re.findall(r"^running (\S+)$", log, re.M) == planned
+    total = len(planned)
+    assert log.startswith(f"plan: {total} stages, 0 finished already\n")
+    kinds = re.findall(r"^  (\w+) +(\d+) stages, (?:about|at most) \d", log, re.M)
+    assert [kind for kind, _ in kinds] == ["train", "measure", "attack", "export"]
+    assert sum(int(count) for _, count in kinds) == total
+    assert re.search(r"^  in all at most .+; memory about [\d.]+ GiB of [\d.]+$", log, re.M)
+    finished = re.findall(
+        r"^finished (\S+) in .+; (\d+) of (\d+) stages, about .+ left$", log, re.M
+    )
+    assert finished == [(name, str(i), str(total)) for i, name in enumerate(planned, start=1)]
+    assert f"; {total} of {total} stages, about 0 s left\nreport: " in log
 
 
 def test_a_run_leaves_what_the_documentation_promises(smoke):
@@ -192,6 +203,8 @@ def test_a_second_run_skips_every_stage_and_changes_nothing(smoke, again):
     log = second.process.stderr
     assert sorted(re.findall(r"^skipped (\S+)$", log, re.M)) == stages
     assert "running" not in log
+    assert log.startswith(f"plan: {len(stages)} stages, {len(stages)} finished already\n")
+    assert "finished " not in log.split("\n", 1)[1]
     assert second.networks() == networks_text
     after = second.snapshot()
     assert set(after) == set(files)
@@ -202,14 +215,13 @@ def test_a_second_run_skips_every_stage_and_changes_nothing(smoke, again):
     assert versions == ["1", "1"]
 
 
-def test_reports_are_redrawn_byte_by_byte_without_tensorflow(again, run_python):
+def test_reports_are_redrawn_byte_by_byte_without_tensorflow(again, start_run, blocked):
     run, _ = again
     before = run.snapshot()
     for name in ("figures", "tables"):
         shutil.rmtree(run.workdir / name)
     (run.workdir / "report.md").unlink()
-    found = run_python("-c", BLOCKED, "--report_only", "--workdir=run", cwd=run.folder)
-    assert found.returncode == 0, found.stderr
+    start_run(run.folder, "--report_only", program=blocked).finish()
     after = run.snapshot()
     assert set(after) == set(before)
     for path, content in before.items():

@@ -58,7 +58,7 @@ from ddefense import distillation, networks, training
 images = np.random.default_rng(0).random((70, 28, 28, 1), np.float32)
 labels = distillation.hard_labels(np.arange(70) % 10, 10)
 for jit_compile in (False, True, True):
-    network = networks.build("mnist", temperature=5.0, seed=0, dropout=0.5)
+    network = networks.build("mnist", temperature=5.0, seed=0, dropout=0.0)
     settings = training.TrainingSettings(
         temperature=5.0, epochs=1, batch_size=35, learning_rate=0.1, momentum=0.5, seed=3,
         jit_compile=jit_compile,
