@@ -21,7 +21,8 @@ _TIMED_STEPS = 4
 _EXPORT_SECONDS = 5.0
 # TensorFlow, Keras and compiled functions, as measured on a CPU.
 _BASE_BYTES = 700 * 2**20
-# What a training step holds for each activation: itself, its gradient and a kernel's workspace.
+# What a training step holds for each activation: itself, its gradient and a kernel's workspace;
+# and how often the images are held at once: as an array, as a tensor, and while they are prepared.
 _COPIES = 3
 
 
@@ -101,19 +102,24 @@ _BACKWARD_PASSES = {"jsma_f_literal": 2, "jsma_z": 2}
 
 def measure_rates(config: Config, dataset: Dataset) -> Rates:
     """Times a few steps of training and of attacks on an untrained network."""
-    network = networks.build(
-        dataset.network,
-        temperature=1.0,
-        seed=0,
-        num_classes=dataset.num_classes,
-        dropout=config.dropout,
-        statistics=dataset.feature_statistics(),
-        precision=config.precision,
+    # Attacks and measurements run in float32, whatever training runs in.
+    trained, logits = (
+        networks.logits_of(
+            networks.build(
+                dataset.network,
+                temperature=1.0,
+                seed=0,
+                num_classes=dataset.num_classes,
+                dropout=config.dropout,
+                statistics=dataset.feature_statistics(),
+                precision=precision,
+            )
+        )
+        for precision in (config.precision, "float32")
     )
-    logits = networks.logits_of(network)
     batch = min(config.batch_size, len(dataset.train))
     take_steps = training.make_train_steps(
-        logits,
+        trained,
         keras.optimizers.SGD(config.learning_rate, momentum=config.momentum),
         1.0,
         batch,
@@ -161,8 +167,7 @@ def memory_bytes(config: Config, dataset: Dataset) -> int:
         dataset.network, temperature=1.0, seed=0, num_classes=dataset.num_classes
     )
     activations = sum(math.prod(layer.output.shape[1:]) for layer in network.layers)
-    # The training images once in the host's memory and once as a tensor.
-    data = 2 * dataset.train.images.nbytes + dataset.test.images.nbytes
+    data = _COPIES * (dataset.train.images.nbytes + dataset.test.images.nbytes)
     step = config.batch_size * activations * 4 * _COPIES
     return _BASE_BYTES + data + step + 4 * network.count_params() * _COPIES
 
@@ -200,11 +205,13 @@ class Sweep:
                 "  %-8s %3d stages, %s %s", kind, len(seconds), words, duration(sum(seconds))
             )
         logging.info(
-            "  in all at most %s; memory about %.1f GiB of %.1f",
+            "  in all about %s; memory about %.1f GiB of %.1f",
             duration(self._seconds_left()),
             memory / 2**30,
             _physical_memory() / 2**30,
         )
+        if memory > _physical_memory():
+            logging.warning("This run may need more memory than this machine has.")
 
     def finish(self, directory: pathlib.Path, record: StageRecord) -> None:
         """Counts a stage as done and logs what is left; skipped stages were never counted."""

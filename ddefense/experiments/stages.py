@@ -148,8 +148,7 @@ class Stages:
         directory = self._directory / name
         if directory.exists() and not unless(directory):
             # Not in place: a process killed meanwhile would leave half a stage.
-            doomed = self._directory / f".forgotten-{name}"
-            shutil.rmtree(doomed, ignore_errors=True)
+            doomed = self._directory / f".tmp-{name}"
             directory.replace(doomed)
             shutil.rmtree(doomed)
 

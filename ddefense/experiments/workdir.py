@@ -31,13 +31,7 @@ def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
     _check_free(workdir)
     path = workdir / _CONFIG
     if path.exists():
-        try:
-            stored = records.load(config_lib.Config, path)
-        except records.RunError as error:
-            raise records.RunError(
-                f"--workdir: expected the configuration of an earlier run at {path}, but that file "
-                "is damaged or of another version. Choose another --workdir."
-            ) from error
+        stored = _load_config(workdir)
         _compare(stored, config, workdir)
         if (workdir / "results.json").exists():
             records.load(records.Results, workdir / "results.json")  # damaged: refuse, keep it
@@ -114,6 +108,9 @@ def check_seeds(workdir: pathlib.Path, configs: Sequence[config_lib.Config]) -> 
             f"--workdir: expected a new directory or one of earlier runs with --seeds, received "
             f"{workdir}, which contains {sorted(others)[0]}. Choose another."
         )
+    for directory in seed_directories(workdir, _CONFIG):
+        stored = _load_config(directory)
+        _compare(stored, dataclasses.replace(configs[0], seed=stored.seed), directory)
     for config in configs:
         check(seed_directory(workdir, config.seed), config)
 
@@ -177,6 +174,17 @@ def _locked(workdir: pathlib.Path, kind: int) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _load_config(workdir: pathlib.Path) -> config_lib.Config:
+    path = workdir / _CONFIG
+    try:
+        return records.load(config_lib.Config, path)
+    except records.RunError as error:
+        raise records.RunError(
+            f"--workdir: expected the configuration of an earlier run at {path}, but that file "
+            "is damaged or of another version. Choose another --workdir."
+        ) from error
 
 
 def _compare(stored: config_lib.Config, config: config_lib.Config, workdir: pathlib.Path) -> None:

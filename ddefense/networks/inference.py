@@ -5,6 +5,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from ddefense import interruption
+
 _BATCH = 256
 
 
@@ -20,6 +22,9 @@ def predict(
 
     Returns:
         float32 outputs, shape [N, ...].
+
+    Raises:
+        StoppedError: if the run was asked to stop.
     """
 
     @tf.function(input_signature=[tf.TensorSpec([None, *images.shape[1:]], tf.float32)])
@@ -27,7 +32,8 @@ def predict(
         return tf.cast(network(batch, training=False), tf.float32)
 
     compiled = forward.get_concrete_function()
-    starts = range(0, len(images), batch_size)
-    return np.concatenate(
-        [compiled(tf.constant(images[i : i + batch_size])).numpy() for i in starts]
-    )
+    outputs = []
+    for i in range(0, len(images), batch_size):
+        interruption.check()
+        outputs.append(compiled(tf.constant(images[i : i + batch_size])).numpy())
+    return np.concatenate(outputs)
