@@ -148,12 +148,10 @@ def refused(start_python, tmp_path_factory):
     """
     commands = {
         "samples": ["--samples=361"],
-        "mnist": ["--dataset=mnist", "--data_dir=data"],
-        "cifar10": ["--dataset=cifar10", "--data_dir=data"],
+        "missing": ["--dataset=cifar10", "--data_dir=data"],
     }
     folders = {name: tmp_path_factory.mktemp(name) for name in commands}
-    for name in ("mnist", "cifar10"):
-        (folders[name] / "data").mkdir()
+    (folders["missing"] / "data").mkdir()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         # Bound but not listening: connections are refused, wherever the tests run.
@@ -185,14 +183,9 @@ def test_more_samples_than_test_images_are_refused_before_anything_is_made(refus
     assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_missing_data_is_refused_with_the_way_to_get_it(refused, name):
-    found, folder = refused[name]
-    assert found.returncode == RUN
-    assert "Traceback" not in found.stderr
-    # TFDS may have warned before.
-    for part in (name, f"data/{name}", "cannot be reached", "--data_dir", "TFDS_DATA_DIR"):
-        assert part in found.stderr.splitlines()[-1]
+def test_missing_data_is_refused_with_the_way_to_get_it(refused):
+    found, folder = refused["missing"]
+    assert_run_error(found, "data/cifar10", "cannot be reached", "--data_dir", "TFDS_DATA_DIR")
     assert [path.name for path in folder.iterdir()] == ["data"]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 import re
 
 import numpy as np
@@ -130,10 +131,18 @@ def test_memory_grows_with_data_and_batch(tiny_dataset):
     )
     least = planning.memory_bytes(CONFIG, tiny_dataset)
     assert least > 2**29
-    # Twice 630 images of 28 x 28 float32.
-    assert planning.memory_bytes(CONFIG, more) - least == 2 * 630 * 28 * 28 * 4
+    # Three times 630 images of 28 x 28 float32.
+    assert planning.memory_bytes(CONFIG, more) - least == 3 * 630 * 28 * 28 * 4
     batch = dataclasses.replace(CONFIG, batch_size=64)
     assert planning.memory_bytes(batch, tiny_dataset) - least > 32 * 4 * 26 * 26 * 32
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_memory_is_about_what_the_committed_runs_took(load_prepared, name):
+    folder = pathlib.Path(__file__).parents[3] / "docs" / "results" / name
+    results = records.load(records.Results, folder / "results.json")
+    planned = planning.memory_bytes(results.config, load_prepared(name))
+    assert planned == pytest.approx(results.environment["peak_memory_bytes"], rel=0.15)
 
 
 # --- what is left ---------------------------------------------------------------------------------
@@ -181,7 +190,7 @@ def test_the_plan_is_announced_by_kind(tmp_path, lines):
         "attack 2 stages, at most 1 min 40 s",
         "export 1 stages, about 5 s",
     ]
-    assert last.startswith("  in all at most 6 min 45 s; memory about 3.0 GiB of ")
+    assert last.startswith("  in all about 6 min 45 s; memory about 3.0 GiB of ")
 
 
 def test_estimates_are_corrected_by_what_stages_of_their_kind_took(tmp_path, lines):
@@ -232,7 +241,7 @@ def test_finished_stages_are_neither_planned_nor_counted_again(tmp_path, lines):
     sweep.announce(memory=0)
     said = lines()
     assert said[0] == "plan: 5 stages, 2 finished already"
-    assert "in all at most 4 min 5 s" in said[-1]
+    assert "in all about 4 min 5 s" in said[-1]
     for name in ("baseline", "f_on_baseline"):
         # Their records are of an earlier process, and correct nothing.
         sweep.finish(tmp_path, record(name, 1e6))
