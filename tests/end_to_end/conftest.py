@@ -90,7 +90,7 @@ class Started:
         self._folder, self._process = folder, process
 
     def wait_for(self, start):
-        """Reads what the run says up to a line with this start; what it said."""
+        """Reads what the run says up to a line with this start, or one of these; what it said."""
         said = []
         for line in self._process.stderr:
             said.append(line)

@@ -193,6 +193,13 @@ def test_the_plan_is_announced_by_kind(tmp_path, lines):
     assert last.startswith("  in all about 6 min 45 s; memory about 3.0 GiB of ")
 
 
+def test_a_run_that_needs_more_memory_than_there_is_is_warned_of(tmp_path, lines):
+    sweep = Sweep([(tmp_path, PLAN)])
+    for memory, warned in ((2**28, False), (2**60, True)):
+        sweep.announce(memory=memory)
+        assert ("more memory than this machine has" in lines()[-1]) == warned
+
+
 def test_estimates_are_corrected_by_what_stages_of_their_kind_took(tmp_path, lines):
     sweep = Sweep([(tmp_path, PLAN)])
     # Twice as long as planned: 100 of attacks + 2 * 200 + 5.

@@ -188,6 +188,15 @@ def test_a_seed_of_another_configuration_is_refused(tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_a_seed_added_with_another_configuration_is_refused(tmp_path):
+    prepare_seeds(tmp_path)
+    before = snapshot(tmp_path)
+    added = dataclasses.replace(CONFIG, seed=4, epochs=4)
+    with pytest.raises(RunError, match=r"seed_3 belongs.*: epochs \(3 there, 4 now\)\. "):
+        workdir.check_seeds(tmp_path, [added])
+    assert snapshot(tmp_path) == before
+
+
 def test_several_seeds_and_one_seed_refuse_the_directory_of_the_other(tmp_path):
     prepare(tmp_path / "one", CONFIG)
     with pytest.raises(RunError, match="belongs to a run of one seed"):
