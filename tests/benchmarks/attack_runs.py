@@ -50,9 +50,12 @@ def prepare(options: argparse.Namespace, samples: int, folder: Path) -> dict[str
 
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
-    from ddefense import attacks, datasets, networks
+    from ddefense import attacks, datasets, networks, records
 
-    data = datasets.load(options.dataset, data_dir=options.data_dir)
+    try:
+        data = datasets.load(options.dataset, data_dir=options.data_dir)
+    except records.RunError as error:
+        raise SystemExit(f"--data-dir: {error}") from None
     network = _network(options, data)
     if network.input_shape[1:] != data.image_shape:
         raise SystemExit(

@@ -39,11 +39,14 @@ def check_pairs(
         for _ in range(max_features // 2):
             predicted, *maps = derivative(flat.reshape(-1, *images.shape[1:]), wanted)
             alpha = maps[0]
-            beta = maps[1] if len(maps) == 2 else -alpha
             if len(maps) == 2:
+                beta = maps[1]
                 pairs = saliency.best_pair(alpha, beta, domain, 1)
             else:
                 pairs = saliency.best_pair_of_probabilities(alpha, domain, 1)
+                # It forms no product, which would underflow in float32 long before alpha does.
+                alpha = alpha.astype(np.float64)
+                beta = -alpha
             for row in np.flatnonzero(predicted != wanted):
                 if counts["cases"] == cases:
                     break
