@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -13,7 +14,7 @@ PAPER_EPOCHS = 50
 PAPER_SAMPLES = 100
 PAPER_MAX_FEATURES = 112
 
-ATTACKS = (
+JSMA_ATTACKS = (
     "jsma_f",
     "jsma_f_theta_1",
     "jsma_f_literal",
@@ -21,7 +22,29 @@ ATTACKS = (
     "jsma_f_temperature",
     "jsma_z",
 )
-"""The readings of JSMA that a run can measure; `ddefense.attacks` says what each one is."""
+"""The readings of JSMA; `ddefense.attacks.forward_derivative` says what each one is."""
+SIGN_ATTACKS = (
+    "fgsm",
+    "fgsm_temperature",
+    "fgsm_targeted",
+    "fgsm_temperature_targeted",
+    "pgd_linf",
+    "pgd_linf_temperature",
+    "pgd_linf_targeted",
+    "pgd_linf_temperature_targeted",
+)
+"""Attacks by the sign of a gradient within epsilon: of the loss through the softmax at T = 1, or of
+logits / T (`_temperature`); away from the label, or towards every wrong class (`_targeted`)."""
+NORM_ATTACKS = (*SIGN_ATTACKS, "cw_l2", "cw_l0", "cw_linf", "transfer_cw_l2", "labels_only")
+"""Attacks measured by the norm of the perturbation; `ddefense.attacks` says what each one is."""
+ATTACKS = (*JSMA_ATTACKS, *NORM_ATTACKS)
+"""Everything that a run can measure."""
+_DEFAULT_ATTACKS = tuple(
+    name for name in ATTACKS if name != "jsma_f_theta_1" and not name.endswith("_targeted")
+)
+
+DEFENSES = ("distillation", "adversarial_training")
+"""`adversarial_training` adds a network trained on PGD samples, as a yardstick."""
 
 _THETAS = {"cifar10": 0.25}
 
@@ -55,8 +78,26 @@ class Config:
         samples: test images attacked; each is attacked towards every other class.
         gradient_samples: test images whose gradient amplitude is measured, at most.
         attacks: names of the attacks, see `ddefense.attacks`.
-        theta: change of a feature per step, in units of the network's input, in [-1, 1], not 0.
-        max_features: most features an attack may change; even, because features go in pairs.
+        theta: change of a feature per step of JSMA, in units of the network's input, in [-1, 1],
+            not 0.
+        max_features: most features JSMA may change; even, because features go in pairs.
+        epsilon: L-infinity bound of `fgsm` and `pgd_linf`, in units of the images, in (0, 1].
+        pgd_steps: steps of `pgd_linf`.
+        pgd_restarts: random starts of `pgd_linf` in the control for them.
+        cw_samples: samples attacked by `cw_l2` and `transfer_cw_l2`, the first of the list.
+        cw_all_targets_at: temperatures at which `cw_l2` aims at every wrong class, and with them
+            the networks that are not distilled; elsewhere it aims at one random class. Empty: one
+            everywhere.
+        cw_steps: most iterations of the attacks of Carlini & Wagner at one constant.
+        cw_search_steps: binary-search steps of `cw_l2` over the constant.
+        kappas: confidences of the samples that `transfer_cw_l2` replays, rising, >= 0.
+        costly_samples: samples attacked by `cw_l0`, `cw_linf` and `labels_only`, the first of the
+            list; targeted ones at one random class.
+        labels_only_queries: most images that `labels_only` shows the network for one sample.
+        defense: `distillation`, or `adversarial_training` for a network trained on PGD samples
+            beside the distilled ones.
+        adversarial_epochs: passes over the training set of adversarial training.
+        adversarial_steps: PGD steps of each step of adversarial training.
         shard_samples: samples per attack shard, the unit of resuming. Floating-point results
             depend on what shares a batch, so the shard is part of the configuration.
         attack_batch_size: (sample, target) pairs attacked together within a shard.
@@ -88,9 +129,22 @@ class Config:
     dropout: float = 0.5
     samples: int = PAPER_SAMPLES
     gradient_samples: int = 10_000
-    attacks: tuple[str, ...] = tuple(name for name in ATTACKS if name != "jsma_f_theta_1")
+    attacks: tuple[str, ...] = _DEFAULT_ATTACKS
     theta: float = 1.0
     max_features: int = PAPER_MAX_FEATURES
+    epsilon: float = 0.3
+    pgd_steps: int = 40
+    pgd_restarts: int = 5
+    cw_samples: int = 20
+    cw_all_targets_at: tuple[float, ...] = (20.0, 100.0)
+    cw_steps: int = 1000
+    cw_search_steps: int = 9
+    kappas: tuple[float, ...] = (0.0, 10.0, 20.0, 30.0, 40.0)
+    costly_samples: int = 10
+    labels_only_queries: int = 10_000
+    defense: str = "distillation"
+    adversarial_epochs: int = PAPER_EPOCHS
+    adversarial_steps: int = 7
     shard_samples: int = 20
     attack_batch_size: int = 32
     seed: int = 0
@@ -105,7 +159,9 @@ class Config:
         Raises:
             ConfigError: naming the field, what was received and what was expected.
         """
-        self._check_temperatures()
+        self._check_temperatures("temperatures")
+        self._check_temperatures("cw_all_targets_at", may_be_empty=True)
+        self._check_kappas()
         self._check_attacks()
         for name in (
             "epochs",
@@ -115,6 +171,15 @@ class Config:
             "shard_samples",
             "attack_batch_size",
             "decay_epochs",
+            "pgd_steps",
+            "pgd_restarts",
+            "cw_samples",
+            "cw_steps",
+            "cw_search_steps",
+            "costly_samples",
+            "labels_only_queries",
+            "adversarial_epochs",
+            "adversarial_steps",
         ):
             _expect_integer(name, getattr(self, name), minimum=1)
         for name in ("warm_start_steps", "seed", "threads"):
@@ -137,6 +202,8 @@ class Config:
         _expect(
             isinstance(self.jit_compile, bool), "jit_compile", "true or false", self.jit_compile
         )
+        self._check_number("epsilon", "a number in (0, 1]", lambda x: 0 < x <= 1)
+        _expect(self.defense in DEFENSES, "defense", f"one of {list(DEFENSES)}", self.defense)
         self._check_number("theta", "a number in [-1, 1] other than 0", lambda x: 0 < abs(x) <= 1)
         object.__setattr__(
             self,
@@ -146,24 +213,37 @@ class Config:
             or self.samples < PAPER_SAMPLES,
         )
 
-    def _check_temperatures(self) -> None:
-        received = self.temperatures
+    def _check_temperatures(self, name: str, may_be_empty: bool = False) -> None:
+        received = getattr(self, name)
         _expect(
             isinstance(received, list | tuple)
-            and len(received) > 0
+            and (len(received) > 0 or may_be_empty)
             and all(_is_number(t) and t > 0 for t in received),
-            "temperatures",
-            "one or more finite numbers > 0, such as 1,20,100",
+            name,
+            f"{'' if may_be_empty else 'one or more '}finite numbers > 0, such as 1,20,100",
             received,
         )
         temperatures = tuple(float(t) for t in received)
         _expect(
             len({f"{t:g}" for t in temperatures}) == len(temperatures),
-            "temperatures",
+            name,
             "each temperature once, told apart by six digits because networks are named after them",
             received,
         )
-        object.__setattr__(self, "temperatures", temperatures)
+        object.__setattr__(self, name, temperatures)
+
+    def _check_kappas(self) -> None:
+        received = self.kappas
+        _expect(
+            isinstance(received, list | tuple)
+            and len(received) > 0
+            and all(_is_number(kappa) and kappa >= 0 for kappa in received)
+            and all(low < high for low, high in itertools.pairwise(received)),
+            "kappas",
+            "one or more rising numbers >= 0, such as 0,20,40",
+            received,
+        )
+        object.__setattr__(self, "kappas", tuple(float(kappa) for kappa in received))
 
     def _check_attacks(self) -> None:
         received = self.attacks
@@ -197,7 +277,8 @@ _DATASETS: dict[str, dict[str, Any]] = {
         "learning_rate_decay": 0.95,
         "momentum_decay": 0.5,
         "theta": _THETAS["cifar10"],
-        "attacks": ATTACKS,
+        "epsilon": 8 / 255,
+        "attacks": (*_DEFAULT_ATTACKS[:1], "jsma_f_theta_1", *_DEFAULT_ATTACKS[1:]),
     },
 }
 

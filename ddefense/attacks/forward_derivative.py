@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from ddefense.attacks.input_gradient import passes
+from ddefense.attacks.classifier import Classifier, classifier, expect_logits
 
 Scores = tuple[tf.Tensor, ...]
 
@@ -35,6 +35,11 @@ Scores = tuple[tf.Tensor, ...]
 def _f(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scores:
     del temperature
     return (tf.reduce_sum(target * tf.nn.softmax(logits), axis=1),)
+
+
+def _f_of_probabilities(probabilities: tf.Tensor, target: tf.Tensor, temperature: float) -> Scores:
+    del temperature
+    return (tf.reduce_sum(target * probabilities, axis=1),)
 
 
 def _f_temperature(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scores:
@@ -104,7 +109,7 @@ class ForwardDerivative:
 
 
 def forward_derivative(
-    logits_network: keras.Model, name: str, *, temperature: float = 1.0
+    network: keras.Model | Classifier, name: str, *, temperature: float = 1.0
 ) -> ForwardDerivative:
     """Compiles the forward derivative of a network for one reading of JSMA.
 
@@ -112,7 +117,8 @@ def forward_derivative(
     probabilities, two for the others, never one per class.
 
     Args:
-        logits_network: a model images -> logits, in inference mode.
+        network: a model images -> logits, run in inference mode, or what `classifier` made of any
+            function. Of the readings only `jsma_f` can be had from probabilities.
         name: a name of the table above.
         temperature: T of `jsma_f_temperature`; the others evaluate at T = 1.
 
@@ -120,14 +126,18 @@ def forward_derivative(
         The compiled estimate.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown or needs logits that the network does not give.
     """
     if name not in _SCORES:
         raise ValueError(f"attack: expected one of {list(_SCORES)}, received {name!r}.")
-    cut = passes(logits_network)
-    image_shape = tuple(logits_network.input_shape[1:])
-    features = math.prod(image_shape)
-    num_classes = logits_network.output_shape[-1]
+    attacked = network if isinstance(network, Classifier) else classifier(network)
+    score = _SCORES[name]
+    if attacked.outputs == "probabilities" and score is _f:
+        score = _f_of_probabilities
+    else:
+        expect_logits(attacked, name)
+    cut, image_shape = attacked.passes, attacked.image_shape
+    features, num_classes = math.prod(image_shape), attacked.num_classes
 
     @tf.function(
         input_signature=[
@@ -140,10 +150,10 @@ def forward_derivative(
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             hidden = cut.head(images)
             tape.watch(hidden)
-            logits = tf.cast(cut.tail(hidden), tf.float32)
-            scores = _SCORES[name](logits, target, temperature)
-        gradients = [cut.pull_back(tape.gradient(score, hidden)) for score in scores]
+            outputs = tf.cast(cut.tail(hidden), tf.float32)
+            scores = score(outputs, target, temperature)
+        gradients = [cut.pull_back(tape.gradient(each, hidden)) for each in scores]
         maps = [tf.cast(tf.reshape(g, [-1, features]), tf.float32) for g in gradients]
-        return tf.argmax(logits, axis=1), *maps
+        return tf.argmax(outputs, axis=1), *maps
 
     return ForwardDerivative(name, image_shape, num_classes, function.get_concrete_function())

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import interruption
+from ddefense.attacks.batching import Slots
+from ddefense.attacks.classifier import check_inputs
 from ddefense.attacks.forward_derivative import ForwardDerivative
 from ddefense.maths import saliency
 
@@ -49,6 +51,7 @@ def jsma(
     images: npt.NDArray[np.float32],
     targets: npt.NDArray[np.integer],
     *,
+    labels: npt.NDArray[np.integer] | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
     theta: float = 1.0,
     max_features: int = 112,
@@ -64,6 +67,7 @@ def jsma(
         derivative: a compiled forward derivative of the attacked network.
         images: shape [N, H, W, C], within bounds.
         targets: class to reach, shape [N].
+        labels: true classes, shape [N], only to refuse a target that is the label.
         bounds: smallest and largest value of a feature; results are clipped to them.
         theta: change per feature, not 0, in units of the images.
         max_features: most features to change, even and >= 2.
@@ -76,18 +80,17 @@ def jsma(
         ValueError: if an argument is out of its range, naming what was received and expected.
         StoppedError: if the run was asked to stop.
     """
-    _check(derivative, images, targets, bounds, theta, max_features, batch_size)
+    _check(derivative, images, targets, labels, bounds, theta, max_features, batch_size)
     flat = images.reshape(len(images), -1).copy()
     sign = 1 if theta > 0 else -1
     domain = flat < bounds[1] if sign > 0 else flat > bounds[0]
     num_features = np.zeros(len(flat), np.int64)
     stop = np.full(len(flat), -1, np.int8)
 
-    active = np.arange(min(batch_size, len(flat)))
-    waiting = len(active)
-    while len(active):
+    slots = Slots(len(flat), batch_size)
+    while len(slots.active):
         interruption.check()
-        padded = np.resize(active, min(batch_size, _padded_size(len(active))))
+        active, padded = slots.active, slots.padded()
         outputs = derivative(flat[padded].reshape(-1, *derivative.image_shape), targets[padded])
         predicted, *maps = (output[: len(active)] for output in outputs)
         pairs = _choose(maps, domain[active], sign)
@@ -100,25 +103,13 @@ def jsma(
         stop[active] = ended
 
         stays = ended < 0
+        slots.keep(stays)
         active = active[stays]
         row, pair = active[:, None], pairs.features[stays]
         flat[row, pair] = np.clip(flat[row, pair] + np.float32(theta), *bounds)
         domain[row, pair] = False
         num_features[active] += 2
-
-        room = min(batch_size - len(active), len(flat) - waiting)
-        active = np.concatenate([active, np.arange(waiting, waiting + room)])
-        waiting += room
     return AdversarialSamples(flat.reshape(images.shape), num_features, stop)
-
-
-def _padded_size(count: int) -> int:
-    """The least size >= `count` with at most three significant bits, less than a quarter larger.
-
-    Each new batch shape costs a compilation, so the shrinking last batches come in few sizes.
-    """
-    step = 1 << max(0, count.bit_length() - 3)
-    return -(-count // step) * step
 
 
 def _choose(
@@ -133,31 +124,14 @@ def _check(
     derivative: ForwardDerivative,
     images: npt.NDArray[np.float32],
     targets: npt.NDArray[np.integer],
+    labels: npt.NDArray[np.integer] | None,
     bounds: tuple[float, float],
     theta: float,
     max_features: int,
     batch_size: int,
 ) -> None:
-    shape, classes = derivative.image_shape, derivative.num_classes
-    low, high = bounds
+    check_inputs(derivative, images, labels, targets, bounds)
     checks = (
-        (
-            images.ndim == 4 and images.shape[1:] == shape and len(images) > 0,
-            f"images: expected shape [N >= 1, {', '.join(map(str, shape))}], received "
-            f"{images.shape}",
-        ),
-        (images.dtype == np.float32, f"images: expected float32, received {images.dtype}"),
-        (
-            bool(np.all((images >= low) & (images <= high))),  # false for NaN too
-            f"images: expected values within bounds [{low:g}, {high:g}], received "
-            + (f"[{images.min():g}, {images.max():g}]" if images.size else "none"),
-        ),
-        (
-            targets.shape == images.shape[:1]
-            and np.issubdtype(targets.dtype, np.integer)
-            and bool(np.all((targets >= 0) & (targets < classes))),
-            f"targets: expected {len(images)} classes in 0..{classes - 1}, received {targets!r}",
-        ),
         (np.isfinite(theta) and theta != 0, f"theta: expected a number not 0, received {theta!r}"),
         (
             max_features >= 2 and max_features % 2 == 0,

@@ -5,6 +5,7 @@ entropies are in nats; times are in seconds. `networks` holds only what the seed
 machine; dates, times, memory and resume counts live in `environment` and `timings`.
 """
 
+import dataclasses
 import pathlib
 from typing import Any, Literal, TypeVar
 
@@ -186,7 +187,7 @@ class GradientsRecord:
 
 @dataclass(config=_STRICT, kw_only=True)
 class AttackRecord:
-    """One attack on one network, judged outside the attack.
+    """One reading of JSMA on one network, judged outside the attack.
 
     Attributes:
         theta: change of a feature per step.
@@ -239,26 +240,154 @@ class RobustnessRecord:
 
 
 @dataclass(config=_STRICT, kw_only=True)
+class CaseRecord:
+    """One of the three cases in which Carlini & Wagner (2017) report targeted attacks.
+
+    Attributes:
+        success_rate: share of samples reached in this case; in the worst case a sample counts
+            where every target was reached.
+        mean_distance: mean over those samples; null without one.
+    """
+
+    success_rate: float
+    mean_distance: float | None
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class NormAttackRecord:
+    """One attack measured by a norm of the perturbation, judged outside the attack.
+
+    Attributes:
+        norm: of the distance: `l0` (features changed), `l2`, or `linf`, in units of the images.
+        settings: what the attack was run with, under the names of its parameters.
+        targets: `untargeted` (success is any wrong class), `random` (one wrong class per sample),
+            or `all` wrong classes.
+        samples: attacked images.
+        attempts: attacked images, or (sample, target) pairs.
+        successes: attempts in which the T = 1 network gives a wrong class, or the target, within
+            the bounds and, where the attack has one, epsilon.
+        success_rate: successes / attempts.
+        success_interval: 95 % bootstrap interval of it over samples.
+        already: successes at distance 0: the network erred on the original already.
+        mean_distance: over the successes; null without one.
+        distance_interval: 95 % bootstrap interval of it over samples; null without a success.
+        median_distance: over the successes; null without one.
+        best: the easiest target of each sample; null unless all targets were attacked.
+        average: one random target of each sample, the same for every network; null if untargeted.
+        worst: the hardest target of each sample; null unless all targets were attacked.
+    """
+
+    norm: Literal["l0", "l2", "linf"]
+    settings: dict[str, int | float | str | bool]
+    targets: Literal["untargeted", "random", "all"]
+    samples: int
+    attempts: int
+    successes: int
+    success_rate: float
+    success_interval: tuple[float, float]
+    already: int
+    mean_distance: float | None
+    distance_interval: tuple[float, float] | None
+    median_distance: float | None
+    best: CaseRecord | None = None
+    average: CaseRecord | None = None
+    worst: CaseRecord | None = None
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class TransferRecord:
+    """Adversarial samples made on an undistilled substitute, replayed on one network.
+
+    Attributes:
+        kappa: confidence with which they were made, in the substitute's logits.
+        samples: images, one random target each.
+        crafted: share that the substitute itself takes for the target.
+        misclassified: share that the network gives a wrong class.
+        misclassified_interval: 95 % bootstrap interval of it.
+        reached: share that the network gives the target.
+        mean_distance: mean L2 distance of the samples; null if none was crafted.
+    """
+
+    kappa: float
+    samples: int
+    crafted: float
+    misclassified: float
+    misclassified_interval: tuple[float, float]
+    reached: float
+    mean_distance: float | None
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class ControlRecord:
+    """One check for masked gradients, in the spirit of AutoAttack's flags.
+
+    Attributes:
+        name: `zero_gradients` (share of test images whose whole float32 Jacobian is 0),
+            `scaled_logits` (the undistilled network with its logits multiplied by T must not look
+            robust too), `iterative_beats_one_step`, `unbounded_reaches_all` or `random_restarts`.
+        network: name of the network checked.
+        passed: false is a sign of masked gradients: attacks by gradient tell nothing.
+        value: what was measured, a share.
+        limit: what it was held against, a share.
+        samples: images it was measured on.
+        explanation: one sentence with both.
+    """
+
+    name: Literal[
+        "zero_gradients",
+        "scaled_logits",
+        "iterative_beats_one_step",
+        "unbounded_reaches_all",
+        "random_restarts",
+    ]
+    network: str
+    passed: bool
+    value: float
+    limit: float
+    samples: int
+    explanation: str
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class VerdictRecord:
+    """What the defence is worth, computed from the measurements of this run alone.
+
+    Attributes:
+        masks_gradients: whether success falls under an attack through the softmax, and the
+            controls show why; null where the run measured too little to tell.
+        stops_adaptive_attacker: whether an attacker who knows the defence is stopped; null where
+            the run measured too little to tell.
+        sentence: the verdict in words, with its numbers.
+    """
+
+    masks_gradients: bool | None
+    stops_adaptive_attacker: bool | None
+    sentence: str
+
+
+@dataclass(config=_STRICT, kw_only=True)
 class NetworkRecord:
     """One deployed (T = 1) network and everything measured on it.
 
     Attributes:
-        name: `baseline` or `distilled_t<T>`.
-        defense: `none` or `distillation`.
-        temperature: T it was trained at (1 for the baseline).
+        name: `baseline`, `distilled_t<T>` or `adversarially_trained`.
+        defense: `none`, `distillation` or `adversarial_training`.
+        temperature: T it was trained at (1 unless distilled).
         seed: of its training.
         test_accuracy: on the whole test set.
         confidence: mean over the test set of max_i F_i(x) if the prediction is right, else 0.
         training: how its training went.
         logits: scale of its logits.
         gradients: amplitude of its adversarial gradients.
-        robustness: per attack.
-        attacks: per attack.
-        initial: the network it was distilled from; null for the baseline.
+        robustness: per reading of JSMA.
+        attacks: per reading of JSMA.
+        norm_attacks: per attack measured by a norm.
+        transfer: by rising kappa.
+        initial: the network it was distilled from; null unless distilled.
     """
 
     name: str
-    defense: Literal["none", "distillation"]
+    defense: Literal["none", "distillation", "adversarial_training"]
     temperature: float
     seed: int
     test_accuracy: float
@@ -268,6 +397,8 @@ class NetworkRecord:
     gradients: GradientsRecord
     robustness: dict[str, RobustnessRecord]
     attacks: dict[str, AttackRecord]
+    norm_attacks: dict[str, NormAttackRecord] = dataclasses.field(default_factory=dict)
+    transfer: list[TransferRecord] = dataclasses.field(default_factory=list)
     initial: InitialRecord | None = None
 
 
@@ -299,8 +430,10 @@ class Results:
         timings: seconds of each stage that ran.
         architecture: the network's layers.
         sample_indices: positions in the test set of the attacked images.
-        networks: the baseline first, then by temperature.
+        networks: the baseline first, then by temperature, an adversarially trained one last.
         exports: SavedModels written.
+        controls: checks for masked gradients.
+        verdict: what the defence is worth; null in results of versions without it.
     """
 
     dataset: DatasetRecord
@@ -311,11 +444,17 @@ class Results:
     sample_indices: list[int]
     networks: list[NetworkRecord]
     exports: list[ExportRecord]
+    controls: list[ControlRecord] = dataclasses.field(default_factory=list)
+    verdict: VerdictRecord | None = None
     schema_version: Literal[1] = SCHEMA_VERSION
 
     def baseline(self) -> NetworkRecord:
         """The undistilled network."""
         return next(n for n in self.networks if n.defense == "none")
+
+    def yardstick(self) -> NetworkRecord | None:
+        """The adversarially trained network, if the run has one."""
+        return next((n for n in self.networks if n.defense == "adversarial_training"), None)
 
     def distilled(self) -> list[NetworkRecord]:
         """The distilled networks by rising temperature."""

@@ -23,9 +23,9 @@ def attack_label(attack: str) -> str:
 
 
 def attacks_in(results: records.Results) -> list[str]:
-    """The attacks measured on any network, in the order of `ddefense.config.ATTACKS`."""
+    """The attacks measured on any network, in the order of `ddefense.config.JSMA_ATTACKS`."""
     found = {attack for network in results.networks for attack in network.attacks}
-    known = [attack for attack in config_lib.ATTACKS if attack in found]
+    known = [attack for attack in config_lib.JSMA_ATTACKS if attack in found]
     return known + sorted(found - set(known))
 
 

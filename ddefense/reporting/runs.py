@@ -44,7 +44,7 @@ class Runs:
         return {network.name: network for network in ordered}
 
     def attacks(self) -> list[str]:
-        """The attacks measured at any seed, in the order of `ddefense.config.ATTACKS`."""
+        """The attacks measured at any seed, in the order of `ddefense.config.JSMA_ATTACKS`."""
         networks = [network for results in self.by_seed.values() for network in results.networks]
         return lookup.attacks_in(dataclasses.replace(self.first, networks=networks))
 

@@ -202,7 +202,7 @@ def test_dropout_stays_off():
     )
 
 
-@pytest.mark.parametrize("name", config.ATTACKS)
+@pytest.mark.parametrize("name", config.JSMA_ATTACKS)
 @pytest.mark.parametrize("settings", [FAST["3x3"], PLAIN["same padding"]], ids=["fast", "plain"])
 def test_every_reading_goes_through_it(jacobian, name, settings):
     network = convolutional(**settings)

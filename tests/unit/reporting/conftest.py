@@ -150,12 +150,12 @@ def make_results(
     **settings: Any,
 ) -> records.Results:
     temperatures = tuple(n.temperature for n in networks if n.defense != "none") or (1.0,)
-    attacks = tuple(a for a in config.ATTACKS if any(a in n.attacks for n in networks))
+    attacks = tuple(a for a in config.JSMA_ATTACKS if any(a in n.attacks for n in networks))
     fields = {
         "epochs": 2,
         "samples": 10,
         "warm_start_steps": 469,
-        "attacks": attacks or config.ATTACKS,
+        "attacks": attacks or config.JSMA_ATTACKS,
         "theta": config.frozen_theta(dataset),
         "preset": "quick",
         "temperatures": temperatures,

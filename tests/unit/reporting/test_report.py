@@ -69,7 +69,7 @@ def test_free_form_environment_is_shown_as_it_is(results):
 
 
 def test_the_readings_are_explained_and_which_was_run_is_unknown():
-    text = passages.readings(list(config.ATTACKS))
+    text = passages.readings(list(config.JSMA_ATTACKS))
     assert "its authors ran is unknown" in text
     for attack, passage in passages.READINGS.items():
         assert f"- `{attack}`" in text
