@@ -86,8 +86,7 @@ class Config:
         pgd_restarts: random starts of `pgd_linf` in the control for them.
         cw_samples: samples attacked by `cw_l2` and `transfer_cw_l2`, the first of the list.
         cw_all_targets_at: temperatures at which `cw_l2` aims at every wrong class, and with them
-            the networks that are not distilled; elsewhere it aims at one random class. Empty: one
-            everywhere.
+            the undistilled network; elsewhere it aims at one random class. Empty: one everywhere.
         cw_steps: most iterations of the attacks of Carlini & Wagner at one constant.
         cw_search_steps: binary-search steps of `cw_l2` over the constant.
         kappas: confidences of the samples that `transfer_cw_l2` replays, rising, >= 0.
@@ -299,8 +298,17 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "warm_start_steps": 469,
             "samples": 10,
             "gradient_samples": 1000,
+            "pgd_restarts": 3,
+            "cw_samples": 5,
+            "cw_all_targets_at": (),
+            "cw_steps": 200,
+            "cw_search_steps": 5,
+            "kappas": (0.0, 20.0, 40.0),
+            "costly_samples": 3,
+            "labels_only_queries": 1000,
+            "adversarial_epochs": 4,
         },
-        "digits": {"epochs": 12, "warm_start_steps": 96},
+        "digits": {"epochs": 12, "warm_start_steps": 96, "adversarial_epochs": 24},
     },
     "smoke": {
         "": {
@@ -309,6 +317,15 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "warm_start_steps": 235,
             "samples": 2,
             "gradient_samples": 100,
+            "pgd_restarts": 2,
+            "cw_samples": 2,
+            "cw_all_targets_at": (),
+            "cw_steps": 100,
+            "cw_search_steps": 3,
+            "kappas": (40.0,),
+            "costly_samples": 1,
+            "labels_only_queries": 200,
+            "adversarial_epochs": 1,
         },
         "digits": {"epochs": 8, "warm_start_steps": 96},
     },

@@ -3,23 +3,51 @@
 JSMA is Papernot's crafting framework in two parts: a direction-sensitivity estimate
 (`forward_derivative`) and a perturbation selection (`jsma`).
 
+| name in results | function | perturbation | uses |
+|---|---|---|---|
+| `jsma_*` | `jsma` | few features | forward derivative of one of five readings |
+| `fgsm*` | `fgsm` | L-infinity, within epsilon | one gradient of a loss |
+| `pgd_linf*` | `pgd_linf` | L-infinity, within epsilon | many of them |
+| `cw_l2`, `cw_l0`, `cw_linf` | the same | smallest L2, L0, L-infinity | gradients of the logits |
+| `transfer_cw_l2` | `cw_l2` | L2 | a substitute; nothing of the network |
+| `labels_only` | `labels_only` | smallest L2 | the predicted class alone |
+
 To add a reading of JSMA, add a line to the table in `forward_derivative.py`; to add another
 attack, write a module whose function takes a `Classifier`, images, labels, targets and bounds and
-returns adversarial images; then name it in `ddefense.config` and `ddefense.experiments.attacking`.
+returns adversarial images; then name it in `ddefense.config` and plan it in
+`ddefense.experiments.norm_attacking`.
 """
 
+from ddefense.attacks.carlini_wagner import CarliniWagner
 from ddefense.attacks.classifier import Classifier, classifier
+from ddefense.attacks.cw_l0 import cw_l0
+from ddefense.attacks.cw_l2 import cw_l2
+from ddefense.attacks.cw_linf import cw_linf
+from ddefense.attacks.fgsm import fgsm
 from ddefense.attacks.forward_derivative import ForwardDerivative, forward_derivative
 from ddefense.attacks.jsma import AdversarialSamples, Stop, jsma
-from ddefense.attacks.targets import every_wrong_class
+from ddefense.attacks.labels_only import labels_only
+from ddefense.attacks.pgd_linf import pgd_linf, pgd_perturbation
+from ddefense.attacks.sign_attack import SignAttack
+from ddefense.attacks.targets import every_wrong_class, one_wrong_class
 
 __all__ = [
     "AdversarialSamples",
+    "CarliniWagner",
     "Classifier",
     "ForwardDerivative",
+    "SignAttack",
     "Stop",
     "classifier",
+    "cw_l0",
+    "cw_l2",
+    "cw_linf",
     "every_wrong_class",
+    "fgsm",
     "forward_derivative",
     "jsma",
+    "labels_only",
+    "one_wrong_class",
+    "pgd_linf",
+    "pgd_perturbation",
 ]

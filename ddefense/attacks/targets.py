@@ -28,3 +28,22 @@ def every_wrong_class(
         )
     sample, target = np.nonzero(np.arange(num_classes) != labels[:, None])
     return sample, target
+
+
+def one_wrong_class(
+    labels: npt.NDArray[np.integer], num_classes: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """One random target other than the label for each sample, every wrong class equally likely.
+
+    Args:
+        labels: true classes, shape [N].
+        num_classes: number of classes, >= 2.
+        seed: of the choice. Fewer labels of the same list get the same targets.
+
+    Returns:
+        Target classes, int64, shape [N].
+    """
+    offsets = [
+        np.random.default_rng([seed, row]).integers(1, num_classes) for row in range(len(labels))
+    ]
+    return (np.asarray(labels) + np.array(offsets, np.int64)) % num_classes

@@ -1,4 +1,4 @@
-"""Every flag of `bin/reproduce`, and the configuration they make."""
+"""Every flag of the commands, and the configuration they make."""
 
 import dataclasses
 import pathlib
@@ -22,9 +22,67 @@ _FIELDS = tuple(
 _MAX_THREADS = 4096
 
 
-def define() -> None:
-    """Registers the flags. Called by the program only: importing ddefense registers none."""
-    flags.DEFINE_enum("dataset", "digits", datasets.NAMES, "Dataset to reproduce the paper on.")
+def define_for_reproduce() -> None:
+    """Registers the flags of `bin/reproduce`.
+
+    Called by the program only: importing ddefense registers none.
+    """
+    _define_common()
+    _define_training()
+    _define_attacks()
+    flags.DEFINE_integer(
+        "gradient_samples", None, "Most test images whose gradient amplitude is measured, >= 1."
+    )
+    flags.DEFINE_list(
+        "seeds",
+        None,
+        "Repeat everything with each of these seeds, such as 0,1,2, in <workdir>/seed_<seed>, and "
+        "report mean and spread.",
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Run directory. Default: runs/<dataset>_<preset>, with a hash of the configuration added "
+        "where flags change the preset, and _seeds for --seeds. A killed run resumes in it.",
+    )
+    flags.DEFINE_string("export_dir", "exported_models", "Where SavedModels go.")
+    flags.DEFINE_bool(
+        "report_only",
+        False,
+        "Only redraw figures, tables and report.md of --workdir from its results.",
+    )
+    _show_in_help()
+
+
+def define_for_attack() -> None:
+    """Registers the flags of `bin/attack`. Called by the program only."""
+    _define_common()
+    _define_attacks()
+    flags.DEFINE_string(
+        "network",
+        None,
+        "The attacked network: a .keras file with a layer named logits, such as those that a run "
+        "leaves in networks/.",
+    )
+    flags.DEFINE_string(
+        "substitute", None, "Undistilled .keras network on which transfer_cw_l2 makes its samples."
+    )
+    flags.DEFINE_float(
+        "temperature",
+        1.0,
+        "T that the network was trained at, by which attacks on logits / T divide; > 0.",
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Directory of this run. Default: runs/attack_<network>_<hash of what was asked>. A killed "
+        "run resumes in it.",
+    )
+    _show_in_help()
+
+
+def _define_common() -> None:
+    flags.DEFINE_enum("dataset", "digits", datasets.NAMES, "Dataset of the run.")
     flags.DEFINE_enum(
         "preset",
         "quick",
@@ -34,6 +92,16 @@ def define() -> None:
         "quick: minutes on the default dataset. smoke: about a minute, to see that everything "
         "works.",
     )
+    flags.DEFINE_string(
+        "data_dir", None, "Folder of prepared TFDS data. Default: TFDS_DATA_DIR, else TFDS's own."
+    )
+    flags.DEFINE_integer("seed", None, "Of weights, order of images, dropout and random choices.")
+    flags.DEFINE_integer(
+        "threads", None, "CPU threads per operation; 0 is one per core.", upper_bound=_MAX_THREADS
+    )
+
+
+def _define_training() -> None:
     flags.DEFINE_list(
         "temperatures", None, "Distillation temperatures, numbers > 0, such as 1,20,100."
     )
@@ -58,25 +126,18 @@ def define() -> None:
     )
     flags.DEFINE_integer("decay_epochs", None, "Epochs between two decays, >= 1.")
     flags.DEFINE_float("dropout", None, "Rate after each hidden dense layer, in [0, 1).")
-    flags.DEFINE_integer(
-        "samples", None, "Test images attacked, each towards every other class, >= 1."
-    )
-    flags.DEFINE_integer(
-        "gradient_samples", None, "Most test images whose gradient amplitude is measured, >= 1."
-    )
-    flags.DEFINE_list("attacks", None, f"Attacks to run, among {', '.join(config_lib.ATTACKS)}.")
-    flags.DEFINE_float("theta", None, "Change of a feature per step, in [-1, 1], not 0.")
-    flags.DEFINE_integer("max_features", None, "Most features an attack changes; even, >= 2.")
-    flags.DEFINE_integer("shard_samples", None, "Samples per attack shard, the unit of resuming.")
-    flags.DEFINE_integer(
-        "attack_batch_size", None, "Attacks that run together within a shard, >= 1."
-    )
-    flags.DEFINE_integer("seed", None, "Of weights, order of images and dropout, >= 0.")
-    flags.DEFINE_list(
-        "seeds",
+    flags.DEFINE_enum(
+        "defense",
         None,
-        "Repeat everything with each of these seeds, such as 0,1,2, in <workdir>/seed_<seed>, and "
-        "report mean and spread.",
+        config_lib.DEFENSES,
+        "distillation; or adversarial_training, for a network trained on PGD samples beside the "
+        "distilled ones, as a yardstick.",
+    )
+    flags.DEFINE_integer(
+        "adversarial_epochs", None, "Passes over the training set of adversarial training, >= 1."
+    )
+    flags.DEFINE_integer(
+        "adversarial_steps", None, "PGD steps of each step of adversarial training, >= 1."
     )
     flags.DEFINE_enum(
         "precision",
@@ -90,24 +151,51 @@ def define() -> None:
         None,
         "Compile training steps with XLA. Slower on CPUs; on GPUs results may not repeat.",
     )
+
+
+def _define_attacks() -> None:
     flags.DEFINE_integer(
-        "threads", None, "CPU threads per operation; 0 is one per core.", upper_bound=_MAX_THREADS
+        "samples", None, "Test images attacked, each towards every other class, >= 1."
     )
-    flags.DEFINE_string(
-        "workdir",
+    flags.DEFINE_list("attacks", None, f"Attacks to run, among {', '.join(config_lib.ATTACKS)}.")
+    flags.DEFINE_float("theta", None, "JSMA: change of a feature per step, in [-1, 1], not 0.")
+    flags.DEFINE_integer("max_features", None, "JSMA: most features changed; even, >= 2.")
+    flags.DEFINE_float(
+        "epsilon", None, "fgsm, pgd_linf: L-infinity bound in units of the images, in (0, 1]."
+    )
+    flags.DEFINE_integer("pgd_steps", None, "pgd_linf: steps, >= 1.")
+    flags.DEFINE_integer(
+        "pgd_restarts", None, "Random starts of pgd_linf in the control for them, >= 1."
+    )
+    flags.DEFINE_integer(
+        "cw_samples", None, "cw_l2, transfer_cw_l2: samples, the first of --samples; >= 1."
+    )
+    flags.DEFINE_list(
+        "cw_all_targets_at",
         None,
-        "Run directory. Default: runs/<dataset>_<preset>, with a hash of the configuration added "
-        "where flags change the preset, and _seeds for --seeds. A killed run resumes in it.",
+        "cw_l2: temperatures at which, as on the undistilled network, every wrong class is aimed "
+        "at; elsewhere one random class. Empty: one everywhere.",
     )
-    flags.DEFINE_string("export_dir", "exported_models", "Where SavedModels go.")
-    flags.DEFINE_string(
-        "data_dir", None, "Folder of prepared TFDS data. Default: TFDS_DATA_DIR, else TFDS's own."
+    flags.DEFINE_integer("cw_steps", None, "cw_*: most iterations at one constant, >= 1.")
+    flags.DEFINE_integer("cw_search_steps", None, "cw_l2: binary-search steps, >= 1.")
+    flags.DEFINE_list(
+        "kappas", None, "transfer_cw_l2: confidences, rising numbers >= 0, such as 0,20,40."
     )
-    flags.DEFINE_bool(
-        "report_only",
-        False,
-        "Only redraw figures, tables and report.md of --workdir from its results.",
+    flags.DEFINE_integer(
+        "costly_samples",
+        None,
+        "cw_l0, cw_linf, labels_only: samples, the first of --samples; >= 1.",
     )
+    flags.DEFINE_integer(
+        "labels_only_queries", None, "labels_only: images shown to the network per sample, >= 1."
+    )
+    flags.DEFINE_integer("shard_samples", None, "Samples per attack shard, the unit of resuming.")
+    flags.DEFINE_integer(
+        "attack_batch_size", None, "Attacks that run together within a shard, >= 1."
+    )
+
+
+def _show_in_help() -> None:
     # absl's --help lists the flags of the main module, which is a stub here.
     for flag in _FLAGS.flags_by_module_dict()[__name__]:
         _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
@@ -119,14 +207,36 @@ def config() -> config_lib.Config:
     Raises:
         ConfigError: if a value is out of range.
     """
-    if _FLAGS.seed is not None and _FLAGS.seeds is not None:
-        raise config_lib.ConfigError("seeds: expected without --seed; received both. Drop one.")
     changes: dict[str, Any] = {
-        name: _FLAGS[name].value for name in _FIELDS if _FLAGS[name].value is not None
+        name: _FLAGS[name].value
+        for name in _FIELDS
+        if name in _FLAGS and _FLAGS[name].value is not None
     }
-    if "temperatures" in changes:
-        changes["temperatures"] = _numbers("temperatures", changes["temperatures"])
+    for name in ("temperatures", "cw_all_targets_at", "kappas"):
+        if name in changes:
+            changes[name] = _numbers(name, changes[name])
     return config_lib.preset(_FLAGS.preset, _FLAGS.dataset, **changes)
+
+
+def config_of_attack() -> config_lib.Config:
+    """The configuration that the flags of `bin/attack` ask for.
+
+    Without `--attacks` it is the preset's, of which transfer needs a substitute.
+
+    Raises:
+        ConfigError: if a value is out of range, or transfer is asked for without a substitute.
+    """
+    found = config()
+    if _FLAGS.substitute or "transfer_cw_l2" not in found.attacks:
+        return found
+    if _FLAGS.attacks is not None:
+        raise config_lib.ConfigError(
+            "attacks: expected --substitute=<undistilled .keras network> with transfer_cw_l2; "
+            "received none."
+        )
+    return dataclasses.replace(
+        found, attacks=tuple(name for name in found.attacks if name != "transfer_cw_l2")
+    )
 
 
 def seeds() -> tuple[int, ...] | None:
@@ -138,6 +248,8 @@ def seeds() -> tuple[int, ...] | None:
     received = _FLAGS.seeds
     if received is None:
         return None
+    if _FLAGS.seed is not None:
+        raise config_lib.ConfigError("seeds: expected without --seed; received both. Drop one.")
     try:
         found = tuple(int(value) for value in received)
     except ValueError:

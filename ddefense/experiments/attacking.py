@@ -1,5 +1,6 @@
 """Stages that attack: which samples, and each attack on each network in resumable shards."""
 
+import functools
 import pathlib
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from ddefense import attacks, files, measurements, networks, records
 from ddefense.config import Config
 from ddefense.datasets import Dataset
-from ddefense.experiments.pair import Trained, load_network
+from ddefense.experiments.pair import Trained, load_logits
 from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
 from ddefense.progress import Progress
 
@@ -29,7 +30,7 @@ def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: T
     """
 
     def work(directory: pathlib.Path) -> None:
-        logits = networks.logits_of(load_network(baseline.network))
+        logits = load_logits(baseline.network)
         predicted = networks.predict(logits, dataset.test.images).argmax(axis=1)
         right = np.flatnonzero(predicted == dataset.test.labels)
         if len(right) < config.samples:
@@ -49,10 +50,27 @@ def load_samples(artefact: Artefact) -> npt.NDArray[np.int64]:
     return indices
 
 
+# Its compiled functions serve every attack that shares them.
+@functools.lru_cache(maxsize=4)
+def load_classifier(artefact: Artefact, bounds: tuple[float, float]) -> attacks.Classifier:
+    """The network of a training stage as attacks take it."""
+    return attacks.classifier(load_logits(artefact), bounds=bounds)
+
+
 def attack(
-    stages: Stages, config: Config, dataset: Dataset, trained: Trained, samples: Artefact, name: str
+    stages: Stages,
+    config: Config,
+    dataset: Dataset,
+    trained: Trained,
+    samples: Artefact,
+    name: str,
+    *,
+    logit_scale: float = 1.0,
 ) -> Artefact:
-    """Attacks one network with one attack, shard by shard, and judges the result afresh.
+    """Attacks one network with one reading of JSMA, shard by shard, and judges the result afresh.
+
+    `logit_scale` multiplies the network's logits, which leaves its predictions as they are: the
+    control for a protection that is numerical alone.
 
     A shard runs from its start or not at all, because floating-point results depend on what
     shares a batch: a resumed run gives the same bits.
@@ -68,13 +86,21 @@ def attack(
         "shard_samples": config.shard_samples,
         "batch_size": config.attack_batch_size,
     }
+    stage = f"{name}_on_{trained.name}"
+    if logit_scale != 1.0:
+        settings["logit_scale"] = logit_scale
+        stage = f"{name}_on_{trained.name}_times_{logit_scale:g}"
 
     def work(directory: pathlib.Path) -> None:
         indices = load_samples(samples)
         images, labels = dataset.test.images[indices], dataset.test.labels[indices]
         sample, target = attacks.every_wrong_class(labels, dataset.num_classes)
-        logits = networks.logits_of(load_network(trained.network))
-        derivative = attacks.forward_derivative(logits, name, temperature=trained.temperature)
+        logits = load_logits(trained.network)
+        attacked = load_classifier(trained.network, dataset.value_range)
+        if logit_scale != 1.0:
+            logits = networks.with_scaled_logits(logits, logit_scale)
+            attacked = attacks.classifier(logits, bounds=dataset.value_range)
+        derivative = attacks.forward_derivative(attacked, name, temperature=trained.temperature)
         shards = []
         with Progress(f"{name} on {trained.name}", len(sample), "attack") as progress:
             for first in range(0, len(images), config.shard_samples):
@@ -125,7 +151,7 @@ def attack(
             directory / _SAMPLES
         )
 
-    return stages.run(f"{name}_on_{trained.name}", settings, [trained.network, samples], work)
+    return stages.run(stage, settings, [trained.network, samples], work)
 
 
 def load_attack(

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from ddefense import measurements, networks, records
 from ddefense.config import Config
 from ddefense.datasets import Dataset
-from ddefense.experiments.pair import Trained, load_network, load_soft_labels, load_training
+from ddefense.experiments.pair import Trained, load_logits, load_soft_labels, load_training
 from ddefense.experiments.stages import Artefact, Stages, reading
 
 _RECORD = "measurements.json"
@@ -32,7 +32,7 @@ def measure(stages: Stages, config: Config, dataset: Dataset, trained: Trained) 
     """Accuracy, confidence, logit scale and gradient amplitude on the test set."""
 
     def work(directory: pathlib.Path) -> None:
-        logits_network = networks.logits_of(load_network(trained.network))
+        logits_network = load_logits(trained.network)
         logits = networks.predict(logits_network, dataset.test.images)
         records.dump(
             Measurements(
@@ -75,7 +75,7 @@ def _initial(
 ) -> records.InitialRecord | None:
     if trained.initial is None or trained.soft_labels is None:
         return None
-    network = networks.logits_of(load_network(trained.initial))
+    network = load_logits(trained.initial)
     initial_logits = networks.predict(network, dataset.test.images)
     return records.InitialRecord(
         temperature=trained.temperature,

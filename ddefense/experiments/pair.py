@@ -1,14 +1,16 @@
 """Stages that make networks: training, soft labels, distillation."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from ddefense import distillation, networks, records, training
+from ddefense import attacks, distillation, networks, records, training
 from ddefense.config import Config
 from ddefense.datasets import Dataset
 from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
@@ -16,6 +18,10 @@ from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
 NETWORK = "network.keras"
 _TRAINING = "training.json"
 _SOFT_LABELS = "soft_labels.npy"
+# Far from the seeds that people repeat a run with.
+_SUBSTITUTE_SEEDS = 1_000_000
+# Share of adversarial training over which epsilon rises to its full size.
+_RAMP = 0.5
 
 Labels = Callable[[], npt.NDArray[np.float32]]
 
@@ -25,18 +31,33 @@ class Trained:
     """Artefacts of one deployed network.
 
     Attributes:
-        name: `baseline` or `distilled_t<T>`.
+        name: `baseline`, `distilled_t<T>`, `adversarially_trained` or `substitute`.
         temperature: T it was trained at.
         network: its training stage.
-        initial: the initial network's training stage; None for the baseline.
-        soft_labels: the soft-label stage; None for the baseline.
+        defense: how it is meant to resist.
+        initial: the initial network's training stage; None unless distilled.
+        soft_labels: the soft-label stage; None unless distilled.
     """
 
     name: str
     temperature: float
     network: Artefact
+    defense: Literal["none", "distillation", "adversarial_training"] = "none"
     initial: Artefact | None = None
     soft_labels: Artefact | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adversary:
+    """What perturbs the images of adversarial training.
+
+    Attributes:
+        settings: what determines it.
+        perturb: makes it for the network under training.
+    """
+
+    settings: dict[str, Any]
+    perturb: Callable[[keras.Model], training.Perturb]
 
 
 class NetworkStages:
@@ -91,7 +112,51 @@ class NetworkStages:
         network = self._train(
             f"distilled_{tag}", temperature, lambda: load_soft_labels(soft), [soft], warm_start
         )
-        return Trained(f"distilled_{tag}", temperature, network, initial, soft)
+        return Trained(f"distilled_{tag}", temperature, network, "distillation", initial, soft)
+
+    def substitute(self) -> Trained:
+        """An undistilled network of another seed, for an attacker who cannot see the defended one.
+
+        Other first weights, another order of images: it shares data and architecture alone.
+        """
+        config = dataclasses.replace(self._config, seed=self._config.seed + _SUBSTITUTE_SEEDS)
+        makers = NetworkStages(self._stages, config, self._dataset)
+        name = "substitute"
+        return Trained(name, 1.0, makers._train(name, 1.0, self._hard_labels, [], None))
+
+    def adversarially_trained(self, baseline: Trained) -> Trained:
+        """A network trained on PGD samples (Madry et al. 2018) from the undistilled one's weights.
+
+        The yardstick: what a defence that works looks like, and costs.
+        """
+        config = self._config
+        settings = {
+            "epsilon": config.epsilon,
+            "steps": config.adversarial_steps,
+            "epochs": config.adversarial_epochs,
+        }
+        steps = config.adversarial_epochs * -(-len(self._dataset.train) // config.batch_size)
+
+        def perturb(network: keras.Model) -> training.Perturb:
+            return attacks.pgd_perturbation(
+                networks.logits_of(network),
+                epsilon=config.epsilon,
+                steps=config.adversarial_steps,
+                bounds=self._dataset.value_range,
+                seed=config.seed,
+                ramp_steps=round(_RAMP * steps),
+            )
+
+        name = "adversarially_trained"
+        artefact = self._train(
+            name,
+            1.0,
+            self._hard_labels,
+            [],
+            baseline.network,
+            adversary=_Adversary(settings, perturb),
+        )
+        return Trained(name, 1.0, artefact, "adversarial_training")
 
     def _build(self, temperature: float, precision: str) -> keras.Model:
         return networks.build(
@@ -126,12 +191,15 @@ class NetworkStages:
         inputs: list[Artefact],
         start: Artefact | None,
         max_steps: int | None = None,
+        adversary: _Adversary | None = None,
     ) -> Artefact:
         config = self._config
+        epochs = adversary.settings["epochs"] if adversary else config.epochs
+        warm_start_steps = config.warm_start_steps if start is not None and not adversary else 0
         steps_per_epoch = -(-len(self._dataset.train) // config.batch_size)
         settings = training.TrainingSettings(
             temperature=temperature,
-            epochs=config.epochs if max_steps is None else -(-max_steps // steps_per_epoch),
+            epochs=epochs if max_steps is None else -(-max_steps // steps_per_epoch),
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             momentum=config.momentum,
@@ -155,6 +223,7 @@ class NetworkStages:
                 settings,
                 label=name,
                 checkpoint=checkpoint,
+                perturb=adversary.perturb(network) if adversary else None,
             )
             self._in_float32(network, temperature).save(directory / NETWORK)
             records.dump(
@@ -162,7 +231,7 @@ class NetworkStages:
                     temperature=temperature,
                     epochs=len(history.epoch_loss),
                     steps=len(history.step_loss),
-                    warm_start_steps=config.warm_start_steps if start is not None else 0,
+                    warm_start_steps=warm_start_steps,
                     loss=history.epoch_loss.tolist(),
                     accuracy=history.epoch_accuracy.tolist(),
                     stalled=history.stalled(self._dataset.num_classes),
@@ -177,6 +246,7 @@ class NetworkStages:
                 "dropout": config.dropout,
                 "precision": config.precision,
                 "training": dataclasses.asdict(settings),
+                **({"adversary": adversary.settings} if adversary else {}),
             },
             inputs + ([start] if start is not None else []),
             work,
@@ -187,6 +257,13 @@ def load_network(artefact: Artefact) -> keras.Model:
     """The network of a training stage, with its softmax at the training temperature."""
     with reading(artefact):
         return keras.models.load_model(artefact.directory / NETWORK, compile=False)
+
+
+# Every attack and measurement of a network starts from it, and its compiled functions stay with it.
+@functools.lru_cache(maxsize=4)
+def load_logits(artefact: Artefact) -> keras.Model:
+    """The network of a training stage up to its logits; not to be changed."""
+    return networks.logits_of(load_network(artefact))
 
 
 def load_training(artefact: Artefact) -> records.TrainingRecord:

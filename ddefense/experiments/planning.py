@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from ddefense import attacks, networks, training
-from ddefense.config import Config
+from ddefense.config import JSMA_ATTACKS, SIGN_ATTACKS, Config
 from ddefense.datasets import Dataset
 from ddefense.experiments.stages import StageRecord, finished
 
@@ -68,21 +68,35 @@ def plan(config: Config, dataset: Dataset, rates: Rates) -> list[Planned]:
     classes = dataset.num_classes
     epoch = num_train * rates.train
     images = min(config.gradient_samples, num_test)
-    steps = config.samples * (classes - 1) * (config.max_features // 2 + 1)
     predict = num_test * rates.forward
+    attacks_on = _Estimates(config, classes, rates)
+    crafting = len(config.kappas) * attacks_on.seconds("cw_l2", False)
+    substitute = [
+        Planned("substitute", "train", config.epochs * epoch),
+        Planned("transfer_cw_l2_from_substitute", "attack", crafting),
+    ]
 
-    def on(name: str, temperature: float, initial: bool) -> list[Planned]:
+    def on(name: str, temperature: float, all_targets: bool, initial: bool) -> list[Planned]:
         jacobians = 1 + (1 if temperature == 1.0 else 2)
         gradients = images * (rates.forward + jacobians * classes * rates.backward)
         measuring = predict * (2 if initial else 1) + gradients
         found = [Planned(f"measure_{name}", "measure", measuring)]
-        for attack in config.attacks:
-            passes = rates.forward + _BACKWARD_PASSES.get(attack, 1) * rates.backward
-            found.append(Planned(f"{attack}_on_{name}", "attack", steps * passes))
-        return [*found, Planned(f"export_{name}", "export", _EXPORT_SECONDS)]
+        for attack in sorted(config.attacks, key=lambda attack: attack not in JSMA_ATTACKS):
+            if attack == "transfer_cw_l2" and name == "baseline":
+                found += substitute
+            seconds = attacks_on.seconds(attack, all_targets)
+            found.append(Planned(f"{attack}_on_{name}", "attack", seconds))
+        if any(attack in SIGN_ATTACKS for attack in config.attacks):
+            found.append(Planned(f"controls_on_{name}", "attack", attacks_on.controls()))
+        if temperature != 1.0 and "jsma_f" in config.attacks:
+            stage = f"jsma_f_on_baseline_times_{temperature:g}"
+            found.append(Planned(stage, "attack", attacks_on.seconds("jsma_f", False)))
+        return found
 
+    names = ["baseline"]
     stages = [Planned("baseline", "train", config.epochs * epoch)]
-    stages += [Planned("samples", "measure", predict), *on("baseline", 1.0, False)]
+    everywhere = bool(config.cw_all_targets_at)
+    stages += [Planned("samples", "measure", predict), *on("baseline", 1.0, everywhere, False)]
     if config.warm_start_steps:
         warm = config.warm_start_steps * config.batch_size * rates.train
         stages.append(Planned("warm_start", "train", warm))
@@ -92,8 +106,52 @@ def plan(config: Config, dataset: Dataset, rates: Rates) -> list[Planned]:
             stages.append(Planned(f"initial_{tag}", "train", config.epochs * epoch))
         stages.append(Planned(f"soft_labels_{tag}", "measure", num_train * rates.forward))
         stages.append(Planned(f"distilled_{tag}", "train", config.epochs * epoch))
-        stages += on(f"distilled_{tag}", temperature, True)
-    return stages
+        names.append(f"distilled_{tag}")
+        everywhere_here = temperature in config.cw_all_targets_at
+        stages += on(names[-1], temperature, everywhere_here, True)
+    if config.defense == "adversarial_training":
+        names.append("adversarially_trained")
+        passes = 1 + config.adversarial_steps * (rates.forward + rates.backward) / rates.train
+        seconds = config.adversarial_epochs * epoch * passes
+        stages.append(Planned(names[-1], "train", seconds))
+        stages += on(names[-1], 1.0, False, False)
+    return stages + [Planned(f"export_{name}", "export", _EXPORT_SECONDS) for name in names]
+
+
+class _Estimates:
+    """The most seconds that attacks on one network can take."""
+
+    def __init__(self, config: Config, num_classes: int, rates: Rates) -> None:
+        self._config, self._others = config, num_classes - 1
+        self._pass = rates.forward + rates.backward
+        self._rates = rates
+
+    def seconds(self, attack: str, all_targets: bool) -> float:
+        """Of one attack; `all_targets` is whether `cw_l2` aims at every wrong class."""
+        config = self._config
+        few = min(config.costly_samples, config.samples)
+        several = min(config.cw_samples, config.samples)
+        if attack in JSMA_ATTACKS:
+            passes = self._rates.forward + _BACKWARD_PASSES.get(attack, 1) * self._rates.backward
+            attempts = config.samples * self._others
+            return attempts * (config.max_features // 2 + 1) * passes
+        if attack in SIGN_ATTACKS:
+            attempts = config.samples * (self._others if attack.endswith("_targeted") else 1)
+            return attempts * (1 if attack.startswith("fgsm") else config.pgd_steps) * self._pass
+        if attack == "cw_l2":
+            attempts = several * (self._others if all_targets else 1)
+            return attempts * config.cw_search_steps * config.cw_steps * self._pass
+        if attack == "labels_only":
+            return few * config.labels_only_queries * self._rates.forward
+        if attack == "transfer_cw_l2":
+            return several * len(config.kappas) * self._rates.forward
+        # How often the others start over depends on the network: as long as cw_l2, it was found.
+        return few * config.cw_search_steps * config.cw_steps * self._pass
+
+    def controls(self) -> float:
+        """Of PGD from one start, from several, and without a bound."""
+        config = self._config
+        return (2 + config.pgd_restarts) * config.samples * config.pgd_steps * self._pass
 
 
 # JSMA takes one backward pass where beta = -alpha, else two.

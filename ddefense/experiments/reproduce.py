@@ -1,6 +1,8 @@
 """The paper's experiment, stage by stage."""
 
+import dataclasses
 import functools
+import json
 import math
 import pathlib
 import time
@@ -13,11 +15,14 @@ from absl import logging
 
 from ddefense import datasets, exporting, files, measurements, networks, records
 from ddefense.config import Config, ConfigError
-from ddefense.experiments import attacking, environment, measuring, planning, workdir
-from ddefense.experiments.pair import NetworkStages, Trained, load_network, load_training
+from ddefense.experiments import attacking, environment, planning, workdir
+from ddefense.experiments.assessing import Assessor
+from ddefense.experiments.pair import NetworkStages, Trained, load_network
 from ddefense.experiments.stages import Artefact, Stages, finished
 
 _EXPORT = "export.json"
+# In which networks are listed.
+_ORDER = ("none", "distillation", "adversarial_training")
 
 
 def run(
@@ -140,32 +145,30 @@ def _run(
     makers = NetworkStages(stages, config, dataset)
     baseline = makers.baseline()
     samples = attacking.choose_samples(stages, config, dataset, baseline)
-    network_records, outcomes, exports = [], {}, []
+    assessor = Assessor(stages, config, dataset, baseline, samples, makers.substitute)
+    deployed: list[Trained] = []
 
-    def finish(trained: Trained) -> None:
-        measured = measuring.load_measurements(measuring.measure(stages, config, dataset, trained))
-        found = {
-            name: attacking.load_attack(
-                attacking.attack(stages, config, dataset, trained, samples, name)
-            )
-            for name in config.attacks
-        }
-        for _, _, attacked in found.values():
-            outcomes.update(attacked.outcomes)
-        network_records.append(_network_record(trained, config, measured, found))
+    def assess(trained: Trained) -> records.NetworkRecord:
+        deployed.append(trained)
+        record = assessor.assess(trained)
         _save_deployed(directory, trained)
-        exports.append(_export(stages, dataset, trained, export_dir))
+        return record
 
-    finish(baseline)
+    network_records = [assess(baseline)]
     warm_start = makers.warm_start()
     for temperature in config.temperatures:
-        finish(makers.distilled(temperature, baseline, warm_start))
+        network_records.append(assess(makers.distilled(temperature, baseline, warm_start)))
+    if config.defense == "adversarial_training":
+        network_records.append(assess(makers.adversarially_trained(baseline)))
+    network_records.sort(key=lambda n: (_ORDER.index(n.defense), n.temperature))
+    controls = assessor.controls(network_records)
+    verdict = measurements.verdict(network_records, controls, dataset.num_classes)
+    exports = [_export(stages, dataset, trained, export_dir, verdict) for trained in deployed]
 
     indices = attacking.load_samples(samples)
-    attacked = records.Samples(
-        dataset.test.images[indices], dataset.test.labels[indices], indices, outcomes
-    )
-    attacked.save(directory / "samples.npz")
+    records.Samples(
+        dataset.test.images[indices], dataset.test.labels[indices], indices, assessor.outcomes
+    ).save(directory / "samples.npz")
     results = records.Results(
         dataset=_dataset_record(dataset),
         config=config,
@@ -183,8 +186,10 @@ def _run(
         },
         architecture=measurements.architecture(load_network(baseline.network)),
         sample_indices=indices.tolist(),
-        networks=sorted(network_records, key=lambda n: (n.defense != "none", n.temperature)),
+        networks=network_records,
         exports=exports,
+        controls=controls,
+        verdict=verdict,
     )
     records.dump(results, directory / "results.json")
     return results
@@ -193,28 +198,6 @@ def _run(
 def _distinct(makers: list[dict[str, str]]) -> list[dict[str, str]]:
     """Which code and machine made the stages: more than one entry if a run was continued."""
     return [maker for i, maker in enumerate(makers) if maker not in makers[:i]]
-
-
-def _network_record(
-    trained: Trained,
-    config: Config,
-    measured: measuring.Measurements,
-    found: dict[str, tuple[records.AttackRecord, records.RobustnessRecord, records.Samples]],
-) -> records.NetworkRecord:
-    return records.NetworkRecord(
-        name=trained.name,
-        defense="none" if trained.initial is None else "distillation",
-        temperature=trained.temperature,
-        seed=config.seed,
-        test_accuracy=measured.test_accuracy,
-        confidence=measured.confidence,
-        training=load_training(trained.network),
-        logits=measured.logits,
-        gradients=measured.gradients,
-        attacks={name: attack for name, (attack, _, _) in found.items()},
-        robustness={name: robustness for name, (_, robustness, _) in found.items()},
-        initial=measured.initial,
-    )
 
 
 def _dataset_record(dataset: datasets.Dataset) -> records.DatasetRecord:
@@ -250,14 +233,22 @@ def _save_deployed(directory: pathlib.Path, trained: Trained) -> None:
 
 
 def _export(
-    stages: Stages, dataset: datasets.Dataset, trained: Trained, export_dir: pathlib.Path
+    stages: Stages,
+    dataset: datasets.Dataset,
+    trained: Trained,
+    export_dir: pathlib.Path,
+    verdict: records.VerdictRecord,
 ) -> records.ExportRecord:
     base = export_dir / f"{dataset.name}_{trained.name}"
     stage = f"export_{trained.name}"
     stages.forget(stage, unless=lambda directory: _is_exported(directory, base))
+    # The word stands beside the weights, whoever copies them.
+    note = json.dumps({"network": trained.name, **dataclasses.asdict(verdict)}, indent=1) + "\n"
 
     def work(partial: pathlib.Path) -> None:
-        exported = exporting.export_for_serving(_deployed(trained.network), base)
+        exported = exporting.export_for_serving(
+            _deployed(trained.network), base, notes={"verdict.json": note}
+        )
         record = records.ExportRecord(
             network=trained.name,
             path=str(exported.path),
@@ -265,7 +256,7 @@ def _export(
         )
         records.dump(record, partial / _EXPORT)
 
-    artefact = stages.run(stage, {}, [trained.network], work)
+    artefact = stages.run(stage, {"note": note}, [trained.network], work)
     return records.load(records.ExportRecord, artefact.directory / _EXPORT)
 
 

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from ddefense.records import RunError
 _TOLERANCE = 1e-6
 _REFERENCE_IMAGES = 8
 _BISECTIONS = 30
+_NOTES = "assets.extra"
 _READER = pathlib.Path(__file__).with_name("reload.py")
 
 
@@ -38,7 +40,9 @@ class Exported:
     max_difference: float
 
 
-def export_for_serving(network: keras.Model, base: pathlib.Path) -> Exported:
+def export_for_serving(
+    network: keras.Model, base: pathlib.Path, *, notes: Mapping[str, str] | None = None
+) -> Exported:
     """Exports a deployed network as the next version below `base`.
 
     The signature `serving_default` takes `images` (float32 in the network's value range, shape
@@ -49,6 +53,7 @@ def export_for_serving(network: keras.Model, base: pathlib.Path) -> Exported:
     Args:
         network: ends in `TemperatureSoftmax` at T = 1; see `networks.with_temperature`.
         base: the model's directory; its children with integer names are versions.
+        notes: texts for `assets.extra/`, by file name; servers ignore them, people find them.
 
     Returns:
         The new version.
@@ -69,6 +74,9 @@ def export_for_serving(network: keras.Model, base: pathlib.Path) -> Exported:
     path = base / str(version)
     with files.atomic_directory(path) as temporary:
         _write(network, temporary)
+        for name, text in (notes or {}).items():
+            (temporary / _NOTES).mkdir(exist_ok=True)
+            (temporary / _NOTES / name).write_text(text)
         difference = _verify(network, temporary, images)
     return Exported(path, difference)
 

@@ -6,6 +6,9 @@ import scipy.stats
 
 _RESAMPLES = 2000
 
+# Below it, relative to the mean, a spread is rounding; scipy warns from there on.
+_CONSTANT = 1e-12
+
 
 def bootstrap_interval(per_sample: npt.NDArray[np.floating], seed: int) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean over samples.
@@ -29,6 +32,61 @@ def bootstrap_interval(per_sample: npt.NDArray[np.floating], seed: int) -> tuple
         rng=np.random.default_rng(seed),
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def ratio_interval(
+    totals: npt.NDArray[np.floating], counts: npt.NDArray[np.integer], seed: int
+) -> tuple[float, float]:
+    r"""95 % percentile bootstrap interval of a mean over some attempts of each sample.
+
+    $$\frac{\sum_s \text{total}_s}{\sum_s \text{count}_s}$$
+
+    Samples are drawn, not attempts, and each brings all of its attempts that count, which may be
+    none. Draws in which nothing counts have no mean and are left out.
+
+    Args:
+        totals: sum over the attempts of each sample that count, shape [S].
+        counts: how many they are, shape [S], not all 0.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper end; equal if one sample alone has attempts that count.
+
+    Raises:
+        ValueError: if nothing counts.
+    """
+    if not np.any(counts):
+        raise ValueError("counts: expected at least one attempt that counts, received none.")
+    drawn = np.random.default_rng(seed).integers(len(counts), size=(_RESAMPLES, len(counts)))
+    total, count = totals[drawn].sum(axis=1), counts[drawn].sum(axis=1)
+    found = count > 0
+    low, high = np.percentile(total[found] / count[found], (2.5, 97.5))
+    return float(low), float(high)
+
+
+def correlation(first: npt.ArrayLike, second: npt.ArrayLike) -> float | None:
+    """Pearson's correlation coefficient.
+
+    Args:
+        first: values, shape [N].
+        second: values paired with them, shape [N].
+
+    Returns:
+        The coefficient, in [-1, 1]; None for fewer than three pairs, of which it says nothing, and
+        where one side is constant, up to rounding.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(
+            f"correlation: expected two lists of equal length, received shapes {a.shape} and "
+            f"{b.shape}."
+        )
+    if len(a) < 3 or any(np.std(side) <= _CONSTANT * abs(np.mean(side)) for side in (a, b)):
+        return None
+    return float(scipy.stats.pearsonr(a, b).statistic)
 
 
 def robustness(

@@ -7,6 +7,19 @@ To add one: a function here, a field in `ddefense.records`, a table or figure in
 from ddefense.measurements.amplitude import gradient_amplitude
 from ddefense.measurements.architecture import architecture
 from ddefense.measurements.attack_success import judge, robustness, success_record
+from ddefense.measurements.controls import (
+    iterative_beats_one_step,
+    random_restarts,
+    scaled_logits,
+    unbounded_reaches_all,
+    zero_gradients,
+)
+from ddefense.measurements.norm_success import (
+    NormOutcome,
+    judge_norm,
+    norm_record,
+    transfer_record,
+)
 from ddefense.measurements.predictions import (
     accuracy,
     agreement,
@@ -14,16 +27,27 @@ from ddefense.measurements.predictions import (
     logit_scale,
     soft_label_summary,
 )
+from ddefense.measurements.verdict import verdict
 
 __all__ = [
+    "NormOutcome",
     "accuracy",
     "agreement",
     "architecture",
     "confidence",
     "gradient_amplitude",
+    "iterative_beats_one_step",
     "judge",
+    "judge_norm",
     "logit_scale",
+    "norm_record",
+    "random_restarts",
     "robustness",
+    "scaled_logits",
     "soft_label_summary",
     "success_record",
+    "transfer_record",
+    "unbounded_reaches_all",
+    "verdict",
+    "zero_gradients",
 ]

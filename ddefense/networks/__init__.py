@@ -3,8 +3,23 @@
 To add one in the paper's style, add a line to the table in `paper.py`.
 """
 
-from ddefense.networks.heads import LOGITS, logits_of, temperature_of, with_temperature
+from ddefense.networks.heads import (
+    LOGITS,
+    logits_of,
+    temperature_of,
+    with_scaled_logits,
+    with_temperature,
+)
 from ddefense.networks.inference import predict
 from ddefense.networks.paper import NAMES, build
 
-__all__ = ["LOGITS", "NAMES", "build", "logits_of", "predict", "temperature_of", "with_temperature"]
+__all__ = [
+    "LOGITS",
+    "NAMES",
+    "build",
+    "logits_of",
+    "predict",
+    "temperature_of",
+    "with_scaled_logits",
+    "with_temperature",
+]

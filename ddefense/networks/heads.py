@@ -16,7 +16,16 @@ def logits_of(network: keras.Model) -> keras.Model:
 
     Returns:
         A model images -> logits, shape [N, classes].
+
+    Raises:
+        ValueError: if it has no such layer.
     """
+    if not any(layer.name == LOGITS for layer in network.layers):
+        raise ValueError(
+            f"Expected a network with a layer named {LOGITS!r}; received layers "
+            f"{[layer.name for layer in network.layers]}. Name the last layer before the softmax "
+            "so, without an activation."
+        )
     return keras.Model(network.input, network.get_layer(LOGITS).output, name=network.name)
 
 
@@ -32,6 +41,20 @@ def with_temperature(network: keras.Model, temperature: float) -> keras.Model:
     """
     softmax = TemperatureSoftmax(temperature, name="probabilities")
     return keras.Model(network.input, softmax(network.get_layer(LOGITS).output), name=network.name)
+
+
+def with_scaled_logits(logits_network: keras.Model, factor: float) -> keras.Model:
+    """The same logits times a factor: the same predictions from a sharper softmax.
+
+    Args:
+        logits_network: a model images -> logits; see `logits_of`.
+        factor: > 0.
+
+    Returns:
+        A model images -> scaled logits that shares the network's weights.
+    """
+    scaled = keras.layers.Rescaling(factor, name="scaled_logits")(logits_network.output)
+    return keras.Model(logits_network.input, scaled, name=logits_network.name)
 
 
 def temperature_of(network: keras.Model) -> float:

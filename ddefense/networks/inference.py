@@ -1,5 +1,8 @@
 """Outputs of a network over many images, in inference mode."""
 
+import functools
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +29,21 @@ def predict(
     Raises:
         StoppedError: if the run was asked to stop.
     """
-
-    @tf.function(input_signature=[tf.TensorSpec([None, *images.shape[1:]], tf.float32)])
-    def forward(batch: tf.Tensor) -> tf.Tensor:
-        return tf.cast(network(batch, training=False), tf.float32)
-
-    compiled = forward.get_concrete_function()
+    compiled = _compiled(network, images.shape[1:])
     outputs = []
     for i in range(0, len(images), batch_size):
         interruption.check()
         outputs.append(compiled(tf.constant(images[i : i + batch_size])).numpy())
     return np.concatenate(outputs)
+
+
+# Tracing takes longer than a small batch. A few networks are remembered, which keeps them alive.
+@functools.lru_cache(maxsize=4)
+def _compiled(
+    network: keras.Model, image_shape: tuple[int, ...]
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    @tf.function(input_signature=[tf.TensorSpec([None, *image_shape], tf.float32)])
+    def forward(batch: tf.Tensor) -> tf.Tensor:
+        return tf.cast(network(batch, training=False), tf.float32)
+
+    return forward.get_concrete_function()

@@ -3,6 +3,7 @@
 from ddefense.records.results import (
     SCHEMA_VERSION,
     AttackRecord,
+    AttackRun,
     CaseRecord,
     ControlRecord,
     DatasetRecord,
@@ -31,6 +32,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "AttackOutcome",
     "AttackRecord",
+    "AttackRun",
     "CaseRecord",
     "ControlRecord",
     "DatasetRecord",

@@ -462,6 +462,46 @@ class Results:
         return sorted(found, key=lambda n: n.temperature)
 
 
+@dataclass(config=_STRICT, kw_only=True)
+class AttackRun:
+    """What `bin/attack` leaves: one saved network under attack.
+
+    Attributes:
+        schema_version: of this record.
+        network: path of the network, as given.
+        sha256: of its file.
+        substitute: path of the substitute of `transfer_cw_l2`, as given.
+        temperature: T by which attacks on logits / T divide.
+        dataset: name of the dataset.
+        config: the settings; those that concern training mean nothing here.
+        environment: versions, device, dates; free-form.
+        timings: seconds of each stage that ran.
+        test_accuracy: on the whole test set.
+        sample_indices: positions in the test set of the attacked images, the first that the
+            network gets right.
+        attacks: per reading of JSMA.
+        robustness: per reading of JSMA.
+        norm_attacks: per attack measured by a norm.
+        transfer: by rising kappa.
+    """
+
+    network: str
+    sha256: str
+    substitute: str | None
+    temperature: float
+    dataset: str
+    config: config_lib.Config
+    environment: dict[str, Any]
+    timings: dict[str, float]
+    test_accuracy: float
+    sample_indices: list[int]
+    attacks: dict[str, AttackRecord]
+    robustness: dict[str, RobustnessRecord]
+    norm_attacks: dict[str, NormAttackRecord]
+    transfer: list[TransferRecord]
+    schema_version: Literal[1] = SCHEMA_VERSION
+
+
 def schema() -> dict[str, Any]:
     """The JSON schema of `results.json`, committed as `docs/results.schema.json`."""
     return pydantic.TypeAdapter(Results).json_schema(mode="serialization")

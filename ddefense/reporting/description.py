@@ -1,6 +1,6 @@
 """What was run, in words: the settings, and where they are not the paper's literal protocol."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddefense import config as config_lib
@@ -93,10 +93,17 @@ def rows(*runs: records.Results) -> dict[str, str]:
         "attacked samples": f"{len(first.sample_indices)}, each towards "
         f"{len(dataset.class_names) - 1} other classes",
         "attempts per network and attack": ", ".join(map(str, sorted(attempts))) or "-",
+        "attempts per network and attack by norm": _attempts_by_norm(runs),
         "budget": f"{settings.max_features} features, {_theta(first)}",
         "time of the stages that ran": lookup.duration(seconds),
     }
     return {name: value for name, value in text.items() if value}
+
+
+def _attempts_by_norm(runs: Sequence[records.Results]) -> str:
+    """Counts of attempts of the attacks measured by a norm; empty without any."""
+    found = [a.attempts for run in runs for n in run.networks for a in n.norm_attacks.values()]
+    return ", ".join(map(str, sorted(set(found))))
 
 
 def decay(settings: config_lib.Config, factor: float) -> str:

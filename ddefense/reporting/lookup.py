@@ -13,8 +13,21 @@ ATTACK_LABELS = {
     "jsma_f_exact": "JSMA-F, exact (log domain)",
     "jsma_f_temperature": "JSMA-F, logits / T",
     "jsma_z": "JSMA-Z",
+    "fgsm": "FGSM",
+    "fgsm_temperature": "FGSM, logits / T",
+    "fgsm_targeted": "FGSM, targeted",
+    "fgsm_temperature_targeted": "FGSM, logits / T, targeted",
+    "pgd_linf": "PGD",
+    "pgd_linf_temperature": "PGD, logits / T",
+    "pgd_linf_targeted": "PGD, targeted",
+    "pgd_linf_temperature_targeted": "PGD, logits / T, targeted",
+    "cw_l2": "C&W L2",
+    "cw_l0": "C&W L0",
+    "cw_linf": "C&W Linf",
+    "transfer_cw_l2": "transfer of C&W L2",
+    "labels_only": "labels only",
 }
-"""How tables and figures call the readings of JSMA."""
+"""How tables and figures call the attacks."""
 
 
 def attack_label(attack: str) -> str:
@@ -23,7 +36,7 @@ def attack_label(attack: str) -> str:
 
 
 def attacks_in(results: records.Results) -> list[str]:
-    """The attacks measured on any network, in the order of `ddefense.config.JSMA_ATTACKS`."""
+    """Readings of JSMA measured on any network, in the order of `ddefense.config.JSMA_ATTACKS`."""
     found = {attack for network in results.networks for attack in network.attacks}
     known = [attack for attack in config_lib.JSMA_ATTACKS if attack in found]
     return known + sorted(found - set(known))
@@ -46,8 +59,16 @@ def temperatures(results: records.Results) -> list[float]:
 
 
 def network_label(network: records.NetworkRecord) -> str:
-    """`undistilled`, or the temperature as `T = 20`."""
-    return "undistilled" if network.defense == "none" else f"T = {network.temperature:g}"
+    """`undistilled`, the temperature as `T = 20`, or `adversarially trained`."""
+    if network.defense == "distillation":
+        return f"T = {network.temperature:g}"
+    return "undistilled" if network.defense == "none" else "adversarially trained"
+
+
+def label_of(results: records.Results, name: str) -> str:
+    """The label of the network of a name; a name that the run does not have stays as it is."""
+    network = next((n for n in results.networks if n.name == name), None)
+    return name if network is None else row_label(results, network)
 
 
 def row_label(results: records.Results, network: records.NetworkRecord) -> str:
@@ -81,21 +102,30 @@ def usable(results: records.Results, network: records.NetworkRecord) -> bool:
     )
 
 
-def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rank correlation with mean ranks for ties; None if either is constant."""
-    if len(first) < 2 or len(set(first)) < 2 or len(set(second)) < 2:
+def pearson(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Pearson's correlation; None if either is constant."""
+    if len(set(first)) < 2 or len(set(second)) < 2:
         return None
-    a, b = _centred_ranks(first), _centred_ranks(second)
+    a, b = _centred(first), _centred(second)
     dot = math.fsum(x * y for x, y in zip(a, b, strict=True))
     return dot / math.sqrt(math.fsum(x * x for x in a) * math.fsum(y * y for y in b))
 
 
-def _centred_ranks(values: Sequence[float]) -> list[float]:
-    ranks = [
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation with mean ranks for ties; None if either is constant."""
+    return pearson(_ranks(first), _ranks(second))
+
+
+def _centred(values: Sequence[float]) -> list[float]:
+    mean = math.fsum(values) / len(values)
+    return [value - mean for value in values]
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    return [
         sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2
         for value in values
     ]
-    return [rank - (len(values) + 1) / 2 for rank in ranks]
 
 
 def percent(value: float | None, digits: int = 2) -> str:

@@ -13,6 +13,11 @@ def figure(name: str, caption: str) -> str:
     return f"![{caption}](figures/{name}.png)\n\n*{caption}* ([SVG](figures/{name}.svg))"
 
 
+def section(heading: str, parts: list[str]) -> list[str]:
+    """The parts below their heading; nothing without a part."""
+    return [f"## {heading}", *parts] if any(parts) else []
+
+
 def table(content: tables.Table) -> str:
     """A table with its title and links to its files."""
     links = f"([CSV](tables/{content.name}.csv), [Markdown](tables/{content.name}.md))"

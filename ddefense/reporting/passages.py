@@ -1,9 +1,10 @@
 """The passages of prose in the report that depend on the run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from ddefense import config as config_lib
 from ddefense import records
-from ddefense.reporting import lookup, published
+from ddefense.reporting import lookup, outcomes, published
 from ddefense.reporting.runs import Runs
 
 READINGS = {
@@ -25,14 +26,92 @@ READINGS = {
     "softmax, but weighs all other classes alike, so large logits of irrelevant classes can veto "
     "a pair.",
 }
-"""What each attack is, in two sentences."""
+"""What each reading of JSMA is, in two sentences."""
+
+_TARGETED = "As the attack of the same name, towards every wrong class."
+NORM_ATTACKS = {
+    "fgsm": "One step of size epsilon by the sign of the gradient of the loss through the softmax "
+    "at T = 1 (Goodfellow et al. 2015), away from the label. Where float32 saturates that gradient "
+    "is exactly 0 and the image does not move.",
+    "fgsm_temperature": "As fgsm, with the loss of the logits divided by the training temperature. "
+    "That undoes the scaling that distillation left in the logits.",
+    "fgsm_targeted": f"{_TARGETED} A success is the target class alone.",
+    "fgsm_temperature_targeted": f"{_TARGETED} A success is the target class alone.",
+    "pgd_linf": "As fgsm, in many small steps from a random start within epsilon (Madry et al. "
+    "2018). It sees the same gradients, and is blinded in the same way.",
+    "pgd_linf_temperature": "As pgd_linf, with the loss of the logits divided by the training "
+    "temperature. That undoes the scaling that distillation left in the logits.",
+    "pgd_linf_targeted": f"{_TARGETED} A success is the target class alone.",
+    "pgd_linf_temperature_targeted": f"{_TARGETED} A success is the target class alone.",
+    "cw_l2": "Optimisation for the smallest L2 distance at which the target's logit exceeds all "
+    "others (Carlini and Wagner 2017). No softmax is in it, so nothing can saturate.",
+    "cw_l0": "The same for the number of changed features. Those that matter least are put back, "
+    "a few at a time, until the attack fails.",
+    "cw_linf": "The same for the largest change of a feature. What is allowed shrinks until the "
+    "attack fails.",
+    "transfer_cw_l2": "Samples that cw_l2 made, with confidence kappa, on an undistilled "
+    "substitute of another seed. The attacked network is shown them and nothing else, so it has "
+    "no gradient to mask.",
+    "labels_only": "A search along the decision boundary that is shown predicted classes alone "
+    "(HopSkipJump, Chen et al. 2020). It uses no gradient, so none can be masked.",
+}
+"""What each of the other attacks is, in two sentences."""
 
 LOWER_BOUNDS = (
     "Carlini and Wagner's attacks by optimisation, transfer between networks and other "
     "attacks that need no softmax gradients are not measured by this run: success rates here "
     "are lower bounds of what an attacker can do."
 )
-"""What is not measured."""
+"""What a run that measured JSMA alone must say."""
+_NEEDED = {
+    "pgd_linf_temperature": "PGD on the logits / T",
+    "cw_l2": "Carlini and Wagner's L2 attack",
+    "transfer_cw_l2": "transfer between networks",
+    "labels_only": "an attack that sees labels alone",
+}
+
+
+def lower_bounds(*runs: records.Results) -> str:
+    """That no list of attacks is complete, and which telling ones a run did not measure."""
+    found = set(outcomes.attacks_in(n for run in runs for n in run.networks))
+    if found <= set(config_lib.JSMA_ATTACKS):
+        return LOWER_BOUNDS
+    text = (
+        "Success rates are lower bounds of what an attacker can do: no list of attacks is complete."
+    )
+    missing = [name for attack, name in _NEEDED.items() if attack not in found]
+    return f"{text} Not measured by this run: {', '.join(missing)}." if missing else text
+
+
+def verdict(results: records.Results) -> str:
+    """The verdict in words, and its two answers; empty for results without one."""
+    found = results.verdict
+    if found is None:
+        return ""
+    return (
+        f"**{found.sentence}**\n\n"
+        f"Does the defence mask gradients? {_answer(found.masks_gradients)}. Does it stop an "
+        f"attacker who knows it? {_answer(found.stops_adaptive_attacker)}."
+    )
+
+
+def verdict_of_seeds(runs: Runs) -> str:
+    """The verdict of each seed; empty where no seed has one."""
+    lines = [
+        f"- seed {seed}: {results.verdict.sentence} Masks gradients: "
+        f"{_answer(results.verdict.masks_gradients).lower()}; stops an attacker who knows it: "
+        f"{_answer(results.verdict.stops_adaptive_attacker).lower()}."
+        for seed, results in runs.by_seed.items()
+        if results.verdict is not None
+    ]
+    return "\n".join(lines)
+
+
+def _answer(value: bool | None) -> str:
+    if value is None:
+        return "This run cannot tell"
+    return "Yes" if value else "No"
+
 
 _WARNING = (
     "**Do not rely on this defence.** Defensive distillation has been broken since 2016: "
@@ -55,7 +134,7 @@ def warning(results: records.Results) -> str:
 
 def warning_of_seeds(runs: Runs) -> str:
     """The same with means over the seeds at which the highest temperature learnt."""
-    names = [name for name, network in runs.networks().items() if network.defense != "none"]
+    names = [n.name for n in runs.networks().values() if n.defense == "distillation"]
     name = next((name for name in reversed(names) if runs.learnt(name)), None)
     if name is None:
         return _WARNING
@@ -117,6 +196,15 @@ def readings(attacks: list[str]) -> str:
         "`jsma_f_exact`) its authors ran is unknown, so the run measures them side by side."
     )
     return "\n".join([intro, "", *lines])
+
+
+def norm_attacks(networks: Iterable[records.NetworkRecord]) -> str:
+    """What each of the attacks measured by a norm is; empty without any."""
+    return "\n".join(
+        f"- `{attack}` ({lookup.attack_label(attack)}): {NORM_ATTACKS[attack]}"
+        for attack in outcomes.attacks_in(networks)
+        if attack in NORM_ATTACKS
+    )
 
 
 def stalled(results: records.Results) -> str:

@@ -29,7 +29,7 @@ def render(workdir: pathlib.Path) -> list[pathlib.Path]:
     return _write_all(
         workdir,
         figures.draw_all(results, samples),
-        [make(results) for make in tables.TABLES],
+        tables.of_run(results),
         report.write(results),
     )
 
@@ -53,7 +53,7 @@ def render_seeds(directory: pathlib.Path) -> list[pathlib.Path]:
     return _write_all(
         directory,
         {name: draw(found) for name, draw in figures.FIGURES_OF_SEEDS.items()},
-        [make(found) for make in tables.TABLES_OF_SEEDS],
+        tables.of_seeds(found),
         seeds_report.write(found, directory),
     )
 

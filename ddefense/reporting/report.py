@@ -1,12 +1,16 @@
 """The report of a run in Markdown, with links to its figures and tables."""
 
 import json
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ddefense import records
-from ddefense.reporting import description, lookup, markdown, passages, tables
+from ddefense.reporting import description, figures, lookup, markdown, passages, tables
 
 _CAPTIONS = {
+    "adaptive": "Attacks that see the softmax, and attacks that know the defence or need none",
+    "distance": "Mean L2 distance of Carlini and Wagner's attack against temperature; bars are "
+    "95 % intervals, known where an image has one target",
     "sample_grid": "Legitimate images and adversarial samples of the undistilled network",
     "success_rate": "Adversarial success rate against temperature (Fig. 7)",
     "accuracy": "Accuracy change against temperature",
@@ -17,13 +21,19 @@ _CAPTIONS = {
 _SECTIONS = (
     ("Adversarial samples", ("sample_grid",), ()),
     ("Adversarial success rate", ("success_rate",), ("success_rate", "attacks")),
+    (
+        "Attacks measured by a norm",
+        ("distance",),
+        ("carlini_wagner", "transfer", "norm_attacks"),
+    ),
+    ("Checks for masked gradients", (), ("controls",)),
     ("Accuracy and training", ("accuracy",), ("training",)),
     ("Adversarial gradients", ("gradients",), ("gradients",)),
     ("Robustness", ("robustness",), ("robustness",)),
     ("Confidence", ("confidence",), ("confidence",)),
     ("Set-up", (), ("architecture", "training_parameters")),
 )
-"""(heading, figures, tables) of the report after its claims."""
+"""(heading, figures, tables) of the report after its claims; without any, no heading."""
 
 
 def write(results: records.Results) -> str:
@@ -35,9 +45,11 @@ def write(results: records.Results) -> str:
     Returns:
         Markdown with links relative to the directory of `results.json`.
     """
-    made = {table.name: table for table in (make(results) for make in tables.TABLES)}
+    made = {table.name: table for table in tables.of_run(results)}
+    drawn = figures.names(results)
     parts = [
         description.title(results.config),
+        *_verdict(results, drawn, made),
         passages.warning(results),
         "## What was run",
         description.departures(results.config),
@@ -45,18 +57,43 @@ def write(results: records.Results) -> str:
         "## The paper's claims, and ours",
         passages.orientation(results.dataset.name),
         markdown.table(made["claims"]),
-        passages.LOWER_BOUNDS,
+        passages.lower_bounds(results),
         "## The readings of JSMA",
         passages.readings(lookup.attacks_in(results)),
+        *markdown.section("The other attacks", [passages.norm_attacks(results.networks)]),
         "## Networks that did not learn",
         passages.stalled(results),
     ]
-    for heading, figures, names in _SECTIONS:
-        parts.append(f"## {heading}")
-        parts += [markdown.figure(name, _CAPTIONS[name]) for name in figures]
-        parts += [markdown.table(made[name]) for name in names]
+    for heading, figure_names, table_names in _SECTIONS:
+        parts += markdown.section(heading, _shown(drawn, made, figure_names, table_names))
     parts += ["## Exported models", _exports(results), "## Environment", _environment(results)]
     return markdown.join(parts)
+
+
+def _verdict(
+    results: records.Results, drawn: Collection[str], made: dict[str, tables.Table]
+) -> list[str]:
+    """What comes before everything else: the verdict with its numbers."""
+    return markdown.section(
+        "Verdict",
+        [
+            passages.verdict(results),
+            *_shown(drawn, made, (), ("verdict",)),
+            *_shown(drawn, made, ("adaptive",), ("costs",)),
+        ],
+    )
+
+
+def _shown(
+    drawn: Collection[str],
+    made: dict[str, tables.Table],
+    figure_names: Sequence[str],
+    table_names: Sequence[str],
+) -> list[str]:
+    """Those of the figures and tables that the run has."""
+    return [markdown.figure(name, _CAPTIONS[name]) for name in figure_names if name in drawn] + [
+        markdown.table(made[name]) for name in table_names if name in made
+    ]
 
 
 def _exports(results: records.Results) -> str:

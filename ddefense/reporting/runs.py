@@ -14,6 +14,8 @@ from ddefense.reporting.spread import Spread
 Measure = Callable[[records.Results, records.NetworkRecord], float | None]
 """What is looked up in a network of a run; None where it was not measured."""
 
+# In which networks are listed: the baseline first, then by T, an adversarially trained one last.
+_ORDER = ("none", "distillation", "adversarial_training")
 _DIRECTORY = re.compile(r"seed_(0|[1-9][0-9]*)")
 
 
@@ -35,22 +37,25 @@ class Runs:
         return next(iter(self.by_seed.values()))
 
     def networks(self) -> dict[str, records.NetworkRecord]:
-        """One network of each name, for what all seeds share; baseline first, then by T."""
+        """One network of each name, for what all seeds share, in the order of the results."""
         found: dict[str, records.NetworkRecord] = {}
         for results in self.by_seed.values():
             for network in results.networks:
                 found.setdefault(network.name, network)
-        ordered = sorted(found.values(), key=lambda n: (n.defense != "none", n.temperature))
+        ordered = sorted(found.values(), key=lambda n: (_ORDER.index(n.defense), n.temperature))
         return {network.name: network for network in ordered}
 
     def attacks(self) -> list[str]:
-        """The attacks measured at any seed, in the order of `ddefense.config.JSMA_ATTACKS`."""
-        networks = [network for results in self.by_seed.values() for network in results.networks]
-        return lookup.attacks_in(dataclasses.replace(self.first, networks=networks))
+        """Readings of JSMA measured at any seed, in the order of `ddefense.config`."""
+        return lookup.attacks_in(dataclasses.replace(self.first, networks=self.all_networks()))
+
+    def all_networks(self) -> list[records.NetworkRecord]:
+        """Every network of every seed."""
+        return [network for results in self.by_seed.values() for network in results.networks]
 
     def temperatures(self) -> list[float]:
         """Distillation temperatures, rising."""
-        return [n.temperature for n in self.networks().values() if n.defense != "none"]
+        return [n.temperature for n in self.networks().values() if n.defense == "distillation"]
 
     def pairs(self, name: str) -> list[tuple[records.Results, records.NetworkRecord]]:
         """Each run with its network of that name, whether it learnt or not."""

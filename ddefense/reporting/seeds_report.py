@@ -25,12 +25,13 @@ def write(runs: Runs, directory: pathlib.Path) -> str:
     Returns:
         Markdown with links relative to `directory`.
     """
-    made = {table.name: table for table in (make(runs) for make in tables.TABLES_OF_SEEDS)}
+    made = {table.name: table for table in tables.of_seeds(runs)}
     seeds = ", ".join(map(str, runs.by_seed))
     parts = [
         description.title(
             runs.first.config, f", seed {seeds}" if len(runs.by_seed) == 1 else f", seeds {seeds}"
         ),
+        *markdown.section("Verdict", _verdict(runs, made)),
         passages.warning_of_seeds(runs),
         "## What was run",
         description.departures(runs.first.config),
@@ -41,9 +42,10 @@ def write(runs: Runs, directory: pathlib.Path) -> str:
         "## The paper's claims, and ours",
         passages.orientation(runs.first.dataset.name),
         markdown.table(made["claims"]),
-        passages.LOWER_BOUNDS,
+        passages.lower_bounds(*runs.by_seed.values()),
         "## The readings of JSMA",
         passages.readings(runs.attacks()),
+        *markdown.section("The other attacks", [passages.norm_attacks(runs.all_networks())]),
         "## Networks that did not learn",
         passages.stalled_of_seeds(runs),
     ]
@@ -52,6 +54,13 @@ def write(runs: Runs, directory: pathlib.Path) -> str:
         parts += [markdown.figure(name, _CAPTIONS[name]) for name in figures]
         parts += [markdown.table(made[name]) for name in names]
     return markdown.join(parts)
+
+
+def _verdict(runs: Runs, made: dict[str, tables.Table]) -> list[str]:
+    """Each seed's verdict and the numbers; nothing where no seed has one."""
+    if "verdict" not in made:
+        return []
+    return [passages.verdict_of_seeds(runs), markdown.table(made["verdict"])]
 
 
 def _seeds(runs: Runs, directory: pathlib.Path) -> str:

@@ -2,6 +2,6 @@
 
 from ddefense.training.history import History
 from ddefense.training.loop import TrainingSettings, fit
-from ddefense.training.steps import make_train_steps
+from ddefense.training.steps import Perturb, make_train_steps
 
-__all__ = ["History", "TrainingSettings", "fit", "make_train_steps"]
+__all__ = ["History", "Perturb", "TrainingSettings", "fit", "make_train_steps"]

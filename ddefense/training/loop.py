@@ -14,7 +14,7 @@ from ddefense.progress import Progress
 from ddefense.records import RunError
 from ddefense.training import checkpoints
 from ddefense.training.history import History, Partial
-from ddefense.training.steps import TrainSteps, make_train_steps
+from ddefense.training.steps import Perturb, TrainSteps, make_train_steps
 
 # Steps per compiled call: enough to hide the call, few enough for a live progress bar.
 _STEPS_PER_CALL = 25
@@ -67,6 +67,7 @@ def fit(
     *,
     label: str = "training",
     checkpoint: pathlib.Path | None = None,
+    perturb: Perturb | None = None,
 ) -> History:
     """Trains a network in place on hard (one-hot) or soft labels.
 
@@ -79,6 +80,11 @@ def fit(
         checkpoint: file to resume from if it exists, and to write after every epoch and when the
             run is asked to stop. A resumed run gives the same weights, bit for bit, as one that
             was never interrupted.
+        perturb: what to make of the images of each optimizer step before it is taken, for
+            adversarial training: (images, labels, optimizer steps taken before, int64) -> images,
+            called in the compiled step. Loss and accuracy are then those of what it returns. A
+            resumed run keeps the promise above if the result depends on nothing but these three
+            and the network's weights.
 
     Returns:
         Loss and accuracy of the whole run, resumed epochs included.
@@ -87,7 +93,7 @@ def fit(
         RunError: if the loss is not finite, naming the step; or if the checkpoint is damaged.
         StoppedError: if the run was asked to stop, after the checkpoint is written.
     """
-    loop = _Loop(network, (images, labels), settings, label, checkpoint)
+    loop = _Loop(network, (images, labels), settings, label, checkpoint, perturb)
     total = _images_in_all(len(images), settings)
     with Progress(label, total, "image", done=min(loop.images_done, total)) as progress:
         for epoch in range(len(loop.history.epoch_loss), math.ceil(total / len(images))):
@@ -115,8 +121,10 @@ class _Loop:
         settings: TrainingSettings,
         label: str,
         checkpoint: pathlib.Path | None,
+        perturb: Perturb | None,
     ) -> None:
         self._network, self._settings, self._label = network, settings, label
+        self._perturb = perturb
         self._logits_network = networks.logits_of(network)
         self._optimizer = keras.optimizers.SGD(
             settings.learning_rate, momentum=float(settings.momentum)
@@ -182,6 +190,7 @@ class _Loop:
                     self._settings.temperature,
                     self._settings.batch_size,
                     self._settings.jit_compile,
+                    self._perturb,
                 ),
             )
         return self._compiled[1]

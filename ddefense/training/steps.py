@@ -9,6 +9,9 @@ from ddefense.maths.losses import soft_label_cross_entropy
 
 TrainSteps = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
+Perturb = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+"""(images [N, H, W, C], labels [N, classes], optimizer steps taken before, int64) -> images."""
+
 
 def make_train_steps(
     logits_network: keras.Model,
@@ -16,6 +19,7 @@ def make_train_steps(
     temperature: float,
     batch_size: int,
     jit_compile: bool = False,
+    perturb: Perturb | None = None,
 ) -> TrainSteps:
     """Compiles a function that takes several optimizer steps in one call.
 
@@ -28,6 +32,7 @@ def make_train_steps(
         temperature: T > 0 of the loss.
         batch_size: images per step; the last step of `order` takes what is left.
         jit_compile: compile each step with XLA.
+        perturb: what to make of the images of each step before it is taken, a part of its graph.
 
     Returns:
         A function (images, labels, order) -> (losses, correct): it takes one step for
@@ -41,6 +46,8 @@ def make_train_steps(
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def train_step(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if perturb is not None:
+            images = perturb(images, labels, tf.cast(optimizer.iterations, tf.int64))
         with tf.GradientTape() as tape:
             logits = logits_network(images, training=True)
             loss = soft_label_cross_entropy(labels, logits, temperature)

@@ -7,7 +7,9 @@ from matplotlib.figure import Figure
 from ddefense import records
 from ddefense.reporting.figures import (
     accuracy,
+    adaptive,
     confidence,
+    distance,
     gradients,
     robustness,
     sample_grid,
@@ -24,15 +26,34 @@ FIGURES: dict[str, Callable[[records.Results], Figure]] = {
     "confidence": confidence.draw,
 }
 """By file name without suffix; the sample grid, which needs the samples, comes beside them."""
+FIGURES_OF_NORM_ATTACKS = {"adaptive": adaptive, "distance": distance}
+"""The same for figures that not every run has data for, as modules with `measured(results)`."""
 
 FIGURES_OF_SEEDS: dict[str, Callable[[Runs], Figure]] = {"success_rate": success_rate.draw_seeds}
 """The same for several seeds."""
 
 
 def draw_all(results: records.Results, samples: records.Samples) -> dict[str, Figure]:
-    """Every figure of a run by file name without suffix, in the order of the report."""
+    """Every figure that a run has data for, by file name without suffix."""
     drawn = {"sample_grid": sample_grid.draw(results, samples)}
-    return drawn | {name: draw(results) for name, draw in FIGURES.items()}
+    drawn |= {name: draw(results) for name, draw in FIGURES.items()}
+    for name, module in FIGURES_OF_NORM_ATTACKS.items():
+        if module.measured(results):
+            drawn[name] = module.draw(results)
+    return drawn
 
 
-__all__ = ["FIGURES", "FIGURES_OF_SEEDS", "draw_all", "style"]
+def names(results: records.Results) -> set[str]:
+    """Names of the figures that `draw_all` draws."""
+    further = {name for name, m in FIGURES_OF_NORM_ATTACKS.items() if m.measured(results)}
+    return {"sample_grid", *FIGURES} | further
+
+
+__all__ = [
+    "FIGURES",
+    "FIGURES_OF_NORM_ATTACKS",
+    "FIGURES_OF_SEEDS",
+    "draw_all",
+    "names",
+    "style",
+]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ddefense import records
-from ddefense.reporting import lookup, published
+from ddefense.reporting import published
 from ddefense.reporting.figures import style
 
 
@@ -25,7 +25,7 @@ def draw(results: records.Results) -> Figure:
     """
     figure = style.figure(4.6)
     axes = figure.subplots()
-    networks = [results.baseline(), *results.distilled()]
+    networks = style.all_networks(results)
     deployed = [n.gradients.deployed for n in networks]
     edges = deployed[0].histogram_edges_log10
     shares = 100 * np.array([record.histogram for record in deployed])
@@ -45,8 +45,7 @@ def draw(results: records.Results) -> Figure:
         )
         bottom += shares[:, index]
     _mark_zeros(axes, [100 * record.float32_zero_samples for record in deployed])
-    axes.set_xticks(position, [_tick(results, n) for n in networks])
-    axes.set_xlabel("distillation temperature T")
+    style.network_axis(axes, results, networks)
     axes.set_ylim(0, 100)
     axes.set_ylabel("share of test images, %")
     name = published.dataset_name(results.dataset.name)
@@ -85,10 +84,3 @@ def _mark_zeros(axes: Axes, percent: list[float]) -> None:
             zorder=4,
         )
         lines.set_clip_on(False)
-
-
-def _tick(results: records.Results, network: records.NetworkRecord) -> str:
-    if network.defense == "none":
-        return "un-\ndistilled"
-    lost = "" if lookup.usable(results, network) else "\ndid not\nlearn"
-    return f"{network.temperature:g}{lost}"

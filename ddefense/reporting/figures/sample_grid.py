@@ -152,6 +152,5 @@ def _displayable(results: records.Results, image: Image) -> Image:
 
 
 def _description(network: records.NetworkRecord) -> str:
-    if network.defense == "none":
-        return "undistilled"
-    return f"distilled ({lookup.network_label(network)})"
+    label = lookup.network_label(network)
+    return f"distilled ({label})" if network.defense == "distillation" else label

@@ -12,6 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from ddefense import records
+from ddefense.reporting import lookup
+
 P = ParamSpec("P")
 
 WIDTH = 7.2
@@ -36,6 +39,12 @@ ATTACKS = {
     "jsma_f_exact": ("#D55E00", "^", "-"),
     "jsma_f_temperature": ("#E69F00", "D", "-"),
     "jsma_z": ("#009E73", "v", "-"),
+    "fgsm": ("#7F7F7F", "s", "--"),
+    "pgd_linf": ("#4B5F7A", "v", "--"),
+    "pgd_linf_temperature": ("#C9B000", "P", "-"),
+    "cw_l2": ("#8B1A1A", "o", "-"),
+    "transfer_cw_l2": ("#CC6699", "X", "-"),
+    "labels_only": ("#7A4B14", "*", "-"),
 }
 """Colour, marker and line style of each attack."""
 _OTHER = ("#7A5C2E", "X", "-")
@@ -107,6 +116,26 @@ def temperature_axis(axes: Axes, temperatures: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FixedFormatter([f"{t:g}" for t in ticks]))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def all_networks(results: records.Results) -> list[records.NetworkRecord]:
+    """The undistilled network, the distilled ones, and the adversarially trained one if any."""
+    yardstick = results.yardstick()
+    return [results.baseline(), *results.distilled(), *([yardstick] if yardstick else [])]
+
+
+def network_axis(
+    axes: Axes, results: records.Results, networks: Sequence[records.NetworkRecord]
+) -> None:
+    """A horizontal axis with the networks at equal distances, named by their temperature."""
+    axes.set_xticks(range(len(networks)), [_tick(results, network) for network in networks])
+    axes.set_xlabel("distillation temperature T")
+
+
+def _tick(results: records.Results, network: records.NetworkRecord) -> str:
+    names = {"none": "un-\ndistilled", "adversarial_training": "adver-\nsarially\ntrained"}
+    name = names.get(network.defense, f"{network.temperature:g}")
+    return name if lookup.usable(results, network) else f"{name}\ndid not\nlearn"
 
 
 def mark_lost(axes: Axes, lost: Sequence[tuple[float, str]]) -> None:

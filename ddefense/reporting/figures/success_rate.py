@@ -94,6 +94,7 @@ def _curve_of_seeds(runs: Runs, attack: str) -> _Curve:
         found = spread(name)
         if network.defense == "none":
             undistilled = None if found is None else found.mean
+        if network.defense != "distillation":
             continue
         if found is not None:
             points.append((network.temperature, found.mean, found.low, found.high))

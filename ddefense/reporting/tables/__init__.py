@@ -1,4 +1,7 @@
-"""Tables of a run, one function each: results -> `Table`, written as CSV and as Markdown."""
+"""Tables of a run, one function each: results -> `Table`, written as CSV and as Markdown.
+
+A function gives None where the run did not measure what its table shows.
+"""
 
 from collections.abc import Callable
 
@@ -8,13 +11,21 @@ from ddefense.reporting.tables import seeds
 from ddefense.reporting.tables.attacks import attack_details, robustness, success
 from ddefense.reporting.tables.claims import claims
 from ddefense.reporting.tables.networks import confidence, gradients, training
+from ddefense.reporting.tables.norm_attacks import carlini_wagner, norm_attacks, transfer
 from ddefense.reporting.tables.setup import architecture, training_parameters
 from ddefense.reporting.tables.table import Cell, Column, Table, markdown_table
+from ddefense.reporting.tables.verdict import controls, costs, verdict
 
-TABLES: tuple[Callable[[records.Results], Table], ...] = (
+TABLES: tuple[Callable[[records.Results], Table | None], ...] = (
+    verdict,
+    costs,
     claims,
     success,
     attack_details,
+    carlini_wagner,
+    transfer,
+    norm_attacks,
+    controls,
     training,
     gradients,
     robustness,
@@ -23,7 +34,8 @@ TABLES: tuple[Callable[[records.Results], Table], ...] = (
     training_parameters,
 )
 """Every table, in the order of the report."""
-TABLES_OF_SEEDS: tuple[Callable[[Runs], Table], ...] = (
+TABLES_OF_SEEDS: tuple[Callable[[Runs], Table | None], ...] = (
+    seeds.verdict,
     seeds.claims,
     seeds.success,
     seeds.networks,
@@ -32,4 +44,24 @@ TABLES_OF_SEEDS: tuple[Callable[[Runs], Table], ...] = (
 )
 """The same for several seeds."""
 
-__all__ = ["TABLES", "TABLES_OF_SEEDS", "Cell", "Column", "Table", "markdown_table"]
+
+def of_run(results: records.Results) -> list[Table]:
+    """Every table that a run has data for, in the order of the report."""
+    return [table for make in TABLES if (table := make(results)) is not None]
+
+
+def of_seeds(runs: Runs) -> list[Table]:
+    """The same for several seeds."""
+    return [table for make in TABLES_OF_SEEDS if (table := make(runs)) is not None]
+
+
+__all__ = [
+    "TABLES",
+    "TABLES_OF_SEEDS",
+    "Cell",
+    "Column",
+    "Table",
+    "markdown_table",
+    "of_run",
+    "of_seeds",
+]

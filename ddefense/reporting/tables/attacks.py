@@ -10,7 +10,6 @@ _NETWORK = Column("network", "network", text=True)
 def success(results: records.Results) -> Table:
     """Adversarial success rate per network: the paper's and every reading of JSMA."""
     attacks = lookup.attacks_in(results)
-    paper = published.SUCCESS[published.reference(results.dataset.name)]
     label = published.label(results.dataset.name)
     columns = [_NETWORK, Column("paper_percent", f"{label} %", fixed(2))]
     for attack in attacks:
@@ -18,11 +17,10 @@ def success(results: records.Results) -> Table:
         columns.append(Column(f"{attack}_percent", heading, fixed(2), kind=Interval))
     rows = []
     for network in results.networks:
-        row: list[Cell] = [lookup.row_label(results, network)]
-        if network.defense == "none":
-            row.append(paper.undistilled)
-        else:
-            row.append(paper.percent.get(network.temperature))
+        row: list[Cell] = [
+            lookup.row_label(results, network),
+            published.success_percent(results.dataset.name, network.defense, network.temperature),
+        ]
         for attack in attacks:
             record = network.attacks.get(attack)
             row.append(None if record is None else _interval(record))

@@ -1,6 +1,7 @@
 """What became of the networks: training, gradient amplitude (Fig. 9) and confidence."""
 
 import math
+from collections.abc import Iterable
 
 from ddefense import records
 from ddefense.reporting import lookup, published
@@ -38,7 +39,7 @@ def training(results: records.Results) -> Table:
         columns=(
             _NETWORK,
             Column("initial_accuracy_percent", "initial accuracy %", fixed(2)),
-            Column("accuracy_percent", "distilled (or undistilled) accuracy %", fixed(2)),
+            Column("accuracy_percent", accuracy_heading([results]), fixed(2)),
             Column("accuracy_change_points", "change, points", _signed),
             Column("agreement_percent", "initial and distilled agree %", fixed(2)),
             Column("soft_label_entropy_nats", "soft-label entropy, nats", fixed(4)),
@@ -57,6 +58,12 @@ def training(results: records.Results) -> Table:
     )
 
 
+def accuracy_heading(runs: Iterable[records.Results]) -> str:
+    """What the accuracy of deployed networks is called beside that of initial ones."""
+    further = any(results.yardstick() is not None for results in runs)
+    return f"distilled (or undistilled{', or adversarially trained' if further else ''}) accuracy %"
+
+
 def gradients(results: records.Results) -> Table:
     """Amplitude of adversarial gradients, deployed and at the training temperature."""
     reference = lookup.network_at(results, 1.0) or results.baseline()
@@ -64,7 +71,9 @@ def gradients(results: records.Results) -> Table:
     rows: list[list[Cell]] = []
     for network in results.networks:
         deployed, at_t = network.gradients.deployed, network.gradients.training
-        expected = start - math.log10(network.temperature)
+        # The claim is about T, which says nothing of an adversarially trained network.
+        other = network.defense == "adversarial_training"
+        expected = None if other else start - math.log10(network.temperature)
         rows.append(
             [
                 lookup.row_label(results, network),
@@ -75,7 +84,7 @@ def gradients(results: records.Results) -> Table:
                 100 * deployed.float32_zero_entries,
                 at_t.median_log10,
                 expected,
-                at_t.median_log10 - expected,
+                None if expected is None else at_t.median_log10 - expected,
                 deployed.samples,
             ]
         )
@@ -111,7 +120,7 @@ def confidence(results: records.Results) -> Table:
     paper = published.CONFIDENCE if results.dataset.name == "cifar10" else {}
     rows: list[list[Cell]] = []
     for network in results.networks:
-        known = paper.get(network.temperature) if network.defense != "none" else None
+        known = paper.get(network.temperature) if network.defense == "distillation" else None
         rows.append(
             [
                 lookup.row_label(results, network),

@@ -1,15 +1,18 @@
 """Tables over several seeds: mean and spread of what one run's tables show."""
 
+import dataclasses
 from collections.abc import Callable
 
 from ddefense import records
 from ddefense.reporting import claims as claims_lib
-from ddefense.reporting import lookup, published, spread
+from ddefense.reporting import lookup, outcomes, published, spread
 from ddefense.reporting.runs import Measure, Runs
 from ddefense.reporting.spread import Spread
 from ddefense.reporting.tables.attacks import gain
 from ddefense.reporting.tables.claims import sources
+from ddefense.reporting.tables.networks import accuracy_heading
 from ddefense.reporting.tables.table import Cell, Column, Table, fixed, percent_of
+from ddefense.reporting.tables.verdict import part_of, what_counts
 
 _NETWORK = Column("network", "network", text=True)
 _READING = (
@@ -67,24 +70,65 @@ def claims(runs: Runs) -> Table:
     )
 
 
+def verdict(runs: Runs) -> Table | None:
+    """Accuracy and success of every attack per network; None for seeds without a verdict."""
+    if all(results.verdict is None for results in runs.by_seed.values()):
+        return None
+    found = runs.all_networks()
+    attacks = outcomes.attacks_in(found)
+    return Table(
+        name="verdict",
+        title="Success of every attack over seeds, %",
+        columns=(
+            _NETWORK,
+            _learnt(runs),
+            _spread("accuracy_percent", "accuracy %", 2),
+            *(
+                dataclasses.replace(
+                    _spread(f"{attack}_percent", f"{outcomes.label(found, attack)} %", 1),
+                    part=part_of(attack),
+                )
+                for attack in attacks
+            ),
+        ),
+        rows=[
+            [
+                lookup.network_label(network),
+                len(runs.learnt(name)),
+                runs.spread(name, lambda _, network: 100 * network.test_accuracy),
+                *(runs.spread(name, _percent(attack)) for attack in attacks),
+            ]
+            for name, network in runs.networks().items()
+        ],
+        notes=(_READING, *what_counts(found, attacks)),
+    )
+
+
+def _percent(attack: str) -> Measure:
+    def measure(_: records.Results, network: records.NetworkRecord) -> float | None:
+        found = outcomes.outcome(network, attack)
+        return None if found is None else found.percent
+
+    return measure
+
+
 def success(runs: Runs) -> Table:
     """Adversarial success rate per network and attack beside the paper's."""
-    paper = published.SUCCESS[published.reference(runs.first.dataset.name)]
+    dataset = runs.first.dataset.name
     columns = [
         _NETWORK,
         _learnt(runs),
-        Column("paper_percent", f"{published.label(runs.first.dataset.name)} %", fixed(2)),
+        Column("paper_percent", f"{published.label(dataset)} %", fixed(2)),
     ]
     for attack in runs.attacks():
         heading = f"{lookup.attack_label(attack)} %"
         columns.append(Column(f"{attack}_percent", heading, fixed(2), kind=Spread))
     rows = []
     for name, network in runs.networks().items():
-        undistilled = network.defense == "none"
         row: list[Cell] = [
             lookup.network_label(network),
             len(runs.learnt(name)),
-            paper.undistilled if undistilled else paper.percent.get(network.temperature),
+            published.success_percent(dataset, network.defense, network.temperature),
         ]
         row += [runs.spread(name, _success(attack)) for attack in runs.attacks()]
         rows.append(row)
@@ -105,7 +149,7 @@ def networks(runs: Runs) -> Table:
     measures: list[tuple[Column, Measure]] = [
         (_spread("initial_accuracy_percent", "initial accuracy %", 2), _initial_accuracy),
         (
-            _spread("accuracy_percent", "distilled (or undistilled) accuracy %", 2),
+            _spread("accuracy_percent", accuracy_heading(runs.by_seed.values()), 2),
             lambda _, n: 100 * n.test_accuracy,
         ),
         (_spread("confidence_percent", "confidence %", 2), lambda _, n: 100 * n.confidence),

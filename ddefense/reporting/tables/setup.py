@@ -62,7 +62,7 @@ def training_parameters(results: records.Results) -> Table:
         "most features changed": f"{settings.max_features}",
         "theta (change of a feature per step)": f"{settings.theta:g}",
         "seed": f"{settings.seed}",
-    }
+    } | _adversarial_training(results)
     theirs = {name: str(setting) for name, setting in paper.items()} | {
         "warm start (steps at T = 1 on hard labels)": "none stated",
         "temperatures T": "1, 2, 5, 10, 20, 30, 40, 50, 100 (S2)",
@@ -81,6 +81,18 @@ def training_parameters(results: records.Results) -> Table:
         rows=[[name, theirs.get(name), value] for name, value in ours.items()],
         notes=published.TRAINING_NOTES[published.reference(results.dataset.name)],
     )
+
+
+def _adversarial_training(results: records.Results) -> dict[str, str]:
+    """How the adversarially trained network was, if the run has one; the paper has none."""
+    network, settings = results.yardstick(), results.config
+    if network is None:
+        return {}
+    return {
+        "adversarial training: epochs": f"{network.training.epochs}",
+        "adversarial training: PGD steps": f"{settings.adversarial_steps}",
+        "adversarial training: epsilon (L-infinity)": f"{settings.epsilon:.6g}",
+    }
 
 
 def _warm_start(results: records.Results) -> str:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
+from ddefense.reporting.outcomes import Outcome, significant
 from ddefense.reporting.spread import Spread
 
 
@@ -24,7 +25,24 @@ class Interval:
         return f"{self.value:.{digits}f} [{self.low:.1f}, {self.high:.1f}]"
 
 
-Cell = str | int | float | bool | Interval | Spread | None
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """Share of images reached and their mean distance; two fields in CSV, one cell in Markdown."""
+
+    ENDINGS: ClassVar[tuple[str, ...]] = ("_percent", "_distance")
+
+    percent: float
+    distance: float | None
+
+    def show(self, digits: int) -> str:
+        """`100.0 at 1.76`."""
+        text = f"{self.percent:.{digits}f}"
+        return text if self.distance is None else f"{text} at {significant(self.distance)}"
+
+
+Cell = str | int | float | bool | Interval | Outcome | Reached | Spread | None
+Kind = type[Interval] | type[Outcome] | type[Reached] | type[Spread]
+_KINDS = (Interval, Outcome, Reached, Spread)
 
 
 def _plain(value: Cell) -> str:
@@ -37,7 +55,7 @@ def fixed(digits: int) -> Callable[[Cell], str]:
     """A format with this many decimals for numbers; text stays as it is."""
 
     def show(value: Cell) -> str:
-        if isinstance(value, (Interval, Spread)):
+        if isinstance(value, _KINDS):
             return value.show(digits)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return _plain(value)
@@ -55,14 +73,17 @@ class Column:
         heading: its name in the Markdown.
         show: turns a value other than None into Markdown text.
         text: true for words, which are aligned to the left.
-        kind: `Interval` or `Spread` if the cells are such; None if each is one value.
+        kind: what the cells are if each is more than one value; else None.
+        part: caption of the Markdown table that it stands in, where a table is too wide for one;
+            a column without stands in each.
     """
 
     key: str
     heading: str
     show: Callable[[Cell], str] = _plain
     text: bool = False
-    kind: type[Interval] | type[Spread] | None = None
+    kind: Kind | None = None
+    part: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,20 +115,23 @@ class Table:
         return buffer.getvalue()
 
     def markdown(self) -> str:
-        """The table as Markdown, with the notes below it."""
+        """The table as Markdown, one for each part, with the notes below."""
+        parts = dict.fromkeys(column.part for column in self.columns if column.part)
+        blocks = [f"{part}:\n\n{self._markdown_of(part)}" for part in parts]
+        return "\n".join(blocks or [self._markdown_of("")]) + "".join(
+            f"\n{note}\n" for note in self.notes
+        )
+
+    def _markdown_of(self, part: str) -> str:
+        places = [i for i, column in enumerate(self.columns) if column.part in ("", part)]
+        columns = [self.columns[i] for i in places]
         rows = [
-            [
-                "-" if value is None else column.show(value)
-                for column, value in zip(self.columns, row, strict=True)
-            ]
+            ["-" if row[i] is None else self.columns[i].show(row[i]) for i in places]
             for row in self.rows
         ]
-        text = markdown_table(
-            [column.heading for column in self.columns],
-            rows,
-            left=[column.text for column in self.columns],
+        return markdown_table(
+            [column.heading for column in columns], rows, left=[column.text for column in columns]
         )
-        return text + "".join(f"\n{note}\n" for note in self.notes)
 
 
 def _csv_keys(column: Column) -> list[str]:
@@ -116,7 +140,7 @@ def _csv_keys(column: Column) -> list[str]:
 
 
 def _csv_cells(column: Column, value: Cell) -> list[str]:
-    if isinstance(value, (Interval, Spread)):
+    if isinstance(value, _KINDS):
         return [_csv_cell(part) for part in dataclasses.astuple(value)]
     return [_csv_cell(value)] * len(_csv_keys(column))
 

@@ -11,13 +11,11 @@ from ddefense.reporting.verdicts.verdict import (
     left_out,
     not_measured,
     theta,
+    too_low,
     unless,
     unusable,
     yes_or_no,
 )
-
-_HIGH_ENOUGH = 20.0
-"""Masking is expected from about this temperature on; below it C15 and C16 say nothing."""
 
 
 def amplitude(results: records.Results) -> Verdict:
@@ -138,7 +136,7 @@ def logits_over_temperature(results: records.Results) -> Verdict:
         return not_measured("needs jsma_f_temperature on a distilled network")
     gap = distilled - undistilled
     return unless(
-        unusable(results, network, baseline) or _too_low(network.temperature),
+        unusable(results, network, baseline) or too_low(network.temperature),
         Verdict(
             holds=yes_or_no(gap >= -10),
             ours=f"{lookup.percent(distilled)} at T = {network.temperature:g}, "
@@ -161,7 +159,7 @@ def masking_is_numerical(results: records.Results) -> Verdict:
     gap = exact - naive
     not_stopped = "jsma_f is not stopped there, so nothing is masked" if naive > 70 else ""
     return unless(
-        unusable(results, network) or _too_low(network.temperature) or not_stopped,
+        unusable(results, network) or too_low(network.temperature) or not_stopped,
         Verdict(
             holds=yes_or_no(gap >= 30),
             ours=f"{lookup.percent(exact)} exact, {lookup.percent(naive)} float32 at "
@@ -170,9 +168,3 @@ def masking_is_numerical(results: records.Results) -> Verdict:
             value=gap,
         ),
     )
-
-
-def _too_low(temperature: float) -> str:
-    if temperature >= _HIGH_ENOUGH:
-        return ""
-    return f"nothing to see below T = {_HIGH_ENOUGH:g}: the run ends at T = {temperature:g}"

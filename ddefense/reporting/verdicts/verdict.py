@@ -7,6 +7,9 @@ from typing import Literal
 from ddefense import records
 from ddefense.reporting import lookup
 
+_HIGH_ENOUGH = 20.0
+"""Masking is expected from about this temperature on; below it C15 to C17 and C19 say nothing."""
+
 Holds = Literal["yes", "no", "not measured"]
 
 
@@ -57,6 +60,13 @@ def left_out(results: records.Results) -> str:
 def joined(*notes: str) -> str:
     """Those of the notes that are not empty, as one."""
     return "; ".join(note for note in notes if note)
+
+
+def too_low(temperature: float) -> str:
+    """That a run which ends at this temperature cannot show masking, as a note; else empty."""
+    if temperature >= _HIGH_ENOUGH:
+        return ""
+    return f"nothing to see below T = {_HIGH_ENOUGH:g}: the run ends at T = {temperature:g}"
 
 
 def theta(network: records.NetworkRecord) -> str:

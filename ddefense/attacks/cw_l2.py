@@ -1,0 +1,85 @@
+r"""The L2 attack of Carlini & Wagner (2017): the least Euclidean change that reaches a class.
+
+It minimises $\|x' - x\|_2^2 + c \cdot \max(-m(x'), -\kappa)$ and searches for the c that gives the
+least distance: times ten until a run succeeds, then by bisection, every run from the original. The
+adversarial image of least distance that any run met is kept.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from ddefense.attacks import carlini_wagner
+from ddefense.attacks.carlini_wagner import CarliniWagner, Floats, Rows
+from ddefense.attacks.classifier import Classifier
+
+
+def _squared(change: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    del radius
+    squared = tf.reduce_sum(change * change, axis=1)
+    return squared, 2 * change, squared
+
+
+def cw_l2(
+    attacked: Classifier,
+    images: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.integer],
+    targets: npt.NDArray[np.integer] | None = None,
+    *,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    settings: CarliniWagner,
+    batch_size: int = 64,
+) -> npt.NDArray[np.float32]:
+    """Crafts adversarial images close in L2.
+
+    Args:
+        attacked: a network that returns logits.
+        images: shape [N, H, W, C], within bounds.
+        labels: true classes, shape [N].
+        targets: classes to reach, shape [N]; None for any class but the label.
+        bounds: smallest and largest value of a feature.
+        settings: of the attack.
+        batch_size: rows attacked together.
+
+    Returns:
+        Images within bounds, shape [N, H, W, C]: the nearest adversarial ones found, and the
+        original where none was found or it is adversarial itself.
+
+    Raises:
+        ValueError: if an argument is out of its range, naming what was received and expected.
+        StoppedError: if the run was asked to stop.
+    """
+    margins, task, attacked_rows = carlini_wagner.begin(
+        "cw_l2",
+        attacked,
+        images,
+        labels,
+        targets,
+        bounds=bounds,
+        settings=settings,
+        batch_size=batch_size,
+    )
+    found, nearest = task.original.copy(), np.full(len(images), np.inf, np.float32)
+    fails, succeeds = np.zeros(len(images)), np.full(len(images), np.inf)
+    tried = np.zeros(len(images), np.int64)
+
+    def next_runs(rows: Rows, best: Floats, score: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
+        nearer = score < nearest[rows]
+        found[rows[nearer]], nearest[rows[nearer]] = best[nearer], score[nearer]
+        reached, c = np.isfinite(score), task.c[rows]
+        succeeds[rows] = np.where(reached, c, succeeds[rows])
+        fails[rows] = np.where(reached, fails[rows], c)
+        bounded = np.isfinite(succeeds[rows])
+        task.c[rows] = np.where(bounded, (fails[rows] + succeeds[rows]) / 2, 10 * c)
+        tried[rows] += 1
+        return tried[rows] < settings.search_steps, task.original[rows]
+
+    carlini_wagner.minimize(
+        carlini_wagner.compile_chunk(margins, _squared, settings, bounds),
+        task,
+        next_runs,
+        rows=attacked_rows,
+        bounds=bounds,
+        batch_size=batch_size,
+    )
+    return found.reshape(images.shape)

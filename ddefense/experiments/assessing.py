@@ -1,0 +1,164 @@
+"""Everything that a run measures on its networks, and the controls that compare them."""
+
+import dataclasses
+from collections.abc import Callable
+
+from ddefense import records
+from ddefense.config import JSMA_ATTACKS, SIGN_ATTACKS, Config
+from ddefense.datasets import Dataset
+from ddefense.experiments import attacking, controlling, measuring, norm_attacking
+from ddefense.experiments.pair import Trained, load_training
+from ddefense.experiments.stages import Artefact, Stages
+
+
+@dataclasses.dataclass(frozen=True)
+class Attacked:
+    """What the attacks did to one network.
+
+    Attributes:
+        jsma: per reading.
+        robustness: per reading.
+        outcomes: per (network name, reading).
+        norm_attacks: per attack measured by a norm.
+        transfer: by rising kappa.
+    """
+
+    jsma: dict[str, records.AttackRecord] = dataclasses.field(default_factory=dict)
+    robustness: dict[str, records.RobustnessRecord] = dataclasses.field(default_factory=dict)
+    outcomes: dict[tuple[str, str], records.AttackOutcome] = dataclasses.field(default_factory=dict)
+    norm_attacks: dict[str, records.NormAttackRecord] = dataclasses.field(default_factory=dict)
+    transfer: list[records.TransferRecord] = dataclasses.field(default_factory=list)
+
+
+class NetworkAttacks:
+    """Every attack of a configuration, on one network after the other, with the same samples.
+
+    Args:
+        stages: runs them.
+        config: says which.
+        dataset: attacked.
+        samples: the stage that chose them.
+        substitute: makes the network that samples are transferred from; called once, if at all.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        config: Config,
+        dataset: Dataset,
+        samples: Artefact,
+        substitute: Callable[[], Trained],
+    ) -> None:
+        """Runs nothing yet."""
+        self._run = (stages, config, dataset)
+        self._names, self._samples, self._substitute = config.attacks, samples, substitute
+        self._crafted: norm_attacking.Crafted | None = None
+
+    def attack(self, trained: Trained) -> Attacked:
+        """Attacks one network: JSMA first, because that is the paper."""
+        found = Attacked()
+        for name in self._names:
+            if name in JSMA_ATTACKS:
+                artefact = attacking.attack(*self._run, trained, self._samples, name)
+                found.jsma[name], found.robustness[name], made = attacking.load_attack(artefact)
+                found.outcomes.update(made.outcomes)
+        for name in self._names:
+            if name == "transfer_cw_l2":
+                replayed = self._replay(trained)
+                found.norm_attacks[name] = replayed.attack
+                found.transfer.extend(replayed.by_kappa)
+            elif name not in JSMA_ATTACKS:
+                artefact = norm_attacking.attack(*self._run, trained, self._samples, name)
+                found.norm_attacks[name] = norm_attacking.load_attack(artefact)
+        return found
+
+    def _replay(self, trained: Trained) -> norm_attacking.Transfer:
+        if self._crafted is None:
+            self._crafted = norm_attacking.craft_on_substitute(
+                *self._run, self._substitute(), self._samples
+            )
+        return norm_attacking.load_transfer(
+            norm_attacking.transfer(*self._run, trained, self._crafted, self._samples)
+        )
+
+
+class Assessor:
+    """Measures, attacks and checks the networks of one run.
+
+    Args:
+        stages: runs them.
+        config: of the run; says which attacks.
+        dataset: of the run.
+        baseline: the undistilled network, which chose the samples.
+        samples: the stage that holds them.
+        substitute: makes the network that samples are transferred from.
+
+    Attributes:
+        outcomes: what JSMA did, by (network name, attack name).
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        config: Config,
+        dataset: Dataset,
+        baseline: Trained,
+        samples: Artefact,
+        substitute: Callable[[], Trained],
+    ) -> None:
+        """Runs nothing yet."""
+        self._stages, self._config, self._dataset = stages, config, dataset
+        self._baseline, self._samples = baseline, samples
+        self._attacks = NetworkAttacks(stages, config, dataset, samples, substitute)
+        self._rates: dict[str, controlling.SignRates] = {}
+        self._scaled: dict[str, records.AttackRecord] = {}
+        self.outcomes: dict[tuple[str, str], records.AttackOutcome] = {}
+
+    def assess(self, trained: Trained) -> records.NetworkRecord:
+        """The record of one network."""
+        measured = measuring.load_measurements(
+            measuring.measure(self._stages, self._config, self._dataset, trained)
+        )
+        attacked = self._attacks.attack(trained)
+        self.outcomes.update(attacked.outcomes)
+        self._prepare_controls(trained)
+        return records.NetworkRecord(
+            name=trained.name,
+            defense=trained.defense,
+            temperature=trained.temperature,
+            seed=self._config.seed,
+            test_accuracy=measured.test_accuracy,
+            confidence=measured.confidence,
+            training=load_training(trained.network),
+            logits=measured.logits,
+            gradients=measured.gradients,
+            attacks=attacked.jsma,
+            robustness=attacked.robustness,
+            norm_attacks=attacked.norm_attacks,
+            transfer=attacked.transfer,
+            initial=measured.initial,
+        )
+
+    def _prepare_controls(self, trained: Trained) -> None:
+        run, asked = (self._stages, self._config, self._dataset), self._config.attacks
+        if any(name in SIGN_ATTACKS for name in asked):
+            self._rates[trained.name] = controlling.load_rates(
+                controlling.attack(*run, trained, self._samples)
+            )
+        # At T = 1 the logits are multiplied by one.
+        if "jsma_f" in asked and trained.temperature != 1.0:
+            scaled = attacking.attack(
+                *run, self._baseline, self._samples, "jsma_f", logit_scale=trained.temperature
+            )
+            self._scaled[trained.name] = attacking.load_attack(scaled)[0]
+
+    def controls(self, networks: list[records.NetworkRecord]) -> list[records.ControlRecord]:
+        """The controls of every network, once all are assessed."""
+        undistilled = next(n for n in networks if n.defense == "none").attacks.get("jsma_f")
+        return [
+            control
+            for network in networks
+            for control in controlling.controls(
+                network, self._rates.get(network.name), undistilled, self._scaled.get(network.name)
+            )
+        ]

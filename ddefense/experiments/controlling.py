@@ -1,0 +1,129 @@
+"""Stages that check for masked gradients, and the verdict that is drawn from a whole run."""
+
+import dataclasses
+import pathlib
+
+import pydantic
+from pydantic.dataclasses import dataclass
+
+from ddefense import attacks, measurements, records
+from ddefense.config import Config
+from ddefense.datasets import Dataset
+from ddefense.experiments.attacking import load_classifier, load_samples
+from ddefense.experiments.pair import Trained, load_logits
+from ddefense.experiments.stages import Artefact, Stages, reading
+
+_RECORD = "rates.json"
+
+
+@dataclass(config=pydantic.ConfigDict(frozen=True, extra="forbid"), kw_only=True)
+class SignRates:
+    """Success of `pgd_linf` under the settings of the controls, as shares of the samples.
+
+    Attributes:
+        samples: images attacked.
+        one_start: from one random start, within epsilon.
+        restarts: random starts of the next.
+        many_starts: from that many random starts, within epsilon.
+        unbounded: from one random start, anywhere within the bounds of the images.
+    """
+
+    samples: int
+    one_start: float
+    restarts: int
+    many_starts: float
+    unbounded: float
+
+
+def attack(
+    stages: Stages, config: Config, dataset: Dataset, trained: Trained, samples: Artefact
+) -> Artefact:
+    """Runs PGD on the loss through the softmax from many starts, and without a bound."""
+    low, high = dataset.value_range
+    one = attacks.SignAttack(epsilon=config.epsilon, steps=config.pgd_steps, seed=config.seed)
+    settings = {
+        "one_start": one,
+        "many_starts": dataclasses.replace(one, restarts=config.pgd_restarts),
+        "unbounded": dataclasses.replace(one, epsilon=high - low),
+    }
+
+    def work(directory: pathlib.Path) -> None:
+        indices = load_samples(samples)
+        images, labels = dataset.test.images[indices], dataset.test.labels[indices]
+        logits = load_logits(trained.network)
+        attacked = load_classifier(trained.network, dataset.value_range)
+        rates = {}
+        for name, setting in settings.items():
+            made = attacks.pgd_linf(
+                attacked, images, labels, bounds=dataset.value_range, settings=setting
+            )
+            outcome = measurements.judge_norm(
+                logits,
+                images,
+                made,
+                labels=labels,
+                targets=None,
+                bounds=dataset.value_range,
+                norm="linf",
+                epsilon=setting.epsilon,
+            )
+            rates[name] = float(outcome.success.mean())
+        records.dump(
+            SignRates(samples=len(images), restarts=config.pgd_restarts, **rates),
+            directory / _RECORD,
+        )
+
+    return stages.run(
+        f"controls_on_{trained.name}",
+        {name: dataclasses.asdict(setting) for name, setting in settings.items()},
+        [trained.network, samples],
+        work,
+    )
+
+
+def load_rates(artefact: Artefact) -> SignRates:
+    """What a stage of controls left."""
+    with reading(artefact):
+        return records.load(SignRates, artefact.directory / _RECORD)
+
+
+def controls(
+    network: records.NetworkRecord,
+    rates: SignRates | None,
+    undistilled: records.AttackRecord | None,
+    scaled: records.AttackRecord | None,
+) -> list[records.ControlRecord]:
+    """The controls of one network, as far as they were measured.
+
+    Args:
+        network: its record.
+        rates: of PGD, if it was run.
+        undistilled: `jsma_f` on the undistilled network, if it was run.
+        scaled: the same on its logits times this network's temperature, if it was run.
+    """
+    found = [measurements.zero_gradients(network.name, network.gradients)]
+    if undistilled is not None and scaled is not None:
+        found.append(
+            measurements.scaled_logits(
+                network.name,
+                network.temperature,
+                undistilled.success_rate,
+                scaled.success_rate,
+                scaled.samples,
+            )
+        )
+    fgsm, pgd = (network.norm_attacks.get(name) for name in ("fgsm", "pgd_linf"))
+    if fgsm is not None and pgd is not None:
+        found.append(
+            measurements.iterative_beats_one_step(
+                network.name, fgsm.success_rate, pgd.success_rate, pgd.samples
+            )
+        )
+    if rates is not None:
+        found += [
+            measurements.unbounded_reaches_all(network.name, rates.unbounded, rates.samples),
+            measurements.random_restarts(
+                network.name, rates.one_start, rates.many_starts, rates.restarts, rates.samples
+            ),
+        ]
+    return found

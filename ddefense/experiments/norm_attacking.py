@@ -1,0 +1,386 @@
+"""Stages that attack with a norm: one attack on one network, in resumable shards."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+from pydantic.dataclasses import dataclass
+
+from ddefense import attacks, files, measurements, networks, records
+from ddefense.config import SIGN_ATTACKS, Config
+from ddefense.datasets import Dataset
+from ddefense.experiments.attacking import load_classifier, load_samples
+from ddefense.experiments.pair import Trained, load_logits
+from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
+from ddefense.progress import Progress
+
+_RECORD = "attack.json"
+_IMAGES = "adversarial.npz"
+_TRANSFER = "transfer.json"
+_CRAFTED = "crafted.npz"
+
+Images = npt.NDArray[np.float32]
+Classes = npt.NDArray[np.int64]
+Craft = Callable[[attacks.Classifier, Images, Classes, Classes | None], Images]
+Targets = Literal["untargeted", "random", "all"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """How one attack is run on one network.
+
+    Attributes:
+        craft: (network, images, labels, targets) -> adversarial images.
+        norm: in which its perturbations are measured.
+        targets: which classes it aims at.
+        samples: how many of the attacked images, the first ones.
+        settings: what the results call its parameters.
+        epsilon: bound that success is held against, if it has one.
+    """
+
+    craft: Craft
+    norm: Literal["l0", "l2", "linf"]
+    targets: Targets
+    samples: int
+    settings: dict[str, int | float | str | bool]
+    epsilon: float | None = None
+
+
+def _plan(name: str, config: Config, dataset: Dataset, trained: Trained) -> _Plan:
+    if name in SIGN_ATTACKS:
+        return _sign_plan(name, config, dataset, trained.temperature)
+    if name == "labels_only":
+        return _labels_only_plan(config, dataset)
+    norms: dict[str, Literal["l0", "l2", "linf"]] = {"cw_l0": "l0", "cw_linf": "linf"}
+    everywhere = name == "cw_l2" and _all_targets(config, trained)
+    settings = _carlini_wagner(config)
+    return _Plan(
+        craft=_by_logits(name, config, dataset, settings),
+        norm=norms.get(name, "l2"),
+        targets="all" if everywhere else "random",
+        samples=config.cw_samples if name == "cw_l2" else config.costly_samples,
+        settings=dataclasses.asdict(settings),
+    )
+
+
+def _carlini_wagner(config: Config, kappa: float = 0.0) -> attacks.CarliniWagner:
+    return attacks.CarliniWagner(
+        kappa=kappa, steps=config.cw_steps, search_steps=config.cw_search_steps
+    )
+
+
+def _by_logits(
+    name: str, config: Config, dataset: Dataset, settings: attacks.CarliniWagner
+) -> Craft:
+    attack = {"cw_l2": attacks.cw_l2, "cw_l0": attacks.cw_l0, "cw_linf": attacks.cw_linf}[name]
+    return functools.partial(
+        attack,
+        bounds=dataset.value_range,
+        settings=settings,
+        batch_size=config.attack_batch_size,
+    )
+
+
+def _labels_only_plan(config: Config, dataset: Dataset) -> _Plan:
+    def craft(
+        attacked: attacks.Classifier, images: Images, labels: Classes, _: Classes | None
+    ) -> Images:
+        return attacks.labels_only(
+            attacked,
+            images,
+            labels,
+            bounds=dataset.value_range,
+            queries=config.labels_only_queries,
+            seed=config.seed,
+        )
+
+    return _Plan(
+        craft=craft,
+        norm="l2",
+        targets="untargeted",
+        samples=config.costly_samples,
+        settings={"queries": config.labels_only_queries, "seed": config.seed},
+    )
+
+
+def _all_targets(config: Config, trained: Trained) -> bool:
+    if trained.defense == "none":
+        return bool(config.cw_all_targets_at)
+    return trained.defense == "distillation" and trained.temperature in config.cw_all_targets_at
+
+
+def _sign_plan(name: str, config: Config, dataset: Dataset, temperature: float) -> _Plan:
+    settings = attacks.SignAttack(
+        epsilon=config.epsilon,
+        steps=1 if name.startswith("fgsm") else config.pgd_steps,
+        loss="logits" if "temperature" in name else "softmax",
+        temperature=temperature if "temperature" in name else 1.0,
+        seed=config.seed,
+    )
+    attack = attacks.fgsm if name.startswith("fgsm") else attacks.pgd_linf
+    return _Plan(
+        craft=functools.partial(attack, bounds=dataset.value_range, settings=settings),
+        norm="linf",
+        targets="all" if name.endswith("_targeted") else "untargeted",
+        samples=config.samples,
+        settings={k: v for k, v in dataclasses.asdict(settings).items() if v is not None},
+        epsilon=config.epsilon,
+    )
+
+
+def attack(
+    stages: Stages, config: Config, dataset: Dataset, trained: Trained, samples: Artefact, name: str
+) -> Artefact:
+    """Attacks one network with one attack, shard by shard, and judges the result afresh."""
+    plan = _plan(name, config, dataset, trained)
+
+    def work(directory: pathlib.Path) -> None:
+        attempts = _attempts(config, dataset, load_samples(samples)[: plan.samples], plan.targets)
+        logits = load_logits(trained.network)
+        attacked = load_classifier(trained.network, dataset.value_range)
+        made = _craft_in_shards(
+            directory / SCRATCH, f"{name} on {trained.name}", attempts, config, attacked, plan.craft
+        )
+        outcome = measurements.judge_norm(
+            logits,
+            attempts.images,
+            made,
+            labels=attempts.labels,
+            targets=attempts.targets,
+            bounds=dataset.value_range,
+            norm=plan.norm,
+            epsilon=plan.epsilon,
+        )
+        record = measurements.norm_record(
+            outcome,
+            attempts.sample,
+            settings=plan.settings,
+            targets=plan.targets,
+            random_target_rows=None
+            if attempts.targets is None
+            else attempts.targets == attempts.chosen,
+            seed=config.seed,
+        )
+        records.dump(record, directory / _RECORD)
+        np.savez_compressed(
+            directory / _IMAGES,
+            images=made,
+            sample=attempts.sample,
+            target=attempts.labels if attempts.targets is None else attempts.targets,
+            success=outcome.success,
+        )
+
+    settings = {
+        "attack": name,
+        "settings": plan.settings,
+        "targets": plan.targets,
+        "samples": plan.samples,
+        "seed": config.seed,
+        "shard_samples": config.shard_samples,
+        "batch_size": config.attack_batch_size,
+    }
+    return stages.run(f"{name}_on_{trained.name}", settings, [trained.network, samples], work)
+
+
+def load_attack(artefact: Artefact) -> records.NormAttackRecord:
+    """What an attack stage left."""
+    with reading(artefact):
+        return records.load(records.NormAttackRecord, artefact.directory / _RECORD)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Attempts:
+    """What is attacked, one row per attempt.
+
+    Attributes:
+        images: shape [P, H, W, C].
+        labels: shape [P].
+        targets: shape [P]; None if untargeted.
+        sample: row of the image among the attacked ones, shape [P].
+        chosen: the sample's one random target, shape [P].
+    """
+
+    images: Images
+    labels: Classes
+    targets: Classes | None
+    sample: Classes
+    chosen: Classes
+
+
+def _attempts(
+    config: Config, dataset: Dataset, indices: npt.NDArray[np.int64], targets: Targets
+) -> _Attempts:
+    images, labels = dataset.test.images[indices], dataset.test.labels[indices]
+    chosen = attacks.one_wrong_class(labels, dataset.num_classes, config.seed)
+    rows = np.arange(len(indices))
+    if targets == "all":
+        rows, target = attacks.every_wrong_class(labels, dataset.num_classes)
+        return _Attempts(images[rows], labels[rows], target, rows, chosen[rows])
+    return _Attempts(images, labels, chosen if targets == "random" else None, rows, chosen)
+
+
+def _craft_in_shards(
+    scratch: pathlib.Path,
+    label: str,
+    attempts: _Attempts,
+    config: Config,
+    attacked: attacks.Classifier,
+    craft: Craft,
+) -> Images:
+    """Attacks a few samples at a time.
+
+    A shard runs from its start or not at all, because floating-point results depend on what
+    shares a batch: a resumed run gives the same bits.
+    """
+    made = np.empty_like(attempts.images)
+    with Progress(label, len(made), "attack") as progress:
+        for first in range(0, int(attempts.sample.max()) + 1, config.shard_samples):
+            inside = (attempts.sample >= first) & (attempts.sample < first + config.shard_samples)
+            rows = np.flatnonzero(inside)
+            path = scratch / f"shard_{first:05d}.npz"
+            if not path.exists():
+                targets = None if attempts.targets is None else attempts.targets[rows]
+                found = craft(attacked, attempts.images[rows], attempts.labels[rows], targets)
+                with files.atomic_file(path) as temporary:
+                    np.savez_compressed(temporary, images=found)
+            made[rows] = _load_images(path)
+            progress.update(len(rows))
+    return made
+
+
+def _load_images(path: pathlib.Path) -> Images:
+    try:
+        with files.read_npz(path) as arrays:
+            images: Images = arrays["images"]
+            return images
+    except files.DamagedError as error:
+        raise records.RunError(
+            f"Expected a shard of an attack at {path}, but it cannot be read: {error}. Delete that "
+            "file to attack the shard again."
+        ) from error
+
+
+@dataclass(config=pydantic.ConfigDict(frozen=True, extra="forbid"), kw_only=True)
+class Transfer:
+    """What replaying the substitute's adversarial samples gave."""
+
+    attack: records.NormAttackRecord
+    by_kappa: list[records.TransferRecord]
+
+
+@dataclasses.dataclass(frozen=True)
+class Crafted:
+    """Adversarial samples of a substitute.
+
+    Attributes:
+        substitute: the network they were made on.
+        artefact: the stage that holds them.
+    """
+
+    substitute: Trained
+    artefact: Artefact
+
+
+def craft_on_substitute(
+    stages: Stages, config: Config, dataset: Dataset, substitute: Trained, samples: Artefact
+) -> Crafted:
+    """Adversarial samples of the substitute by `cw_l2`, one random target each, at every kappa."""
+    settings = {
+        "kappas": list(config.kappas),
+        "steps": config.cw_steps,
+        "search_steps": config.cw_search_steps,
+        "samples": config.cw_samples,
+        "seed": config.seed,
+        "shard_samples": config.shard_samples,
+        "batch_size": config.attack_batch_size,
+    }
+
+    def work(directory: pathlib.Path) -> None:
+        attempts = _attempts(config, dataset, load_samples(samples)[: config.cw_samples], "random")
+        attacked = load_classifier(substitute.network, dataset.value_range)
+        arrays = {}
+        for kappa in config.kappas:
+            scratch = directory / SCRATCH / f"kappa_{kappa:g}"
+            scratch.mkdir(exist_ok=True)
+            arrays[f"{kappa:g}"] = _craft_in_shards(
+                scratch,
+                f"cw_l2 at kappa {kappa:g} on {substitute.name}",
+                attempts,
+                config,
+                attacked,
+                _by_logits("cw_l2", config, dataset, _carlini_wagner(config, kappa)),
+            )
+        np.savez_compressed(directory / _CRAFTED, allow_pickle=False, **arrays)
+
+    stage = f"transfer_cw_l2_from_{substitute.name}"
+    return Crafted(substitute, stages.run(stage, settings, [substitute.network, samples], work))
+
+
+def transfer(
+    stages: Stages,
+    config: Config,
+    dataset: Dataset,
+    trained: Trained,
+    crafted: Crafted,
+    samples: Artefact,
+) -> Artefact:
+    """Replays the substitute's adversarial samples on one network."""
+
+    def work(directory: pathlib.Path) -> None:
+        attempts = _attempts(config, dataset, load_samples(samples)[: config.cw_samples], "random")
+        logits = load_logits(trained.network)
+        makers = load_logits(crafted.substitute.network)
+        by_kappa = []
+        source = crafted.artefact
+        with reading(source), files.read_npz(source.directory / _CRAFTED) as arrays:
+            made = {kappa: arrays[f"{kappa:g}"] for kappa in config.kappas}
+        for kappa, images in made.items():
+            # Untargeted, as it is replayed: any wrong class is a success.
+            outcome = measurements.judge_norm(
+                logits,
+                attempts.images,
+                images,
+                labels=attempts.labels,
+                targets=None,
+                bounds=dataset.value_range,
+                norm="l2",
+            )
+            by_kappa.append(
+                measurements.transfer_record(
+                    networks.predict(makers, images).argmax(axis=1),
+                    networks.predict(logits, images).argmax(axis=1),
+                    attempts.labels,
+                    attempts.chosen,
+                    outcome.distance,
+                    kappa,
+                    config.seed,
+                )
+            )
+        record = measurements.norm_record(
+            outcome,
+            attempts.sample,
+            settings={
+                "kappa": config.kappas[-1],
+                "steps": config.cw_steps,
+                "search_steps": config.cw_search_steps,
+                "crafted_on": crafted.substitute.name,
+            },
+            targets="untargeted",
+            random_target_rows=None,
+            seed=config.seed,
+        )
+        records.dump(Transfer(attack=record, by_kappa=by_kappa), directory / _TRANSFER)
+
+    inputs = [trained.network, crafted.artefact, samples]
+    return stages.run(f"transfer_cw_l2_on_{trained.name}", {}, inputs, work)
+
+
+def load_transfer(artefact: Artefact) -> Transfer:
+    """What a transfer stage left."""
+    with reading(artefact):
+        return records.load(Transfer, artefact.directory / _TRANSFER)

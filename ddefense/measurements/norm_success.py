@@ -1,0 +1,251 @@
+"""Judging attacks that are measured by a norm of the perturbation, outside of them."""
+
+import dataclasses
+from typing import Literal
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from ddefense import networks
+from ddefense.maths import statistics
+from ddefense.records import CaseRecord, NormAttackRecord, TransferRecord
+
+Norm = Literal["l0", "l2", "linf"]
+Targets = Literal["untargeted", "random", "all"]
+
+# Rounding of a float32 feature must not count as leaving the box or the ball.
+_TOLERANCE = 1e-6
+_NORMS = ("l0", "l2", "linf")
+
+
+@dataclasses.dataclass(frozen=True)
+class NormOutcome:
+    """What an attack measured by a norm did to P images, judged afresh.
+
+    Attributes:
+        norm: of `distance`.
+        success: whether the attempt succeeded, shape [P].
+        distance: from the original, of failures too, float64, shape [P]: changed features for
+            `l0`, units of the images for `l2` and `linf`.
+    """
+
+    norm: Norm
+    success: npt.NDArray[np.bool_]
+    distance: npt.NDArray[np.float64]
+
+
+def judge_norm(
+    network: keras.Model,
+    originals: npt.NDArray[np.float32],
+    made: npt.NDArray[np.float32],
+    *,
+    labels: npt.NDArray[np.integer],
+    targets: npt.NDArray[np.integer] | None,
+    bounds: tuple[float, float],
+    norm: Norm,
+    epsilon: float | None = None,
+) -> NormOutcome:
+    """Decides afresh which adversarial images succeeded, and how far they are.
+
+    An attempt succeeds if the network gives the target class, or without targets any class but
+    the label, the image lies within `bounds` and, where the attack has an epsilon, no feature is
+    further than it from the original.
+
+    Args:
+        network: a model images -> logits or probabilities of the deployed (T = 1) network.
+        originals: the image of each attempt, shape [P, H, W, C].
+        made: what the attack returned, same shape.
+        labels: true classes, shape [P].
+        targets: classes to reach, shape [P]; None for an untargeted attack.
+        bounds: smallest and largest value of a feature.
+        norm: in which to measure: `l0` (features that differ, channels apart), `l2` or `linf`.
+        epsilon: L-infinity bound of the attack, in units of the images; None without one.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        ValueError: if shapes do not fit each other, or the norm is unknown.
+        StoppedError: if the run was asked to stop.
+    """
+    if norm not in _NORMS:
+        raise ValueError(f"norm: expected one of {list(_NORMS)}, received {norm!r}.")
+    if made.shape != originals.shape or len(made) == 0:
+        raise ValueError(
+            f"made: expected one or more images of the originals' shape {originals.shape}, "
+            f"received {made.shape}."
+        )
+    for name, classes in (("labels", labels), ("targets", targets)):
+        if classes is not None:
+            _expect_rows(name, classes, len(made))
+    predicted = networks.predict(network, made).argmax(axis=1)
+    change = made.reshape(len(made), -1).astype(np.float64) - originals.reshape(len(made), -1)
+    inside = ((made >= bounds[0] - _TOLERANCE) & (made <= bounds[1] + _TOLERANCE)).reshape(
+        len(made), -1
+    )
+    success = (predicted != labels) if targets is None else (predicted == targets)
+    success = success & inside.all(axis=1)
+    if epsilon is not None:
+        success &= np.abs(change).max(axis=1) <= epsilon + _TOLERANCE
+    return NormOutcome(norm, success, _distance(change, norm))
+
+
+def _distance(change: npt.NDArray[np.float64], norm: Norm) -> npt.NDArray[np.float64]:
+    if norm == "l0":
+        return (change != 0).sum(axis=1).astype(np.float64)
+    if norm == "l2":
+        return np.sqrt((change**2).sum(axis=1))
+    return np.asarray(np.abs(change).max(axis=1))
+
+
+def norm_record(
+    outcome: NormOutcome,
+    sample: npt.NDArray[np.integer],
+    *,
+    settings: dict[str, int | float | str | bool],
+    targets: Targets,
+    random_target_rows: npt.NDArray[np.bool_] | None,
+    seed: int,
+) -> NormAttackRecord:
+    """Success rate and distances of an attack, with the cases of Carlini & Wagner (2017).
+
+    Args:
+        outcome: from `judge_norm`, rows in any order.
+        sample: the image that each row attacks, any number that tells it apart, shape [P].
+        settings: what the attack was run with.
+        targets: `untargeted` or `random`, one row per sample, or `all`.
+        random_target_rows: which rows aim at the sample's one random target, one of each sample,
+            shape [P]; looked at for `all` alone, because with `random` every row does.
+        seed: of the bootstraps over samples.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: if shapes do not fit, a sample has more rows than its targets allow, or not
+            exactly one random target.
+    """
+    _expect_rows("sample", sample, len(outcome.success))
+    _, row = np.unique(sample, return_inverse=True)
+    attempts = np.bincount(row)
+    if targets != "all" and np.any(attempts > 1):
+        raise ValueError(
+            f"sample: expected one row per sample for {targets} targets, received "
+            f"{attempts.max()} of one sample. Say targets='all' for all of them."
+        )
+    success, distance = outcome.success, outcome.distance
+    reached = np.bincount(row, weights=success).astype(np.int64)
+    # Where a failure has a distance of NaN, 0 times it would spoil the sum.
+    totals = np.asarray(np.bincount(row, weights=np.where(success, distance, 0.0)), np.float64)
+    best = average = worst = None
+    if targets == "random":
+        average = _case(success, distance)
+    if targets == "all":
+        chosen = _random_rows(random_target_rows, row)
+        average = _case(success[chosen], distance[chosen])
+        best = _case(reached > 0, _over_samples(np.minimum, np.inf, outcome, row))
+        worst = _case(reached == attempts, _over_samples(np.maximum, -np.inf, outcome, row))
+    found = bool(success.any())
+    return NormAttackRecord(
+        norm=outcome.norm,
+        settings=settings,
+        targets=targets,
+        samples=len(attempts),
+        attempts=len(success),
+        successes=int(success.sum()),
+        success_rate=float(success.mean()),
+        success_interval=statistics.bootstrap_interval(reached / attempts, seed),
+        already=int((success & (distance == 0)).sum()),
+        mean_distance=float(distance[success].mean()) if found else None,
+        distance_interval=statistics.ratio_interval(totals, reached, seed) if found else None,
+        median_distance=float(np.median(distance[success])) if found else None,
+        best=best,
+        average=average,
+        worst=worst,
+    )
+
+
+def _random_rows(
+    random_target_rows: npt.NDArray[np.bool_] | None, row: npt.NDArray[np.integer]
+) -> npt.NDArray[np.bool_]:
+    chosen = np.zeros(0, bool) if random_target_rows is None else random_target_rows
+    _expect_rows("random_target_rows", chosen, len(row))
+    per_sample = np.bincount(row[chosen], minlength=int(row.max()) + 1)
+    if np.any(per_sample != 1):
+        raise ValueError(
+            "random_target_rows: expected one row of each sample, received "
+            f"{per_sample.min()} to {per_sample.max()}."
+        )
+    return chosen
+
+
+def _over_samples(
+    ufunc: np.ufunc, start: float, outcome: NormOutcome, row: npt.NDArray[np.integer]
+) -> npt.NDArray[np.float64]:
+    """Smallest or largest distance of each sample's successes."""
+    found = np.full(int(row.max()) + 1, start)
+    ufunc.at(found, row[outcome.success], outcome.distance[outcome.success])
+    return found
+
+
+def _case(success: npt.NDArray[np.bool_], distance: npt.NDArray[np.float64]) -> CaseRecord:
+    return CaseRecord(
+        success_rate=float(success.mean()),
+        mean_distance=float(distance[success].mean()) if success.any() else None,
+    )
+
+
+def transfer_record(
+    substitute_predicted: npt.NDArray[np.integer],
+    predicted: npt.NDArray[np.integer],
+    labels: npt.NDArray[np.integer],
+    targets: npt.NDArray[np.integer],
+    distances: npt.NDArray[np.floating],
+    kappa: float,
+    seed: int,
+) -> TransferRecord:
+    """What adversarial images made on a substitute do to another network.
+
+    All shares are of all images: one that the substitute was not fooled with counts as one that
+    did not transfer, unless the network errs on it all the same.
+
+    Args:
+        substitute_predicted: classes that the substitute gives the images, shape [S].
+        predicted: classes that the network gives them, shape [S].
+        labels: true classes, shape [S].
+        targets: classes the images aim at, shape [S].
+        distances: L2 distances from the originals, shape [S]; the mean is over the images that
+            the substitute takes for the target.
+        kappa: confidence with which they were made.
+        seed: of the bootstrap over samples.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: if shapes do not fit each other.
+    """
+    columns = {
+        "predicted": predicted,
+        "labels": labels,
+        "targets": targets,
+        "distances": distances,
+    }
+    for name, values in columns.items():
+        _expect_rows(name, values, len(substitute_predicted))
+    crafted, misclassified = substitute_predicted == targets, predicted != labels
+    return TransferRecord(
+        kappa=kappa,
+        samples=len(labels),
+        crafted=float(crafted.mean()),
+        misclassified=float(misclassified.mean()),
+        misclassified_interval=statistics.bootstrap_interval(misclassified.astype(float), seed),
+        reached=float((predicted == targets).mean()),
+        mean_distance=float(distances[crafted].mean()) if crafted.any() else None,
+    )
+
+
+def _expect_rows(name: str, values: npt.NDArray[np.generic], rows: int) -> None:
+    if values.shape != (rows,):
+        raise ValueError(f"{name}: expected shape ({rows},), received {values.shape}.")

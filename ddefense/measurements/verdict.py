@@ -1,0 +1,383 @@
+"""The verdict on the defence: from the numbers of one run alone, to words."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from ddefense.measurements.controls import counted, percent
+from ddefense.records import (
+    CaseRecord,
+    ControlRecord,
+    NetworkRecord,
+    NormAttackRecord,
+    TrainingRecord,
+    VerdictRecord,
+)
+
+FALL_LIMIT = 0.10
+"""From this fall of jsma_f's success rate on, gradients may be called masked."""
+REACHED_LIMIT = 0.9
+"""An attack reaches a network if it succeeds this often, relative to the undistilled one."""
+TELLING_LIMIT = 0.5
+"""An attack that succeeds less often than this on the undistilled network tells nothing."""
+
+PAPER_ATTACK = "jsma_f"
+DECISIVE_ATTACK = "cw_l2"
+ADAPTIVE_ATTACKS = {
+    "cw_l2": "uses the logits",
+    "jsma_f_exact": "computes the paper's attack in the log domain",
+    "jsma_f_temperature": "divides the logits by T",
+    "pgd_linf_temperature": "takes the gradient of the loss of logits / T",
+}
+"""Attacks that refute the defence, by what their attacker does."""
+SUPPORTING_ATTACKS = ("cw_l0", "cw_linf", "labels_only", "transfer_cw_l2")
+"""Attacks that are named beside those, and do not decide alone."""
+
+# Of the controls, those that show masked gradients; `random_restarts` concerns the attack.
+_SIGNS = (
+    "zero_gradients",
+    "scaled_logits",
+    "iterative_beats_one_step",
+    "unbounded_reaches_all",
+)
+# Their distance is the smallest they found, so that it says how near the boundary is.
+_MINIMISING = ("cw_l2", "cw_l0", "cw_linf", "labels_only")
+# Differences and products of rates are exact up to here.
+_ROUNDING = 1e-9
+# As `TrainingRecord.stalled`: within 1 % of the loss of guessing.
+_CHANCE_SHARE = 0.99
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Comparison:
+    """One attack on the distilled network and on the undistilled one.
+
+    Attributes:
+        attack: its name.
+        rate: success rate on the distilled network, a share.
+        undistilled: the same on the undistilled network.
+        number: attempts on the distilled network.
+        undistilled_number: attempts on the undistilled network.
+        noun: what was attacked: `target`, for each class aimed at, or `image`.
+        distances: mean distances on the two, in that order; None where they say nothing.
+    """
+
+    attack: str
+    rate: float
+    undistilled: float
+    number: int
+    undistilled_number: int
+    noun: str
+    distances: tuple[float, float] | None = None
+
+    @property
+    def telling(self) -> bool:
+        """Whether the attack works at all."""
+        return self.undistilled >= TELLING_LIMIT - _ROUNDING
+
+    @property
+    def reaches(self) -> bool:
+        """Whether the distilled network is reached about as often as the undistilled one."""
+        return self.telling and self.rate >= REACHED_LIMIT * self.undistilled - _ROUNDING
+
+    def rates(self) -> str:
+        """Both rates with their numbers of attempts, the distilled network's first."""
+        same = self.number == self.undistilled_number
+        of = "" if same else f" of {counted(self.undistilled_number, self.noun)}"
+        return (
+            f"{percent(self.rate)} of {counted(self.number, self.noun)} against "
+            f"{percent(self.undistilled)}{of}"
+        )
+
+    def brief(self) -> str:
+        """The attack with its rates and, where it says something, the ratio of distances."""
+        if self.distances is None:
+            return f"{self.attack} ({self.rates()})"
+        ratio = self.distances[0] / self.distances[1]
+        return f"{self.attack} ({self.rates()}, at {ratio:.2f} times the distance)"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Evidence:
+    """What was measured on one distilled network and on the undistilled one.
+
+    Attributes:
+        temperature: T of the distilled network.
+        paper: the paper's attack; None unless measured on both.
+        controls: checks of the distilled network for masked gradients.
+        adaptive: attacks that get round masked gradients, measured on both.
+    """
+
+    temperature: float
+    paper: _Comparison | None
+    controls: list[ControlRecord]
+    adaptive: list[_Comparison]
+
+    @classmethod
+    def of(
+        cls, network: NetworkRecord, undistilled: NetworkRecord, controls: Sequence[ControlRecord]
+    ) -> "_Evidence":
+        """Gathers it."""
+        attacks = (*ADAPTIVE_ATTACKS, *SUPPORTING_ATTACKS)
+        compared = [_compared(attack, network, undistilled) for attack in attacks]
+        return cls(
+            temperature=network.temperature,
+            paper=_compared(PAPER_ATTACK, network, undistilled),
+            controls=[c for c in controls if c.network == network.name and c.name in _SIGNS],
+            adaptive=[comparison for comparison in compared if comparison is not None],
+        )
+
+    def answers(self) -> int:
+        """How many of the two questions it bears on."""
+        adaptive = any(c.attack in ADAPTIVE_ATTACKS for c in self.adaptive)
+        return (self.paper is not None and bool(self.controls)) + adaptive
+
+
+def verdict(
+    networks: Sequence[NetworkRecord], controls: Sequence[ControlRecord], num_classes: int
+) -> VerdictRecord:
+    """Says whether the defence masks gradients, and whether an adaptive attacker is stopped.
+
+    It is about the distilled network of the highest temperature on which what both need was
+    measured, else what one of them needs, else the highest. Networks that did not learn are left
+    out.
+
+    Gradients are masked if `jsma_f`, the paper's attack, succeeds at least `FALL_LIMIT` less often
+    than on the undistilled network and at least one control of the distilled one failed, other
+    than `random_restarts`.
+
+    An attack reaches a network if it succeeds at least `REACHED_LIMIT` as often as on the
+    undistilled one, where that is at least `TELLING_LIMIT`. An adaptive attacker is not stopped if
+    one of `ADAPTIVE_ATTACKS` reaches the network; is stopped if none of them or of
+    `SUPPORTING_ATTACKS` does, and `cw_l2` is strong enough to tell. Otherwise there is no answer.
+
+    Args:
+        networks: of one run.
+        controls: of one run.
+        num_classes: of the dataset, which gives the loss of guessing.
+
+    Returns:
+        The verdict; the same records give the same words.
+    """
+    undistilled = next((n for n in networks if n.defense == "none"), None)
+    distilled = [n for n in networks if n.defense == "distillation"]
+    learnt = [n for n in distilled if _learnt(n, num_classes)]
+    if undistilled is None:
+        return _no_verdict("the run has no undistilled network to compare with")
+    if not distilled:
+        return _no_verdict("the run has no distilled network")
+    if not _learnt(undistilled, num_classes):
+        return _no_verdict("the undistilled network did not learn")
+    if not learnt:
+        return _no_verdict("no distilled network learnt")
+    evidence = [_Evidence.of(n, undistilled, controls) for n in learnt]
+    chosen = max(evidence, key=lambda e: (e.answers(), e.temperature))
+    masks, first = _masking(chosen)
+    stops, second = _adaptive(chosen.adaptive)
+    left_out = [
+        f" T = {n.temperature:g} is left out: "
+        + ("too little was measured on it." if n in learnt else "it did not learn.")
+        for n in sorted(distilled, key=lambda n: n.temperature)
+        if n.temperature > chosen.temperature
+    ]
+    return VerdictRecord(
+        masks_gradients=masks,
+        stops_adaptive_attacker=stops,
+        sentence=f"At T = {chosen.temperature:g} {first} {second}{''.join(left_out)}",
+    )
+
+
+def _no_verdict(reason: str) -> VerdictRecord:
+    return VerdictRecord(
+        masks_gradients=None,
+        stops_adaptive_attacker=None,
+        sentence=f"There is no verdict: {reason}.",
+    )
+
+
+def _learnt(network: NetworkRecord, num_classes: int) -> bool:
+    """Whether the network, and the one it was distilled from, learnt."""
+    trainings = [network.training]
+    if network.initial is not None:
+        trainings.append(network.initial.training)
+    return not any(_at_chance(training, num_classes) for training in trainings)
+
+
+def _at_chance(training: TrainingRecord, num_classes: int) -> bool:
+    """Whether training ended at the loss of guessing: `stalled` is also true of a late start."""
+    limit = _CHANCE_SHARE * math.log(num_classes)
+    return training.stalled and (not training.loss or training.loss[-1] >= limit)
+
+
+def _masking(evidence: _Evidence) -> tuple[bool | None, str]:
+    """Whether gradients are masked, and a sentence that goes on after `At T = ...`."""
+    paper, controls = evidence.paper, evidence.controls
+    failures = _joined([_failure(c, evidence.temperature) for c in controls if not c.passed])
+    if paper is None:
+        though = f", although {failures}" if failures else ""
+        return None, (
+            f"the paper's attack ({PAPER_ATTACK}) was not measured beside the undistilled network, "
+            f"so this run does not tell whether the defence masks gradients{though}."
+        )
+    rates = f"the paper's attack ({PAPER_ATTACK}) reaches {paper.rates()} undistilled"
+    if not controls:
+        return None, (
+            f"{rates}, but no check for masked gradients was made, so this run does not tell "
+            "whether the defence masks them."
+        )
+    if paper.undistilled - paper.rate < FALL_LIMIT - _ROUNDING:
+        though = f", although {failures}" if failures else ""
+        return False, (
+            f"{rates}: its success falls by less than {100 * FALL_LIMIT:g} points, so masked "
+            f"gradients protect nothing here{though}."
+        )
+    if not failures:
+        names = ", ".join(c.name for c in controls)
+        return False, f"{rates}, and no check for masked gradients failed ({names})."
+    return True, f"{rates}, but {failures}: the gradients are masked."
+
+
+def _failure(control: ControlRecord, temperature: float) -> str:
+    """What a failed control found."""
+    value, limit = percent(control.value), percent(control.limit)
+    if control.name == "zero_gradients":
+        images = counted(control.samples, "test image")
+        return f"{value} of {images} have an all-zero float32 gradient"
+    images = counted(control.samples, "image")
+    if control.name == "scaled_logits":
+        return (
+            f"multiplying the logits of the undistilled network by {temperature:g} alone lowers "
+            f"its success there to {value} ({images})"
+        )
+    if control.name == "iterative_beats_one_step":
+        return f"PGD reaches {value} of {images}, fewer than the {limit} of its single step"
+    return f"PGD without a bound reaches only {value} of {images}"
+
+
+def _adaptive(compared: Sequence[_Comparison]) -> tuple[bool | None, str]:
+    """Whether an attacker who knows the defence is stopped, and that in sentences."""
+    reached = [c for c in compared if c.reaches]
+    refuting = next((c for c in reached if c.attack in ADAPTIVE_ATTACKS), None)
+    if refuting is not None:
+        others = [c.brief() for c in reached if c is not refuting]
+        also = f" The network is also reached by {_joined(others)}." if others else ""
+        return False, (
+            f"An attacker who {ADAPTIVE_ATTACKS[refuting.attack]} ({refuting.attack}) still "
+            f"reaches {refuting.rates()} undistilled{_farther(refuting)}.{also} Defensive "
+            "distillation does not stop an adaptive attacker."
+        )
+    if not compared:
+        return None, (
+            "No attack that gets round masked gradients was measured beside the undistilled "
+            "network, so this run does not tell whether an adaptive attacker is stopped."
+        )
+    measured = _joined([c.brief() for c in compared])
+    numbers = (
+        f"Attacks that get round masked gradients, each against its rate undistilled: {measured}."
+    )
+    unclear = _unclear(compared, reached)
+    if unclear:
+        return None, (
+            f"{numbers} That does not tell whether an adaptive attacker is stopped: {unclear}."
+        )
+    return True, (
+        f"{numbers} None succeeds {100 * REACHED_LIMIT:g} % as often as undistilled, but that the "
+        "attacks measured here fail proves no robustness."
+    )
+
+
+def _unclear(compared: Sequence[_Comparison], reached: Sequence[_Comparison]) -> str:
+    """Why attacks of which none refutes the defence do not confirm it either; empty if they do."""
+    decisive = next((c for c in compared if c.attack == DECISIVE_ATTACK), None)
+    if decisive is None:
+        return f"{DECISIVE_ATTACK} was not measured"
+    if not decisive.telling:
+        return f"{DECISIVE_ATTACK} succeeds too rarely on the undistilled network"
+    if reached:
+        names = _joined([c.attack for c in reached])
+        return f"the network is reached by {names}, though not by {DECISIVE_ATTACK}"
+    return ""
+
+
+def _farther(comparison: _Comparison) -> str:
+    """How much farther the images of `cw_l2` are; empty for attacks that do not say."""
+    if comparison.distances is None:
+        return ""
+    distance, undistilled = comparison.distances
+    reached = "random targets" if comparison.noun == "target" else "images"
+    return (
+        f", at {distance / undistilled:.2f} times the mean L2 distance ({distance:#.3g} against "
+        f"{undistilled:#.3g} over the {reached} reached)"
+    )
+
+
+def _compared(
+    attack: str, network: NetworkRecord, undistilled: NetworkRecord
+) -> _Comparison | None:
+    """One attack on both networks; None unless it was measured on both in the same way."""
+    if attack in network.attacks and attack in undistilled.attacks:
+        ours, theirs = network.attacks[attack], undistilled.attacks[attack]
+        return _Comparison(
+            attack=attack,
+            rate=ours.success_rate,
+            undistilled=theirs.success_rate,
+            number=ours.attempts,
+            undistilled_number=theirs.attempts,
+            noun="target",
+        )
+    if attack in network.norm_attacks and attack in undistilled.norm_attacks:
+        return _norm_compared(
+            attack, network.norm_attacks[attack], undistilled.norm_attacks[attack]
+        )
+    return None
+
+
+def _norm_compared(
+    attack: str, ours: NormAttackRecord, theirs: NormAttackRecord
+) -> _Comparison | None:
+    """All attempts where both networks had the same targets, else the random one of each sample."""
+    if ours.targets == theirs.targets:
+        rates = (ours.success_rate, theirs.success_rate)
+        numbers = (ours.attempts, theirs.attempts)
+    elif ours.average is not None and theirs.average is not None:
+        rates = (ours.average.success_rate, theirs.average.success_rate)
+        numbers = (ours.samples, theirs.samples)
+    else:
+        return None
+    return _Comparison(
+        attack=attack,
+        rate=rates[0],
+        undistilled=rates[1],
+        number=numbers[0],
+        undistilled_number=numbers[1],
+        noun="image" if ours.targets == "untargeted" else "target",
+        distances=_distances(ours, theirs) if attack in _MINIMISING else None,
+    )
+
+
+def _distances(ours: NormAttackRecord, theirs: NormAttackRecord) -> tuple[float, float] | None:
+    """Mean distances over the random targets, or over images where nothing is aimed at.
+
+    None where either network is reached less often than `REACHED_LIMIT`: the means would be over
+    different pairs, the easier ones of the network that holds out.
+    """
+    cases = [_case(record) for record in (ours, theirs)]
+    if ours.norm != theirs.norm or (ours.average is None) != (theirs.average is None):
+        return None
+    if any(case.success_rate < REACHED_LIMIT - _ROUNDING for case in cases):
+        return None
+    distance, undistilled = (case.mean_distance for case in cases)
+    # None also of a distance of 0 undistilled, where that network errs on the originals.
+    return (distance, undistilled) if distance is not None and undistilled else None
+
+
+def _case(record: NormAttackRecord) -> CaseRecord:
+    """The average case; without targets, every image."""
+    if record.average is not None:
+        return record.average
+    return CaseRecord(success_rate=record.success_rate, mean_distance=record.mean_distance)
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """Parts as `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

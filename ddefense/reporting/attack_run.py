@@ -1,0 +1,39 @@
+"""What `bin/attack` prints when it is done."""
+
+from ddefense import records
+from ddefense.reporting.tables.table import Cell, Column, Interval, Table, fixed
+
+_UNITS = {"l0": "features", "l2": "L2", "linf": "L-infinity"}
+
+
+def table(run: records.AttackRun) -> Table:
+    """One row per attack: success, distance and attempts."""
+    columns = (
+        Column("attack", "attack", text=True),
+        Column("success_percent", "success %", fixed(1), kind=Interval),
+        Column("mean_distance", "mean distance", fixed(3)),
+        Column("unit", "in", text=True),
+        Column("targets", "targets", text=True),
+        Column("attempts", "attempts"),
+    )
+    rows: list[list[Cell]] = []
+    for name, jsma in run.attacks.items():
+        success = _percent(jsma.success_rate, jsma.success_interval)
+        rows.append([name, success, jsma.mean_features, _UNITS["l0"], "all", jsma.attempts])
+    for name, norm in run.norm_attacks.items():
+        success = _percent(norm.success_rate, norm.success_interval)
+        unit = _UNITS[norm.norm]
+        rows.append([name, success, norm.mean_distance, unit, norm.targets, norm.attempts])
+    return Table(
+        name="attacks",
+        title=f"Attacks on {run.network} ({run.dataset}), with 95 % intervals in brackets",
+        columns=columns,
+        rows=rows,
+        notes=(
+            f"Test accuracy {100 * run.test_accuracy:.2f} %. Distances are means over successes.",
+        ),
+    )
+
+
+def _percent(rate: float, interval: tuple[float, float]) -> Interval:
+    return Interval(100 * rate, 100 * interval[0], 100 * interval[1])

@@ -1,0 +1,156 @@
+"""What one attack did to one network, whichever of the records it stands in, as one cell."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import ClassVar
+
+from ddefense import config as config_lib
+from ddefense import records
+from ddefense.reporting import lookup
+
+TRANSFER = "transfer_cw_l2"
+"""In `norm_attacks` at the largest kappa; every kappa is in `NetworkRecord.transfer`."""
+
+THROUGH_SOFTMAX = (
+    "jsma_f",
+    "jsma_f_theta_1",
+    "jsma_f_literal",
+    "fgsm",
+    "fgsm_targeted",
+    "pgd_linf",
+    "pgd_linf_targeted",
+)
+"""Attacks that see float32 gradients of the softmax output at T = 1, which distillation masks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Success of an attack with its distance; seven fields in CSV, one cell in Markdown.
+
+    Attributes:
+        percent: success rate in percent.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        distance: mean distance of the successes, in the attack's norm; None without a success.
+        distance_low: lower end of its 95 % interval; None where it has none.
+        distance_high: upper end.
+        attempts: (sample, target) pairs, or samples.
+    """
+
+    ENDINGS: ClassVar[tuple[str, ...]] = (
+        "_percent",
+        "_percent_low",
+        "_percent_high",
+        "_distance",
+        "_distance_low",
+        "_distance_high",
+        "_attempts",
+    )
+
+    percent: float
+    low: float
+    high: float
+    distance: float | None
+    distance_low: float | None
+    distance_high: float | None
+    attempts: int
+
+    def show(self, digits: int) -> str:
+        """`88.4 [86.0, 90.8]`, `at 1.76 [1.60, 1.93]` and `n = 900`, below each other."""
+        text = f"{self.percent:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        if self.distance is not None:
+            text += f"\nat {significant(self.distance)}"
+        if self.distance_low is not None and self.distance_high is not None:
+            text += f" [{significant(self.distance_low)}, {significant(self.distance_high)}]"
+        return f"{text}\nn = {self.attempts}"
+
+
+def outcome(network: records.NetworkRecord, attack: str) -> Outcome | None:
+    """What an attack did to a network.
+
+    Args:
+        network: the network.
+        attack: name among `ddefense.config.ATTACKS`.
+
+    Returns:
+        The outcome; None if the attack was not run on the network.
+    """
+    if attack in network.attacks:
+        return _of_jsma(network.attacks[attack])
+    if attack in network.norm_attacks:
+        return _of_norm(network.norm_attacks[attack])
+    return None
+
+
+def _of_jsma(record: records.AttackRecord) -> Outcome:
+    low, high = record.success_interval
+    return Outcome(
+        percent=100 * record.success_rate,
+        low=100 * low,
+        high=100 * high,
+        distance=record.mean_features,
+        distance_low=None,
+        distance_high=None,
+        attempts=record.attempts,
+    )
+
+
+def _of_norm(record: records.NormAttackRecord) -> Outcome:
+    low, high = record.success_interval
+    distance_low, distance_high = record.distance_interval or (None, None)
+    return Outcome(
+        percent=100 * record.success_rate,
+        low=100 * low,
+        high=100 * high,
+        distance=record.mean_distance,
+        distance_low=distance_low,
+        distance_high=distance_high,
+        attempts=record.attempts,
+    )
+
+
+def attacks_in(networks: Iterable[records.NetworkRecord]) -> list[str]:
+    """Every attack measured on any of the networks, in the order of `ddefense.config.ATTACKS`."""
+    found = {attack for n in networks for attack in (*n.attacks, *n.norm_attacks)}
+    known = [attack for attack in config_lib.ATTACKS if attack in found]
+    return known + sorted(found - set(known))
+
+
+def norm(networks: Iterable[records.NetworkRecord], attack: str) -> str:
+    """The norm that an attack is measured by, as `L2`; JSMA counts features."""
+    found = _norm_record(networks, attack)
+    return NORMS["l0" if found is None else found.norm]
+
+
+NORMS = {"l0": "L0", "l2": "L2", "linf": "Linf"}
+"""How tables call the norms."""
+
+
+def any_wrong_class(networks: Iterable[records.NetworkRecord], attack: str) -> bool:
+    """Whether any wrong class is a success of an attack, rather than its target alone."""
+    found = _norm_record(networks, attack)
+    return found is not None and found.targets == "untargeted"
+
+
+def label(networks: Iterable[records.NetworkRecord], attack: str) -> str:
+    """The readable name of an attack; of transferred samples with their kappa."""
+    text = lookup.attack_label(attack)
+    found = _norm_record(networks, attack) if attack == TRANSFER else None
+    if found is None or "kappa" not in found.settings:
+        return text
+    return f"{text}, kappa = {found.settings['kappa']:g}"
+
+
+def _norm_record(
+    networks: Iterable[records.NetworkRecord], attack: str
+) -> records.NormAttackRecord | None:
+    """The first network's record of an attack, for what all of them share."""
+    return next((n.norm_attacks[attack] for n in networks if attack in n.norm_attacks), None)
+
+
+def significant(value: float) -> str:
+    """A distance with three significant digits and no exponent, as `1.76`, `0.0920` or `112`."""
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"

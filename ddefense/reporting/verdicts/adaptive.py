@@ -1,0 +1,139 @@
+"""Claims about attacks that know the defence or need no softmax of it: C17 to C19."""
+
+from ddefense import records
+from ddefense.reporting import lookup, published
+from ddefense.reporting.verdicts.verdict import (
+    Verdict,
+    joined,
+    left_out,
+    not_measured,
+    too_low,
+    unless,
+    unusable,
+    yes_or_no,
+)
+
+_FEWEST_TEMPERATURES = 4
+
+
+def carlini_wagner(results: records.Results) -> Verdict:
+    """C17: cw_l2 reaches the distilled network, at about the undistilled one's distance."""
+    network, baseline = lookup.highest(results), results.baseline()
+    attack = None if network is None else network.norm_attacks.get("cw_l2")
+    before, after = average_distance(baseline), average_distance(network)
+    if network is None or attack is None or not before or after is None:
+        return not_measured(
+            "needs cw_l2 with a success on the undistilled and on the highest-temperature network"
+        )
+    rate, ratio = 100 * attack.success_rate, after / before
+    settings = results.config
+    return unless(
+        unusable(results, network, baseline) or too_low(network.temperature),
+        Verdict(
+            holds=yes_or_no(rate >= 99 and 0.8 <= ratio <= 2.5),
+            ours=f"{lookup.percent(rate)} ({attack.successes}/{attack.attempts}) at "
+            f"T = {network.temperature:g}; mean L2 {after:.2f} against {before:.2f} undistilled, "
+            f"x {ratio:.2f}",
+            difference=f"{lookup.points(rate - published.CARLINI_WAGNER_SUCCESS.value)}; "
+            + _against_theirs(results, ratio),
+            note=joined(
+                f"the means are over {attack.samples} images, one random target each",
+                _not_every_pair(baseline, network),
+                f"at most {settings.cw_steps} steps at each of {settings.cw_search_steps} "
+                "constants (theirs: 10,000 at 9)",
+            ),
+            value=ratio,
+        ),
+    )
+
+
+def average_distance(network: records.NetworkRecord | None) -> float | None:
+    """Mean L2 distance of cw_l2 in the average case, one random target per image; else None."""
+    attack = None if network is None else network.norm_attacks.get("cw_l2")
+    case = None if attack is None else attack.average
+    return None if case is None else case.mean_distance
+
+
+def _against_theirs(results: records.Results, ratio: float) -> str:
+    undistilled, distilled = published.CARLINI_WAGNER[published.reference(results.dataset.name)][
+        "cw_l2"
+    ]
+    theirs = distilled.best.value / undistilled.best.value
+    return f"ratio {ratio / theirs:.2f} of theirs (best case, x {theirs:.2f})"
+
+
+def _not_every_pair(*networks: records.NetworkRecord) -> str:
+    """That the means compared are not over the same pairs, because some were not reached."""
+    cases = [n.norm_attacks["cw_l2"].average for n in networks]
+    if all(case is not None and case.success_rate == 1 for case in cases):
+        return ""
+    return "pairs that were not reached are in neither mean, so the pairs differ"
+
+
+def distance_by_temperature(results: records.Results) -> Verdict:
+    """C18: the mean distance of cw_l2 is not correlated with T."""
+    found = distances(results)
+    if len(found) < _FEWEST_TEMPERATURES:
+        return not_measured(
+            joined(
+                f"needs cw_l2 at {_FEWEST_TEMPERATURES} temperatures or more, has {len(found)}",
+                left_out(results),
+            )
+        )
+    correlation = lookup.pearson(list(found), list(found.values()))
+    if correlation is None:
+        return not_measured("every mean distance is the same, so there is no correlation")
+    few = len(found) < len(published.SUCCESS["mnist"].percent)
+    return Verdict(
+        holds=yes_or_no(abs(correlation) < 0.5),
+        ours=f"rho = {correlation:+.2f} over {len(found)} temperatures",
+        difference=f"{correlation - published.DISTANCE_CORRELATION.value:+.2f}",
+        note=joined(
+            f"mean L2 {min(found.values()):.2f} to {max(found.values()):.2f}",
+            "theirs is over 9 temperatures: over fewer, chance often makes abs(rho) large"
+            if few
+            else "",
+            left_out(results),
+        ),
+        value=correlation,
+    )
+
+
+def distances(results: records.Results) -> dict[float, float]:
+    """Mean L2 distance of cw_l2 (average case) by temperature, of the networks that learnt."""
+    return {
+        network.temperature: distance
+        for network in results.distilled()
+        if lookup.usable(results, network) and (distance := average_distance(network)) is not None
+    }
+
+
+def transfer(results: records.Results) -> Verdict:
+    """C19: samples of an undistilled substitute, at kappa = 40, fool the distilled network."""
+    network, baseline = lookup.highest(results), results.baseline()
+    kappa = published.TRANSFER_KAPPA.value
+    enough = [] if network is None else [r for r in network.transfer if r.kappa >= kappa]
+    if network is None or not enough:
+        return not_measured(f"needs transfer_cw_l2 with kappa = {kappa:g} or more")
+    record = min(enough, key=lambda r: r.kappa)
+    rate = 100 * record.misclassified
+    low, high = record.misclassified_interval
+    undistilled = next((r for r in baseline.transfer if r.kappa == record.kappa), None)
+    return unless(
+        unusable(results, network) or too_low(network.temperature),
+        Verdict(
+            holds=yes_or_no(rate >= 90),
+            ours=f"{lookup.percent(rate)} misclassified at T = {network.temperature:g}, "
+            f"kappa = {record.kappa:g}",
+            difference=f"{lookup.points(rate - 100)} against about 100 %",
+            note=joined(
+                f"of {record.samples} images, [{100 * low:.1f}, {100 * high:.1f}]",
+                f"{lookup.percent(100 * record.reached)} reach the target",
+                f"{lookup.percent(100 * record.crafted)} fool the substitute",
+                ""
+                if undistilled is None
+                else f"{lookup.percent(100 * undistilled.misclassified)} misclassified undistilled",
+            ),
+            value=rate,
+        ),
+    )
