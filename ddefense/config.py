@@ -331,6 +331,8 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 PRESETS = tuple(_PRESETS)
+# These two take longer than all other attacks on a few samples together.
+_LEFT_OUT = dict.fromkeys(("quick", "smoke"), ("cw_l0", "cw_linf"))
 
 
 def frozen_theta(dataset: str) -> float:
@@ -361,6 +363,9 @@ def preset(name: str, dataset: str, **changes: Any) -> Config:
     if name not in _PRESETS:
         raise ConfigError(f"preset: expected one of {list(PRESETS)}, received {name!r}.")
     fields = _DATASETS.get(dataset, {}) | _PRESETS[name][""] | _PRESETS[name].get(dataset, {})
+    attacks = fields.get("attacks", _DEFAULT_ATTACKS)
+    left_out = _LEFT_OUT.get(name, ())
+    fields["attacks"] = tuple(attack for attack in attacks if attack not in left_out)
     return Config(dataset=dataset, preset=name, **(fields | changes))
 
 

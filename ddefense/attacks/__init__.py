@@ -26,6 +26,7 @@ from ddefense.attacks.cw_linf import cw_linf
 from ddefense.attacks.fgsm import fgsm
 from ddefense.attacks.forward_derivative import ForwardDerivative, forward_derivative
 from ddefense.attacks.jsma import AdversarialSamples, Stop, jsma
+from ddefense.attacks.labels_only import available as labels_only_available
 from ddefense.attacks.labels_only import labels_only
 from ddefense.attacks.pgd_linf import pgd_linf, pgd_perturbation
 from ddefense.attacks.sign_attack import SignAttack
@@ -47,6 +48,7 @@ __all__ = [
     "forward_derivative",
     "jsma",
     "labels_only",
+    "labels_only_available",
     "one_wrong_class",
     "pgd_linf",
     "pgd_perturbation",

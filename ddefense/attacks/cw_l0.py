@@ -3,8 +3,9 @@ r"""The L0 attack of Carlini & Wagner (2017): the fewest changed features.
 It minimises the objective of `cw_l2` over a set of features that shrinks. A run ends with the
 first adversarial image $x'$. Then the features that have hardly changed, and those that matter
 least, by $|g_i (x'_i - x_i)|$ with $g$ the gradient of the margin at $x'$, are put back to the
-original's values for good, and the next run starts from the rest of $x'$. A run that fails is tried again with twice the c; the
-attack ends where the largest c fails too, and the last adversarial image is the result.
+original's values for good, and the next run starts from the rest of $x'$. A run that fails is tried
+again with twice the c; the attack ends where the largest c fails too, and the last adversarial
+image is the result.
 
 Features are counted one by one: the channels of a pixel are apart.
 """
@@ -19,8 +20,8 @@ from ddefense.attacks.classifier import Classifier
 # A larger c scales the gradient alone, which Adam undoes.
 _LARGEST_C = 1e4
 # Of the authors' code: the change that counts, in units of the bounds' width, and the share of the
-# root of the number of changed features that is put back at once. Theirs are fewer where one carries
-# more than 0.01 of the objective, which means another thing for every scale of the logits.
+# root of the number of changed features that is put back at once. Theirs stops at a feature that
+# carries more than 0.01 of the objective, which means another thing for every scale of the logits.
 _CHANGED, _SHARE = 1e-4, 0.3
 
 

@@ -159,7 +159,8 @@ def _search(
     start = _start(oracle, bounds, np.random.default_rng(of_start))
     if start is None:
         return
-    with _global_seed(of_attack):
+    # An original on the boundary itself makes the library divide by a distance of zero.
+    with _global_seed(of_attack), np.errstate(divide="ignore", invalid="ignore"):
         make_attack(oracle).generate(
             oracle.original[None], y=np.array([oracle.label]), x_adv_init=start[None]
         )

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import attacks, files, measurements, networks, records
-from ddefense.config import Config
+from ddefense.config import Config, ConfigError
 from ddefense.datasets import Dataset
 from ddefense.experiments.pair import Trained, load_logits
 from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
@@ -18,6 +18,21 @@ _INDICES = "indices.npy"
 _RECORD = "attack.json"
 _ROBUSTNESS = "robustness.json"
 _SAMPLES = "samples.npz"
+
+
+def check(config: Config) -> None:
+    """Refuses attacks that cannot be run here, before any work.
+
+    Raises:
+        ConfigError: if `labels_only` is asked for and its library is not installed.
+    """
+    if "labels_only" in config.attacks and not attacks.labels_only_available():
+        others = ",".join(name for name in config.attacks if name != "labels_only")
+        raise ConfigError(
+            "attacks: labels_only expects the library of the extra of that name, which is not "
+            "installed. Install it with: pip install 'ddefense[labels_only]'; or leave it out: "
+            f"--attacks={others}"
+        )
 
 
 def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: Trained) -> Artefact:

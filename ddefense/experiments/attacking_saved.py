@@ -4,6 +4,7 @@ import hashlib
 import pathlib
 import shutil
 import time
+import zipfile
 from datetime import UTC, datetime
 
 import keras
@@ -50,6 +51,7 @@ def run(
             "attacks: expected a substitute with transfer_cw_l2, received none. Name an "
             "undistilled network, or leave that attack out."
         )
+    attacking.check(config)
     workdir.check(directory, config)
     dataset = datasets.load(config.dataset, data_dir=data_dir)
     _check("network", network, dataset)
@@ -102,18 +104,19 @@ def _check(flag: str, path: pathlib.Path, dataset: datasets.Dataset) -> None:
     """Refuses a file that is no network, or none for this dataset, before any work."""
     try:
         network = keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
             f"{flag}: expected a .keras file that Keras can load, received {str(path)!r}: {first}"
         ) from error
+    expected = (dataset.image_shape, dataset.num_classes)
     try:
         logits = networks.logits_of(network)
-        attacked = attacks.classifier(logits, bounds=dataset.value_range)
+        received = (tuple(logits.input_shape[1:]), logits.output_shape[-1])
+        if received == expected:
+            attacks.classifier(logits, bounds=dataset.value_range)
     except ValueError as error:
         raise ConfigError(f"{flag}: {path}: {error}") from error
-    received = (attacked.image_shape, attacked.num_classes)
-    expected = (dataset.image_shape, dataset.num_classes)
     if received != expected:
         raise ConfigError(
             f"{flag}: expected a network for {dataset.name}, images of shape {expected[0]} and "

@@ -98,7 +98,8 @@ def run_seeds(
 
 
 def _load(config: Config, data_dir: pathlib.Path | None) -> datasets.Dataset:
-    """The dataset, if the configuration fits it."""
+    """The dataset, if the configuration fits it and everything for it is installed."""
+    attacking.check(config)
     dataset = datasets.load(config.dataset, data_dir=data_dir)
     if config.samples > len(dataset.test):
         raise ConfigError(

@@ -12,13 +12,13 @@ def logits_of(network: keras.Model) -> keras.Model:
     """The network up to its logits, sharing its weights.
 
     Args:
-        network: a functional model with a layer named `logits`.
+        network: a functional or sequential model with one input and a layer named `logits`.
 
     Returns:
         A model images -> logits, shape [N, classes].
 
     Raises:
-        ValueError: if it has no such layer.
+        ValueError: if it has no such layer, or not one input.
     """
     if not any(layer.name == LOGITS for layer in network.layers):
         raise ValueError(
@@ -26,7 +26,14 @@ def logits_of(network: keras.Model) -> keras.Model:
             f"{[layer.name for layer in network.layers]}. Name the last layer before the softmax "
             "so, without an activation."
         )
-    return keras.Model(network.input, network.get_layer(LOGITS).output, name=network.name)
+    # A sequential model has no `input`, a subclassed one neither.
+    inputs = getattr(network, "inputs", [])
+    if len(inputs) != 1:
+        raise ValueError(
+            "Expected a functional or sequential network with one input, the images; received "
+            f"{type(network).__name__} with {len(inputs) or 'no known'} inputs."
+        )
+    return keras.Model(inputs[0], network.get_layer(LOGITS).output, name=network.name)
 
 
 def with_temperature(network: keras.Model, temperature: float) -> keras.Model:
