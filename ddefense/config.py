@@ -327,7 +327,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "labels_only_queries": 200,
             "adversarial_epochs": 1,
         },
-        "digits": {"epochs": 8, "warm_start_steps": 96},
+        "digits": {"epochs": 4, "warm_start_steps": 96, "batch_size": 64},
     },
 }
 PRESETS = tuple(_PRESETS)

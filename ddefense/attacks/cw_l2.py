@@ -6,11 +6,10 @@ adversarial image of least distance that any run met is kept.
 """
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense.attacks import carlini_wagner
-from ddefense.attacks.carlini_wagner import CarliniWagner, Floats, Rows
+from ddefense.attacks.carlini_wagner import CarliniWagner, Classes, Flags, Floats, Rows, State
 from ddefense.attacks.classifier import Classifier
 
 
@@ -22,14 +21,14 @@ def _squared(change: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 def cw_l2(
     attacked: Classifier,
-    images: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.integer],
-    targets: npt.NDArray[np.integer] | None = None,
+    images: Floats,
+    labels: Classes,
+    targets: Classes | None = None,
     *,
     bounds: tuple[float, float] = (0.0, 1.0),
     settings: CarliniWagner,
     batch_size: int = 64,
-) -> npt.NDArray[np.float32]:
+) -> Floats:
     """Crafts adversarial images close in L2.
 
     Args:
@@ -63,10 +62,11 @@ def cw_l2(
     fails, succeeds = np.zeros(len(images)), np.full(len(images), np.inf)
     tried = np.zeros(len(images), np.int64)
 
-    def next_runs(rows: Rows, best: Floats, score: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
-        nearer = score < nearest[rows]
-        found[rows[nearer]], nearest[rows[nearer]] = best[nearer], score[nearer]
-        reached, c = np.isfinite(score), task.c[rows]
+    def next_runs(rows: Rows, ended: State) -> tuple[Flags, Floats]:
+        nearer = ended.score < nearest[rows]
+        found[rows[nearer]] = ended.best[nearer]
+        nearest[rows[nearer]] = ended.score[nearer]
+        reached, c = np.isfinite(ended.score), task.c[rows]
         succeeds[rows] = np.where(reached, c, succeeds[rows])
         fails[rows] = np.where(reached, fails[rows], c)
         bounded = np.isfinite(succeeds[rows])
@@ -77,8 +77,8 @@ def cw_l2(
     carlini_wagner.minimize(
         carlini_wagner.compile_chunk(margins, _squared, settings, bounds),
         task,
+        attacked_rows,
         next_runs,
-        rows=attacked_rows,
         bounds=bounds,
         batch_size=batch_size,
     )

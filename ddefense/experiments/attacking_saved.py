@@ -102,6 +102,11 @@ def run(
 
 def _check(flag: str, path: pathlib.Path, dataset: datasets.Dataset) -> None:
     """Refuses a file that is no network, or none for this dataset, before any work."""
+    if path.suffix != ".keras":
+        raise ConfigError(
+            f"{flag}: expected a .keras file, received {str(path)!r}. Load it with Keras and save "
+            "it as one."
+        )
     try:
         network = keras.models.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:

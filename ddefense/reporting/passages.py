@@ -89,9 +89,9 @@ def verdict(results: records.Results) -> str:
     if found is None:
         return ""
     return (
-        f"**{found.sentence}**\n\n"
-        f"Does the defence mask gradients? {_answer(found.masks_gradients)}. Does it stop an "
-        f"attacker who knows it? {_answer(found.stops_adaptive_attacker)}."
+        f"{found.sentence}\n\n"
+        f"Does the defence mask gradients? **{_answer(found.masks_gradients)}.** Does it stop an "
+        f"attacker who knows it? **{_answer(found.stops_adaptive_attacker)}.**"
     )
 
 

@@ -14,6 +14,7 @@ HERE = Path(__file__).resolve().parent
 FOLDERS = {
     "art": "art",
     "cleverhans": "cleverhans",
+    "foolbox": "foolbox",
     "torchattacks": "torch",
     "advertorch": "torch",
     "pytorch": "torch",

@@ -18,6 +18,15 @@ INTEGERS = {
     "attack_batch_size": 1,
     "max_features": 2,
     "decay_epochs": 1,
+    "pgd_steps": 1,
+    "pgd_restarts": 1,
+    "cw_samples": 1,
+    "cw_steps": 1,
+    "cw_search_steps": 1,
+    "costly_samples": 1,
+    "labels_only_queries": 1,
+    "adversarial_epochs": 1,
+    "adversarial_steps": 1,
     "warm_start_steps": 0,
     "seed": 0,
     "threads": 0,
@@ -29,6 +38,7 @@ REALS = (
     "momentum_decay",
     "dropout",
     "theta",
+    "epsilon",
 )
 
 
@@ -68,8 +78,19 @@ REALS = (
         ("theta", 2.0, r"a number in [-1, 1] other than 0"),
         ("theta", -1.5, r"a number in [-1, 1] other than 0"),
         ("theta", NAN, r"a number in [-1, 1] other than 0"),
+        ("epsilon", 0, r"a number in (0, 1]"),
+        ("epsilon", 1.5, r"a number in (0, 1]"),
+        ("epsilon", NAN, r"a number in (0, 1]"),
+        ("cw_all_targets_at", (0,), "finite numbers > 0"),
+        ("cw_all_targets_at", (20, 20), "each temperature once"),
+        ("kappas", (), "one or more rising numbers >= 0"),
+        ("kappas", (0, 20, 10), "one or more rising numbers >= 0"),
+        ("kappas", (20, 20), "one or more rising numbers >= 0"),
+        ("kappas", (-1,), "one or more rising numbers >= 0"),
+        ("kappas", (NAN,), "one or more rising numbers >= 0"),
+        ("defense", "prayer", "one of"),
         ("attacks", (), "names among"),
-        ("attacks", ("jsma_f", "fgsm"), "names among"),
+        ("attacks", ("jsma_f", "deepfool"), "names among"),
         ("attacks", ("jsma_z", "jsma_z"), "each attack once"),
     ],
 )
@@ -134,10 +155,10 @@ def test_a_refusal_is_a_value_error():
 
 
 def test_messages_repeat_what_was_received():
-    with pytest.raises(config.ConfigError, match=r"received \['fgsm'\]"):
-        config.Config(attacks=("jsma_f", "fgsm"))
-    with pytest.raises(config.ConfigError, match=r"jsma_f_literal.*jsma_z"):
-        config.Config(attacks=("fgsm",))
+    with pytest.raises(config.ConfigError, match=r"received \['deepfool'\]"):
+        config.Config(attacks=("jsma_f", "deepfool"))
+    with pytest.raises(config.ConfigError, match=r"jsma_f_literal.*jsma_z.*cw_l2"):
+        config.Config(attacks=("deepfool",))
     with pytest.raises(config.ConfigError, match=r"received 111"):
         config.Config(max_features=111)
     with pytest.raises(config.ConfigError, match=r"received \(1, 20, 1\)"):
@@ -224,6 +245,19 @@ CHANGES = {
     "max_features": 56,
     "shard_samples": 10,
     "attack_batch_size": 16,
+    "epsilon": 0.1,
+    "pgd_steps": 7,
+    "pgd_restarts": 2,
+    "cw_samples": 3,
+    "cw_all_targets_at": (),
+    "cw_steps": 10,
+    "cw_search_steps": 3,
+    "kappas": (0.0, 5.0),
+    "costly_samples": 2,
+    "labels_only_queries": 100,
+    "defense": "adversarial_training",
+    "adversarial_epochs": 2,
+    "adversarial_steps": 3,
     "seed": 1,
     "precision": "mixed_bfloat16",
     "jit_compile": True,
@@ -301,7 +335,28 @@ def test_presets_attack_with_the_frozen_theta_and_where_it_is_not_one_with_one_a
         assert made.theta == config.frozen_theta(dataset)
         assert (made.theta == 1.0) == (dataset != "cifar10")
         assert ("jsma_f_theta_1" in made.attacks) == (made.theta != 1.0)
-        assert set(config.ATTACKS) - set(made.attacks) <= {"jsma_f_theta_1"}
+        left_out = set(config.ATTACKS) - set(made.attacks)
+        assert {name for name in left_out if not name.endswith("_targeted")} <= {"jsma_f_theta_1"}
+
+
+@pytest.mark.parametrize("name", config.PRESETS)
+def test_every_preset_attacks_in_every_way_that_needs_no_training(name):
+    """The verdict is no option: only targeted gradient signs and a second theta are left out."""
+    for dataset in SIZES:
+        made = config.preset(name, dataset)
+        assert made.defense == "distillation"
+        assert {"jsma_f", "fgsm", "pgd_linf", "cw_l2", "transfer_cw_l2", "labels_only"} <= set(
+            made.attacks
+        )
+        assert made.kappas[-1] == 40.0
+    assert config.preset(name, "mnist").epsilon == 0.3
+    assert config.preset(name, "cifar10").epsilon == 8 / 255
+
+
+def test_families_of_attacks_are_apart():
+    assert config.ATTACKS == config.JSMA_ATTACKS + config.NORM_ATTACKS
+    assert len(set(config.ATTACKS)) == len(config.ATTACKS)
+    assert set(config.SIGN_ATTACKS) <= set(config.NORM_ATTACKS)
 
 
 def test_the_paper_preset_is_literal():

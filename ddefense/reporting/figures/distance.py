@@ -76,5 +76,5 @@ def _interval(network: records.NetworkRecord) -> tuple[float, float] | None:
 def _correlation(found: dict[float, float]) -> str:
     rho = lookup.pearson(list(found), list(found.values()))
     if rho is None or len(found) < 3:
-        return f"{len(found)} temperatures: too few for a correlation"
+        return "No correlation: too few temperatures, or equal distances"
     return f"Pearson's rho of T with the distance: {rho:+.2f} over {len(found)} temperatures"

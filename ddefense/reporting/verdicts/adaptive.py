@@ -14,6 +14,9 @@ from ddefense.reporting.verdicts.verdict import (
 )
 
 _FEWEST_TEMPERATURES = 4
+# Percent: success of cw_l2, and misclassified transferred samples.
+_SUCCESS = 99.0
+_MISCLASSIFIED = 90.0
 
 
 def carlini_wagner(results: records.Results) -> Verdict:
@@ -28,9 +31,11 @@ def carlini_wagner(results: records.Results) -> Verdict:
     rate, ratio = 100 * attack.success_rate, after / before
     settings = results.config
     return unless(
-        unusable(results, network, baseline) or too_low(network.temperature),
+        unusable(results, network, baseline)
+        or too_low(network.temperature)
+        or _too_weak(rate, 100 * baseline.norm_attacks["cw_l2"].success_rate),
         Verdict(
-            holds=yes_or_no(rate >= 99 and 0.8 <= ratio <= 2.5),
+            holds=yes_or_no(rate >= _SUCCESS and 0.8 <= ratio <= 2.5),
             ours=f"{lookup.percent(rate)} ({attack.successes}/{attack.attempts}) at "
             f"T = {network.temperature:g}; mean L2 {after:.2f} against {before:.2f} undistilled, "
             f"x {ratio:.2f}",
@@ -52,6 +57,13 @@ def average_distance(network: records.NetworkRecord | None) -> float | None:
     attack = None if network is None else network.norm_attacks.get("cw_l2")
     case = None if attack is None else attack.average
     return None if case is None else case.mean_distance
+
+
+def _too_weak(rate: float, undistilled: float) -> str:
+    """That failures are the attack's own, because it fails without a defence too, as a note."""
+    if rate >= _SUCCESS or undistilled >= _SUCCESS:
+        return ""
+    return f"the attack reaches {lookup.percent(undistilled)} undistilled: too few steps to tell"
 
 
 def _against_theirs(results: records.Results, ratio: float) -> str:
@@ -119,17 +131,21 @@ def transfer(results: records.Results) -> Verdict:
     rate = 100 * record.misclassified
     low, high = record.misclassified_interval
     undistilled = next((r for r in baseline.transfer if r.kappa == record.kappa), None)
+    crafted = 100 * record.crafted
+    few = f"only {lookup.percent(crafted)} fool the substitute itself: too few steps to tell"
     return unless(
-        unusable(results, network) or too_low(network.temperature),
+        unusable(results, network)
+        or too_low(network.temperature)
+        or (few if max(rate, crafted) < _MISCLASSIFIED else ""),
         Verdict(
-            holds=yes_or_no(rate >= 90),
+            holds=yes_or_no(rate >= _MISCLASSIFIED),
             ours=f"{lookup.percent(rate)} misclassified at T = {network.temperature:g}, "
             f"kappa = {record.kappa:g}",
             difference=f"{lookup.points(rate - 100)} against about 100 %",
             note=joined(
                 f"of {record.samples} images, [{100 * low:.1f}, {100 * high:.1f}]",
                 f"{lookup.percent(100 * record.reached)} reach the target",
-                f"{lookup.percent(100 * record.crafted)} fool the substitute",
+                f"{lookup.percent(crafted)} fool the substitute",
                 ""
                 if undistilled is None
                 else f"{lookup.percent(100 * undistilled.misclassified)} misclassified undistilled",

@@ -14,7 +14,7 @@ import dataclasses, json, sys
 from absl import flags
 from ddefense.cli import flags as cli_flags
 
-cli_flags.define()
+cli_flags.define_for_reproduce()
 assert flags.FLAGS(sys.argv)[1:] == []
 config = cli_flags.config()
 found = [str(cli_flags.workdir(config)), cli_flags.seeds(), flags.FLAGS.report_only]

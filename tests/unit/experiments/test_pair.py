@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+from ddefense import attacks, datasets, distillation, interruption, networks, records, training
 from ddefense import config as config_lib
-from ddefense import datasets, distillation, interruption, networks, records, training
 from ddefense.experiments import attacking, pair
 from ddefense.experiments.stages import Artefact, Stages
 from ddefense.progress import Progress
@@ -177,6 +177,136 @@ def test_a_training_asked_to_stop_resumes_within_its_epoch(tmp_path, tiny_datase
     assert_equal(weights(resumed.network), weights(expected.network))
     assert pair.load_training(resumed.network) == pair.load_training(expected.network)
     assert not list(tmp_path.rglob("checkpoint*"))
+
+
+# --- the substitute and the yardstick -------------------------------------------------------------
+
+
+def test_the_substitute_is_a_baseline_of_another_seed(literal, tiny_dataset, tmp_path):
+    _, baseline, _ = literal
+    substitute = pair.NetworkStages(Stages(tmp_path), CONFIG, tiny_dataset).substitute()
+    assert (substitute.name, substitute.defense, substitute.temperature) == (
+        *("substitute", "none", 1.0),
+    )
+    assert substitute.initial is substitute.soft_labels is None
+    of_seed = dataclasses.replace(CONFIG, seed=CONFIG.seed + 1_000_000)
+    expected = pair.NetworkStages(Stages(tmp_path), of_seed, tiny_dataset).baseline()
+    assert_equal(weights(substitute.network), weights(expected.network))
+    assert (weights(substitute.network)[0] != weights(baseline.network)[0]).any()
+    record = pair.load_training(substitute.network)
+    assert (record.epochs, record.steps) == (1, 3)
+
+
+HARDENED = dataclasses.replace(
+    CONFIG,
+    defense="adversarial_training",
+    epsilon=0.2,
+    adversarial_epochs=2,
+    adversarial_steps=2,
+)
+
+
+@pytest.fixture(scope="module")
+def hardened(literal, tiny_dataset, tmp_path_factory):
+    """A network adversarially trained from the baseline of the literal protocol."""
+    _, baseline, _ = literal
+    stages = Stages(tmp_path_factory.mktemp("hardened"))
+    return pair.NetworkStages(stages, HARDENED, tiny_dataset).adversarially_trained(baseline)
+
+
+def test_it_says_what_it_is(hardened):
+    assert (hardened.name, hardened.defense) == ("adversarially_trained", "adversarial_training")
+    assert hardened.temperature == 1.0
+    assert hardened.initial is hardened.soft_labels is None
+    assert networks.temperature_of(pair.load_network(hardened.network)) == 1.0
+    record = pair.load_training(hardened.network)
+    assert (record.epochs, record.steps, record.warm_start_steps) == (2, 6, 0)
+
+
+def test_it_learns_perturbed_images_from_the_weights_of_the_baseline(
+    hardened, literal, tiny_dataset
+):
+    """The whole of adversarial training again, with the loop alone."""
+    _, baseline, _ = literal
+    settings = training.TrainingSettings(
+        temperature=1.0, epochs=2, batch_size=32, learning_rate=0.1, momentum=0.5, seed=1
+    )
+    found = []
+    for perturbed in (True, False):
+        network = networks.build("mnist", temperature=1.0, seed=1, dropout=0.5)
+        network.set_weights(weights(baseline.network))
+        # Over the first half of the six steps epsilon rises.
+        perturb = attacks.pgd_perturbation(
+            networks.logits_of(network), epsilon=0.2, steps=2, seed=1, ramp_steps=3
+        )
+        labels = distillation.hard_labels(tiny_dataset.train.labels, 10)
+        images = tiny_dataset.train.images
+        training.fit(network, images, labels, settings, perturb=perturb if perturbed else None)
+        found.append(network.get_weights())
+    assert_equal(weights(hardened.network), found[0])
+    assert any((a != b).any() for a, b in zip(*found, strict=True))
+
+
+def test_the_other_networks_are_what_they_are_without_it(literal, tiny_dataset):
+    directory, baseline, trained = literal
+    makers = pair.NetworkStages(Stages(directory), HARDENED, tiny_dataset)
+    assert makers.baseline() == baseline
+    assert makers.distilled(20.0, baseline, None) == trained[20.0]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"epsilon": 0.1}, {"adversarial_steps": 3}, {"adversarial_epochs": 1}, {"seed": 2}]
+)
+def test_with_other_settings_it_is_another_network(hardened, literal, tiny_dataset, changes):
+    _, baseline, _ = literal
+    stages = Stages(hardened.network.directory.parents[1])
+    other = pair.NetworkStages(stages, dataclasses.replace(HARDENED, **changes), tiny_dataset)
+    with pytest.raises(RunError, match="made with other settings"):
+        other.adversarially_trained(baseline)
+
+
+def test_it_has_no_warm_start_of_its_own(literal, tiny_dataset, tmp_path):
+    """It starts from the baseline, whatever the distilled networks start from."""
+    _, baseline, _ = literal
+    config = dataclasses.replace(
+        STILL,
+        defense="adversarial_training",
+        adversarial_epochs=1,
+        adversarial_steps=1,
+        warm_start_steps=2,
+    )
+    makers = pair.NetworkStages(Stages(tmp_path), config, tiny_dataset)
+    found = makers.adversarially_trained(baseline)
+    assert_equal(weights(found.network), weights(baseline.network), 1e-20)
+    assert pair.load_training(found.network).warm_start_steps == 0
+
+
+def test_interrupted_it_resumes_from_its_epoch(
+    hardened, literal, tiny_dataset, tmp_path, monkeypatch
+):
+    _, baseline, _ = literal
+    stages = Stages(tmp_path)
+    makers = pair.NetworkStages(stages, HARDENED, tiny_dataset)
+    epochs, note, update = [], threading.Event(), Progress.update
+
+    def asking(self, amount, **metrics):
+        update(self, amount, **metrics)
+        epochs.append(amount)
+        note.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(interruption, "_asked", note)
+        patch.setattr(Progress, "update", asking)
+        with pytest.raises(interruption.StoppedError):
+            makers.adversarially_trained(baseline)
+    assert epochs == [70]
+    resumed = makers.adversarially_trained(baseline)
+    assert stages.done[-1].starts == 2
+    assert_equal(weights(resumed.network), weights(hardened.network))
+    assert pair.load_training(resumed.network) == pair.load_training(hardened.network)
+
+
+# --- half precision -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

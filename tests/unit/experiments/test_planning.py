@@ -39,28 +39,94 @@ def seconds(config, dataset):
     }
 
 
-def on(name, config):
-    return [f"measure_{name}", *(f"{a}_on_{name}" for a in config.attacks), f"export_{name}"]
+# --- which stages ---------------------------------------------------------------------------------
+
+JSMA = ["jsma_f", "jsma_f_literal", "jsma_f_exact", "jsma_f_temperature", "jsma_z"]
+SIGN = ["fgsm", "fgsm_temperature", "pgd_linf", "pgd_linf_temperature"]
+BEFORE_TRANSFER = [*JSMA, *SIGN, "cw_l2", "cw_l0", "cw_linf"]
+
+
+def on(name, *, first=False, temperature=1):
+    """The stages of one network with every attack of a preset."""
+    found = [f"measure_{name}", *(f"{attack}_on_{name}" for attack in BEFORE_TRANSFER)]
+    if first:
+        found += ["substitute", "transfer_cw_l2_from_substitute"]
+    found += [f"transfer_cw_l2_on_{name}", f"labels_only_on_{name}", f"controls_on_{name}"]
+    if temperature != 1:
+        found.append(f"jsma_f_on_baseline_times_{temperature:g}")
+    return found
 
 
 @pytest.mark.parametrize("preset", ["paper", "paper_warm"])
 @pytest.mark.parametrize("temperatures", [None, (5.0, 0.5)], ids=["with T = 1", "without"])
-def test_the_plan_has_every_stage_in_the_order_of_a_run(tiny_dataset, preset, temperatures):
+@pytest.mark.parametrize("defense", config_lib.DEFENSES)
+def test_the_plan_has_every_stage_in_the_order_of_a_run(
+    tiny_dataset, preset, temperatures, defense
+):
     changes = {} if temperatures is None else {"temperatures": temperatures}
-    config = config_lib.preset(preset, "digits", **changes)
+    config = config_lib.preset(preset, "digits", defense=defense, **changes)
     warm = preset == "paper_warm"
-    expected = ["baseline", "samples", *on("baseline", config)]
+    networks = ["baseline"]
+    expected = ["baseline", "samples", *on("baseline", first=True)]
     if warm:
         expected.append("warm_start")
-    for tag in (
-        ("1", "2", "5", "10", "20", "30", "40", "50", "100") if not changes else ("5", "0.5")
-    ):
+    for temperature in temperatures or (1, 2, 5, 10, 20, 30, 40, 50, 100):
+        tag = f"t{temperature:g}"
         # At T = 1 the literal protocol's initial network is the baseline.
-        if warm or tag != "1":
-            expected.append(f"initial_t{tag}")
-        expected += [f"soft_labels_t{tag}", f"distilled_t{tag}", *on(f"distilled_t{tag}", config)]
+        if warm or temperature != 1:
+            expected.append(f"initial_{tag}")
+        networks.append(f"distilled_{tag}")
+        expected += [f"soft_labels_{tag}", networks[-1]]
+        expected += on(networks[-1], temperature=temperature)
+    if defense == "adversarial_training":
+        networks.append("adversarially_trained")
+        expected += ["adversarially_trained", *on("adversarially_trained")]
+    # The verdict, which is drawn from all, goes into every export.
+    expected += [f"export_{name}" for name in networks]
     assert names(config, tiny_dataset) == expected
     assert len(set(expected)) == len(expected)
+
+
+def attack_stages(attacks, dataset):
+    config = dataclasses.replace(CONFIG, temperatures=(20.0,), attacks=attacks)
+    plan = planning.plan(config, dataset, RATES)
+    return [s.name for s in plan if s.kind == "attack" or s.name == "substitute"]
+
+
+@pytest.mark.parametrize(
+    ("attacks", "expected"),
+    [
+        (("jsma_z",), ["jsma_z_on_baseline", "jsma_z_on_distilled_t20"]),
+        (
+            ("jsma_f",),
+            ["jsma_f_on_baseline", "jsma_f_on_distilled_t20", "jsma_f_on_baseline_times_20"],
+        ),
+        # JSMA first, then the others as they are listed; controls where there is PGD or FGSM.
+        (
+            ("cw_l2", "fgsm_targeted", "jsma_z"),
+            [
+                *("jsma_z_on_baseline", "cw_l2_on_baseline", "fgsm_targeted_on_baseline"),
+                "controls_on_baseline",
+                *("jsma_z_on_distilled_t20", "cw_l2_on_distilled_t20"),
+                *("fgsm_targeted_on_distilled_t20", "controls_on_distilled_t20"),
+            ],
+        ),
+        (
+            ("transfer_cw_l2", "cw_l2"),
+            [
+                *("substitute", "transfer_cw_l2_from_substitute", "transfer_cw_l2_on_baseline"),
+                "cw_l2_on_baseline",
+                *("transfer_cw_l2_on_distilled_t20", "cw_l2_on_distilled_t20"),
+            ],
+        ),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, tuple) else "",
+)
+def test_only_what_the_attacks_need_is_planned(tiny_dataset, attacks, expected):
+    assert attack_stages(attacks, tiny_dataset) == expected
+
+
+# --- how long -------------------------------------------------------------------------------------
 
 
 def test_amounts_follow_from_the_rates(tiny_dataset):
@@ -81,6 +147,7 @@ def test_amounts_follow_from_the_rates(tiny_dataset):
         "distilled_t20": 3 * 70,
         # The initial network is measured too.
         "measure_distilled_t20": 12 + amplitude_t20,
+        "jsma_f_on_baseline_times_20": steps * 0.11,
         "initial_t1": 3 * 70,
         "soft_labels_t1": 7,
         "distilled_t1": 3 * 70,
@@ -92,6 +159,75 @@ def test_amounts_follow_from_the_rates(tiny_dataset):
     assert expected == seconds(CONFIG, tiny_dataset)
 
 
+NORMS = dataclasses.replace(
+    CONFIG,
+    temperatures=(20.0, 5.0),
+    attacks=config_lib.NORM_ATTACKS,
+    samples=6,
+    pgd_steps=7,
+    pgd_restarts=3,
+    cw_samples=5,
+    cw_all_targets_at=(20.0,),
+    cw_steps=11,
+    cw_search_steps=2,
+    kappas=(0.0, 20.0, 40.0),
+    costly_samples=4,
+    labels_only_queries=13,
+    defense="adversarial_training",
+    adversarial_epochs=2,
+    adversarial_steps=3,
+)
+
+
+def test_amounts_of_attacks_by_norm_follow_from_the_rates(tiny_dataset):
+    """A step is a pass forward and one back, 0.11 s per image; nine wrong classes."""
+    found = seconds(NORMS, tiny_dataset)
+    on_any = {
+        "fgsm": 6 * 0.11,
+        "fgsm_temperature": 6 * 0.11,
+        "fgsm_targeted": 6 * 9 * 0.11,
+        "fgsm_temperature_targeted": 6 * 9 * 0.11,
+        "pgd_linf": 6 * 7 * 0.11,
+        "pgd_linf_temperature": 6 * 7 * 0.11,
+        "pgd_linf_targeted": 6 * 9 * 7 * 0.11,
+        "pgd_linf_temperature_targeted": 6 * 9 * 7 * 0.11,
+        "cw_l0": 4 * 2 * 11 * 0.11,
+        "cw_linf": 4 * 2 * 11 * 0.11,
+        # Replayed at three kappas.
+        "transfer_cw_l2": 5 * 3 * 0.1,
+        "labels_only": 4 * 13 * 0.1,
+        # One start, three, and one without a bound.
+        "controls": (1 + 3 + 1) * 6 * 7 * 0.11,
+    }
+    networks = ["baseline", "distilled_t20", "distilled_t5", "adversarially_trained"]
+    expected = {f"{a}_on_{name}": amount for name in networks for a, amount in on_any.items()}
+    towards_one = 5 * 2 * 11 * 0.11
+    expected |= {
+        "cw_l2_on_baseline": 9 * towards_one,
+        "cw_l2_on_distilled_t20": 9 * towards_one,
+        "cw_l2_on_distilled_t5": towards_one,
+        "cw_l2_on_adversarially_trained": 9 * towards_one,
+        "substitute": 3 * 70,
+        "transfer_cw_l2_from_substitute": 3 * towards_one,
+        # Three more passes per training step.
+        "adversarially_trained": 2 * 70 * (1 + 3 * 0.11),
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_one_random_class_everywhere_is_planned_where_no_temperature_is_named(tiny_dataset):
+    found = seconds(dataclasses.replace(NORMS, cw_all_targets_at=()), tiny_dataset)
+    for name in ("baseline", "distilled_t20", "distilled_t5", "adversarially_trained"):
+        assert found[f"cw_l2_on_{name}"] == 5 * 2 * 11 * 0.11
+
+
+def test_no_more_samples_are_planned_than_there_are(tiny_dataset):
+    enough = dataclasses.replace(NORMS, cw_samples=6, costly_samples=6)
+    more = dataclasses.replace(NORMS, cw_samples=60, costly_samples=60)
+    expected = {n: s.expected for n, s in seconds(enough, tiny_dataset).items()}
+    assert expected == seconds(more, tiny_dataset)
+
+
 def test_no_more_gradients_are_planned_than_there_are_test_images(tiny_dataset):
     few, many = (
         seconds(dataclasses.replace(CONFIG, gradient_samples=n), tiny_dataset) for n in (60, 10_000)
@@ -100,11 +236,11 @@ def test_no_more_gradients_are_planned_than_there_are_test_images(tiny_dataset):
 
 
 def test_kinds_are_those_that_rates_are_corrected_by(tiny_dataset):
-    kinds = {stage.name: stage.kind for stage in planning.plan(CONFIG, tiny_dataset, RATES)}
+    kinds = {stage.name: stage.kind for stage in planning.plan(NORMS, tiny_dataset, RATES)}
     patterns = {
-        "train": "baseline|warm_start|(initial|distilled)_t.*",
+        "train": "baseline|warm_start|substitute|adversarially_trained|(initial|distilled)_t.*",
         "measure": "samples|measure_.*|soft_labels_.*",
-        "attack": ".*_on_.*",
+        "attack": ".*_on_.*|transfer_cw_l2_from_substitute",
         "export": "export_.*",
     }
     for name, kind in kinds.items():
@@ -302,8 +438,10 @@ def test_durations(amount, said):
     assert planning.duration(amount) == said
 
 
-def test_estimates_are_finite_for_every_preset(tiny_dataset):
+@pytest.mark.parametrize("defense", config_lib.DEFENSES)
+def test_estimates_are_finite_for_every_preset(tiny_dataset, defense):
     for preset in config_lib.PRESETS:
         for dataset in ("digits", "mnist", "cifar10"):
-            plan = planning.plan(config_lib.preset(preset, dataset), tiny_dataset, RATES)
-            assert math.isfinite(sum(stage.seconds for stage in plan))
+            config = config_lib.preset(preset, dataset, defense=defense)
+            plan = planning.plan(config, tiny_dataset, RATES)
+            assert all(0 < stage.seconds < math.inf for stage in plan)

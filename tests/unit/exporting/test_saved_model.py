@@ -27,6 +27,10 @@ np.savez(answers, **found)
 """
 
 
+# What a person finds beside a network; servers ignore it.
+NOTES = {"verdict.json": '{"sentence": "für nichts gut"}\n', "read.me": ""}
+
+
 def contents(directory):
     return {p.relative_to(directory): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
@@ -61,8 +65,10 @@ class Watcher(threading.Thread):
         while not self.stop.is_set():
             for child in self.directory.glob("*"):
                 if child.name not in self.seen:
-                    complete = (child / "saved_model.pb").exists() and any(
-                        (child / "variables").glob("*.index")
+                    complete = (
+                        (child / "saved_model.pb").exists()
+                        and any((child / "variables").glob("*.index"))
+                        and all((child / "assets.extra" / name).exists() for name in NOTES)
                     )
                     self.seen[child.name] = complete
             self.stop.wait(0.005)
@@ -73,7 +79,7 @@ def exported(trained, tmp_path_factory):
     base = tmp_path_factory.mktemp("exported") / "models" / "digits_tiny"
     watcher = Watcher(base)
     watcher.start()
-    made = export_for_serving(networks.with_temperature(trained, 1.0), base)
+    made = export_for_serving(networks.with_temperature(trained, 1.0), base, notes=NOTES)
     watcher.stop.wait(0.05)
     watcher.stop.set()
     watcher.join()
@@ -138,6 +144,16 @@ def test_the_signature(exported):
     assert output.shape.as_list() == [None, 3]
 
 
+def test_notes_lie_where_servers_ignore_them(exported):
+    made, _, _ = exported
+    assert names(made.path / "assets.extra") == sorted(NOTES)
+    for name, text in NOTES.items():
+        assert (made.path / "assets.extra" / name).read_text() == text
+    # They are no assets of the graph, which would be copied and served.
+    assert not list((made.path / "assets").glob("*"))
+    assert b"verdict" not in (made.path / "saved_model.pb").read_bytes()
+
+
 def test_the_graph_needs_no_compiler_and_names_no_path(exported):
     made, base, _ = exported
     graph = (made.path / "saved_model.pb").read_bytes()
@@ -163,6 +179,8 @@ def test_the_next_version_leaves_the_others_alone(exported, trained):
     assert contents(made.path) == before
     assert contents(base / "7") == {made.path.__class__("theirs.txt"): b"precious"}
     assert names(base) == ["1", "7", "8", "notes"]
+    # Without notes there is no folder for them.
+    assert not (again.path / "assets.extra").exists()
 
 
 def test_a_model_that_does_not_answer_alike_is_not_published(make_tiny_network, tmp_path):

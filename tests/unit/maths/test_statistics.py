@@ -78,3 +78,75 @@ def test_interval_depends_on_the_seed_alone():
 @pytest.mark.parametrize("rates", [np.array([0.25]), np.full(10, 0.25)])
 def test_interval_of_equal_values_is_a_point(rates):
     assert statistics.bootstrap_interval(rates, seed=0) == (0.25, 0.25)
+
+
+def test_ratio_interval_of_two_samples_by_hand():
+    # Sample 0 has 1 + 3, sample 1 has 8. Drawn are {0, 0}, {0, 1} and {1, 1}, so that the mean is
+    # 4 / 2, 12 / 3 or 8 / 1, and each end is drawn in a quarter of the cases.
+    assert statistics.ratio_interval(np.array([4.0, 8.0]), np.array([2, 1]), seed=0) == (2, 8)
+
+
+def test_ratio_interval_leaves_out_draws_in_which_nothing_counts():
+    # The only sample that counts says 2; a quarter of the draws miss it.
+    assert statistics.ratio_interval(np.array([0.0, 4.0]), np.array([0, 2]), seed=0) == (2, 2)
+
+
+def test_ratio_interval_is_the_interval_of_the_mean_where_each_sample_counts_once():
+    values = np.random.default_rng(1).normal(2, 0.5, 400)
+    low, high = statistics.ratio_interval(values, np.ones(400, int), seed=0)
+    expected = statistics.bootstrap_interval(values, seed=0)
+    assert (low, high) == pytest.approx(expected, abs=0.01)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+
+
+def test_ratio_interval_draws_samples_and_not_attempts():
+    # Ten samples of nine attempts that agree with each other: the width is that of ten values.
+    values = np.arange(10.0)
+    low, high = statistics.ratio_interval(9 * values, np.full(10, 9), seed=0)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(10), rel=0.15)
+
+
+def test_ratio_interval_depends_on_the_seed_alone():
+    totals, counts = np.random.default_rng(0).random(20), np.arange(20)
+    first = statistics.ratio_interval(totals, counts, seed=3)
+    np.random.default_rng().random(10)
+    assert statistics.ratio_interval(totals, counts, seed=3) == first
+    assert statistics.ratio_interval(totals, counts, seed=4) != first
+
+
+def test_ratio_interval_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one attempt"):
+        statistics.ratio_interval(np.zeros(3), np.zeros(3, int), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([1, 2, 3], [2, 4, 6], 1),
+        ([1, 2, 3], [3, 2, 1], -1),
+        # Deviations (-1, 0, 1) and (-1, 1, 0): 1 / sqrt(2 * 2).
+        ([1, 2, 3], [0, 2, 1], 0.5),
+        ([-1, 0, 1], [1, 0, 1], 0),
+    ],
+)
+def test_correlation_by_hand(first, second, expected):
+    assert statistics.correlation(first, second) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([], []),
+        ([1, 2], [1, 2]),
+        ([1, 2, 3], [5, 5, 5]),
+        ([0, 0, 0], [1, 2, 3]),
+        ([0.1 + 0.2, 0.3, 0.3], [1, 2, 3]),  # constant but for rounding
+    ],
+)
+def test_correlation_is_undefined(first, second):
+    assert statistics.correlation(first, second) is None
+
+
+def test_correlation_refuses_lists_of_different_length():
+    with pytest.raises(ValueError, match=r"received shapes \(3,\) and \(2,\)"):
+        statistics.correlation([1, 2, 3], [1, 2])

@@ -1,5 +1,8 @@
 """Views of a network share its weights; predictions are made in inference mode."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -36,6 +39,87 @@ def test_views_share_the_weights_both_ways(make_tiny_network, tiny_images):
     )
     deployed.set_weights([np.zeros_like(w) for w in deployed.get_weights()])
     np.testing.assert_allclose(networks.predict(network, tiny_images), np.full((10, 3), 1 / 3))
+
+
+def test_scaled_logits_are_the_logits_times_a_factor(make_tiny_network, tiny_images):
+    logits = networks.logits_of(make_tiny_network())
+    before = networks.predict(logits, tiny_images)
+    for factor in (0.5, 1.0, 1024.0):
+        scaled = networks.predict(networks.with_scaled_logits(logits, factor), tiny_images)
+        np.testing.assert_array_equal(scaled, np.float32(factor) * before)
+        assert (scaled.argmax(axis=1) == before.argmax(axis=1)).all()
+    # What they came from is left alone.
+    np.testing.assert_array_equal(networks.predict(logits, tiny_images), before)
+    assert len(set(before.argmax(axis=1))) > 1  # or the test would say little
+
+
+def test_scaled_logits_share_the_weights(make_tiny_network, tiny_images):
+    logits = networks.logits_of(make_tiny_network())
+    scaled = networks.with_scaled_logits(logits, 20.0)
+    before = networks.predict(scaled, tiny_images)
+    logits.get_layer("logits").bias.assign([1.0, 0.0, -1.0])
+    moved = networks.predict(scaled, tiny_images) - before
+    np.testing.assert_allclose(moved, np.tile([20, 0, -20], (10, 1)), atol=1e-4)
+
+
+def dense(name, **settings):
+    return keras.layers.Dense(3, name=name, **settings)
+
+
+def sequential(last):
+    return keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), last])
+
+
+def test_a_sequential_network_has_logits_too(tiny_images):
+    network = sequential(dense("logits"))
+    found = networks.predict(networks.logits_of(network), tiny_images)
+    flat = tiny_images.reshape(10, 16)
+    np.testing.assert_allclose(found, flat @ network.get_weights()[0], rtol=1e-5, atol=1e-6)
+
+
+def test_layers_behind_the_logits_are_left_out(tiny_images):
+    layers = [keras.layers.Flatten(), dense("logits"), keras.layers.Softmax()]
+    network = keras.Sequential([keras.Input((4, 4, 1)), *layers])
+    logits = networks.predict(networks.logits_of(network), tiny_images)
+    probabilities = networks.predict(network, tiny_images)
+    np.testing.assert_allclose(probabilities, softmax(logits, 1.0), rtol=1e-5)
+    assert np.abs(logits - probabilities).max() > 0.1
+
+
+@pytest.mark.parametrize("build", [sequential, None], ids=["sequential", "functional"])
+def test_a_network_without_logits_is_refused_with_the_layers_it_has(build):
+    if build is None:
+        images = keras.Input((3,), name="pixels")
+        network = keras.Model(images, dense("scores")(images))
+    else:
+        network = build(dense("scores"))
+    with pytest.raises(ValueError, match=r"a layer named 'logits'; received layers .*'scores'"):
+        networks.logits_of(network)
+
+
+def test_a_network_of_two_inputs_is_refused():
+    one, other = keras.Input((3,)), keras.Input((3,))
+    network = keras.Model([one, other], dense("logits")(keras.layers.add([one, other])))
+    with pytest.raises(ValueError, match="one input, the images; received Functional with 2"):
+        networks.logits_of(network)
+
+
+class Subclassed(keras.Model):
+    """A network whose layers nobody can see through."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = dense("logits")
+
+    def call(self, images):
+        return self.last(images)
+
+
+def test_a_subclassed_network_is_refused():
+    network = Subclassed()
+    network(np.zeros((1, 3), np.float32))
+    with pytest.raises(ValueError, match="received Subclassed with no known inputs"):
+        networks.logits_of(network)
 
 
 def test_temperature_of_something_else_is_refused(make_tiny_network):
@@ -76,3 +160,60 @@ def test_predict_keeps_the_order_and_the_last_partial_batch(
 def test_predict_gives_float32_for_half_precision_logits(make_tiny_network, tiny_images):
     network = make_tiny_network(dtype="mixed_float16")
     assert networks.predict(networks.logits_of(network), tiny_images).dtype == np.float32
+
+
+# --- what predict compiles is kept ----------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Counting(keras.layers.Layer):
+    """Adds a constant, and counts how often it is traced."""
+
+    def __init__(self, constant):
+        super().__init__()
+        self.constant, self.traced = constant, 0
+
+    def call(self, x):
+        self.traced += 1
+        return x + self.constant
+
+
+def counting(constant, shape=(4, 4, 1)):
+    layer = Counting(constant)
+    images = keras.Input(shape)
+    network = keras.Model(images, layer(images))
+    layer.traced = 0
+    return network, layer
+
+
+def test_a_network_is_compiled_once_for_images_of_any_number(tiny_images):
+    network, layer = counting(1.0)
+    for count in (10, 3, 10):
+        found = networks.predict(network, tiny_images[:count], batch_size=4)
+        np.testing.assert_array_equal(found, tiny_images[:count] + 1)
+    assert layer.traced == 1
+
+
+def test_a_network_of_any_size_is_compiled_for_each_shape(tiny_images):
+    network, layer = counting(1.0, (None, None, 1))
+    for images in (tiny_images, tiny_images[:, :2], tiny_images):
+        np.testing.assert_array_equal(networks.predict(network, images), images + 1)
+    assert layer.traced == 2
+
+
+def test_networks_are_not_taken_for_each_other(tiny_images):
+    """More than are remembered, in turns."""
+    made = [counting(float(i))[0] for i in range(6)]
+    for _ in range(2):
+        for i, network in enumerate(made):
+            np.testing.assert_array_equal(networks.predict(network, tiny_images), tiny_images + i)
+
+
+def test_few_networks_are_kept_alive(tiny_images):
+    made = [counting(float(i))[0] for i in range(20)]
+    for network in made:
+        networks.predict(network, tiny_images)
+    references = [weakref.ref(network) for network in made]
+    del made, network
+    gc.collect()
+    assert sum(reference() is not None for reference in references) <= 5

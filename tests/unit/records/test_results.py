@@ -71,7 +71,7 @@ def test_finds_its_networks(results):
         (("dataset", "image_shape"), [28, 28], "dataset.image_shape"),
         (("sample_indices",), 3, "sample_indices"),
         (("config", "epochs"), 0, "config"),
-        (("config", "attacks"), ["fgsm"], "config"),
+        (("config", "attacks"), ["deepfool"], "config"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_file(written, path, where, value, named):

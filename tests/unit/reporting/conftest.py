@@ -143,14 +143,156 @@ def make_network(
     )
 
 
+def make_yardstick(**fields: Any) -> records.NetworkRecord:
+    """The adversarially trained network: T = 1, no initial network."""
+    rates = {"jsma_f": 0.30, "jsma_f_exact": 0.32}
+    network = make_network(None, rates, **({"accuracy": 0.97, "capped": 0.09} | fields))
+    return dataclasses.replace(
+        network, name="adversarially_trained", defense="adversarial_training"
+    )
+
+
+def make_norm_attack(
+    rate: float,
+    distance: float,
+    *,
+    norm: Any = "l2",
+    targets: Any = "random",
+    samples: int = 20,
+    **settings: Any,
+) -> records.NormAttackRecord:
+    """Best, average and worst case are 0.8, 1 and 1.5 times the distance; the interval 10 %."""
+    attempts = samples * 9 if targets == "all" else samples
+    successes = round(attempts * rate)
+    mean = distance if successes else None
+    cases = {
+        name: records.CaseRecord(
+            success_rate=rate, mean_distance=factor * distance if successes else None
+        )
+        for name, factor in (("best", 0.8), ("average", 1.0), ("worst", 1.5))
+    }
+    if targets != "all":
+        cases = {"average": cases["average"]} if targets == "random" else {}
+    return records.NormAttackRecord(
+        norm=norm,
+        settings=settings,
+        targets=targets,
+        samples=samples,
+        attempts=attempts,
+        successes=successes,
+        success_rate=rate,
+        success_interval=(max(0.0, rate - 0.05), min(1.0, rate + 0.05)),
+        already=0,
+        mean_distance=mean,
+        distance_interval=None if mean is None else (0.9 * distance, 1.1 * distance),
+        median_distance=None if mean is None else 0.95 * distance,
+        **cases,
+    )
+
+
+def make_transfer(
+    kappa: float, misclassified: float, crafted: float = 0.95
+) -> records.TransferRecord:
+    return records.TransferRecord(
+        kappa=kappa,
+        samples=20,
+        crafted=crafted,
+        misclassified=misclassified,
+        misclassified_interval=(max(0.0, misclassified - 0.1), min(1.0, misclassified + 0.05)),
+        reached=misclassified / 2,
+        mean_distance=1.5 + kappa / 40,
+    )
+
+
+# Rates of the attacks measured by a norm, undistilled first, then by T; and mean L2 of cw_l2.
+NORM_RATES: dict[str, dict[float | None, float]] = {
+    "fgsm": {None: 0.70, 1.0: 0.60, 5.0: 0.30, 20.0: 0.10, 100.0: 0.05},
+    "pgd_linf": {None: 1.0, 1.0: 0.98, 5.0: 0.50, 20.0: 0.12, 100.0: 0.06},
+    "pgd_linf_temperature": {None: 1.0, 1.0: 1.0, 5.0: 1.0, 20.0: 0.99, 100.0: 0.98},
+    "cw_l2": {None: 1.0, 1.0: 1.0, 5.0: 1.0, 20.0: 1.0, 100.0: 1.0},
+    "transfer_cw_l2": {None: 1.0, 1.0: 0.95, 5.0: 0.95, 20.0: 0.90, 100.0: 0.95},
+    "labels_only": {None: 1.0, 1.0: 1.0, 5.0: 1.0, 20.0: 1.0, 100.0: 1.0},
+}
+DISTANCES: dict[float | None, float] = {None: 1.6, 1.0: 1.7, 5.0: 1.9, 20.0: 2.0, 100.0: 1.8}
+
+
+def with_norm_attacks(
+    network: records.NetworkRecord, key: float | None, rates: dict[str, float] | None = None
+) -> records.NetworkRecord:
+    """The network with every attack measured by a norm; `key` is its T, None if undistilled."""
+    rates = {attack: by_t[key] for attack, by_t in NORM_RATES.items()} if rates is None else rates
+    every = key in (None, 20.0, 100.0)
+    found = {}
+    for attack, rate in rates.items():
+        if attack in config.SIGN_ATTACKS:
+            found[attack] = make_norm_attack(
+                rate, 0.3, norm="linf", targets="untargeted", samples=100, epsilon=0.3
+            )
+        elif attack == "cw_l2":
+            found[attack] = make_norm_attack(
+                rate, DISTANCES[key], targets="all" if every else "random", kappa=0.0, steps=1000
+            )
+        elif attack == "transfer_cw_l2":
+            found[attack] = make_norm_attack(rate, 2.5, targets="untargeted", kappa=40.0)
+        else:
+            found[attack] = make_norm_attack(rate, 2.2, targets="untargeted", samples=10)
+    replayed = [
+        make_transfer(kappa, found["transfer_cw_l2"].success_rate * share)
+        for kappa, share in ((0.0, 0.2), (40.0, 1.0))
+        if "transfer_cw_l2" in found
+    ]
+    return dataclasses.replace(network, norm_attacks=found, transfer=replayed)
+
+
+def make_full_results() -> records.Results:
+    """The typical run with every attack, an adversarially trained network, controls, a verdict."""
+    networks = [
+        with_norm_attacks(n, None if n.defense == "none" else n.temperature)
+        for n in typical_networks()
+    ]
+    rates = {"fgsm": 0.05, "pgd_linf": 0.08, "cw_l2": 1.0, "labels_only": 1.0}
+    results = make_results([*networks, with_norm_attacks(make_yardstick(), None, rates)])
+    return dataclasses.replace(
+        results,
+        timings={
+            "baseline": 60.0,
+            **{f"initial_t{t:g}": 60.0 for t in (1, 5, 20, 100)},
+            **{f"soft_labels_t{t:g}": 1.0 for t in (1, 5, 20, 100)},
+            **{f"distilled_t{t:g}": 59.0 for t in (1, 5, 20, 100)},
+            "warm_start": 30.0,
+            "adversarially_trained": 540.0,
+        },
+        controls=[
+            records.ControlRecord(
+                name="zero_gradients",
+                network=name,
+                passed=passed,
+                value=value,
+                limit=0.01,
+                samples=1000,
+                explanation=f"{100 * value:.1f} % of 1,000 test images; at most 1.0 % may.",
+            )
+            for name, passed, value in (("baseline", True, 0.0), ("distilled_t100", False, 0.85))
+        ],
+        verdict=records.VerdictRecord(
+            masks_gradients=True,
+            stops_adaptive_attacker=False,
+            sentence="At T = 100 the gradients are masked. An adaptive attacker is not stopped.",
+        ),
+    )
+
+
 def make_results(
     networks: list[records.NetworkRecord],
     dataset: str = "mnist",
     shape: tuple[int, int, int] = (28, 28, 1),
     **settings: Any,
 ) -> records.Results:
-    temperatures = tuple(n.temperature for n in networks if n.defense != "none") or (1.0,)
-    attacks = tuple(a for a in config.JSMA_ATTACKS if any(a in n.attacks for n in networks))
+    distilled = (n.temperature for n in networks if n.defense == "distillation")
+    temperatures = tuple(distilled) or (1.0,)
+    attacks = tuple(
+        a for a in config.ATTACKS if any(a in n.attacks or a in n.norm_attacks for n in networks)
+    )
     fields = {
         "epochs": 2,
         "samples": 10,
@@ -333,6 +475,26 @@ def results_of() -> Callable[..., records.Results]:
 @pytest.fixture
 def results() -> records.Results:
     return make_results(typical_networks())
+
+
+@pytest.fixture
+def full() -> records.Results:
+    return make_full_results()
+
+
+@pytest.fixture
+def yardstick() -> Callable[..., records.NetworkRecord]:
+    return make_yardstick
+
+
+@pytest.fixture
+def norm_attack() -> Callable[..., records.NormAttackRecord]:
+    return make_norm_attack
+
+
+@pytest.fixture
+def transferred() -> Callable[..., records.TransferRecord]:
+    return make_transfer
 
 
 @pytest.fixture

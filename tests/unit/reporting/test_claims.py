@@ -183,7 +183,9 @@ def test_verdict(judge, claim, dataset, baseline, distilled, holds, value, diffe
 
 def test_every_claim_is_tried_both_ways():
     tried = {(case[0], case[4]) for case in CASES}
-    assert tried >= {(c.id, holds) for c in claims.CLAIMS for holds in ("yes", "no")}
+    # Those on attacks measured by a norm are in `test_adaptive_claims.py`.
+    ours = [claim for claim in claims.CLAIMS if not claim.attack]
+    assert tried >= {(c.id, holds) for c in ours for holds in ("yes", "no")}
 
 
 def test_the_notes_say_what_stands_in_for_a_missing_temperature(judge):

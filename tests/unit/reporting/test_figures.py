@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from matplotlib.colors import same_color
@@ -6,7 +8,9 @@ from ddefense import config
 from ddefense.reporting import figures
 from ddefense.reporting.figures import (
     accuracy,
+    adaptive,
     confidence,
+    distance,
     gradients,
     robustness,
     sample_grid,
@@ -33,15 +37,15 @@ def at_level(figure, level):
     return [line for line in found if list(line.get_ydata()) == pytest.approx([level, level])]
 
 
-def test_every_curve_names_its_axes_with_units(results, samples):
-    for name, figure in figures.draw_all(results, samples).items():
+def test_every_curve_names_its_axes_with_units(full, samples):
+    for name, figure in figures.draw_all(full, samples).items():
         axes = figure.axes[0]
         assert axes.get_xlabel(), name
         assert axes.get_ylabel(), name
         assert axes.get_title(loc="left"), name
         assert figure.legends, name
-        if name not in ("sample_grid",):
-            assert "%" in axes.get_ylabel() or "points" in axes.get_ylabel()
+        if name != "sample_grid":
+            assert any(unit in axes.get_ylabel() for unit in ("%", "points", "L2"))
             assert "temperature T" in axes.get_xlabel()
 
 
@@ -238,3 +242,138 @@ def test_a_stalled_initial_network_is_drawn_as_not_learnt(cifar10):
     assert points(drawn["initial"])[0] == points(drawn["distilled"])[0] == [1, 10]
     labels = gradients.draw(run).axes[0].get_xticklabels()
     assert labels[-1].get_text() == "100\ndid not\nlearn"
+
+
+def segments(figure):
+    """(x, lower end, upper end) of every interval bar."""
+    return [
+        (bar[0, 0], *bar[:, 1])
+        for collection in figure.axes[0].collections
+        for bar in collection.get_segments()
+    ]
+
+
+def test_adaptive_draws_two_groups_and_what_was_not_distilled_beside_them(full):
+    figure = adaptive.draw(full)
+    drawn = lines(figure)
+    assert list(drawn["JSMA-F"].get_ydata()) == pytest.approx([92, 50, 2, 0.5])
+    assert list(drawn["C&W L2"].get_ydata()) == pytest.approx([100] * 4)
+    assert list(drawn["transfer of C&W L2, kappa = 40"].get_ydata()) == pytest.approx(
+        [95, 95, 90, 95]
+    )
+    naive = {"JSMA-F", "FGSM", "PGD"}
+    assert {name for name, line in drawn.items() if line.get_linestyle() == "--"} == naive
+    assert legend(figure) == [
+        "JSMA-F",
+        "FGSM",
+        "PGD",
+        "JSMA-F, exact (log domain)",
+        "JSMA-F, logits / T",
+        "PGD, logits / T",
+        "C&W L2",
+        "transfer of C&W L2, kappa = 40",
+        "labels only",
+    ]
+    ticks = [t.get_text() for t in figure.axes[0].get_xticklabels()]
+    assert ticks == ["un-\ndistilled", "1", "5", "20", "100", "adver-\nsarially\ntrained"]
+    # At T = 20 the attacks stand side by side in the order of the legend, within their place.
+    at_20 = [drawn[name].get_xdata()[2] for name in legend(figure)]
+    assert at_20 == sorted(at_20)
+    assert all(2.7 < place < 3.3 for place in at_20)
+    marks = [
+        (round(x), y)
+        for line in figure.axes[0].lines
+        if same_color(line.get_color(), style.attack("jsma_f")[0])
+        and line.get_linestyle() == "None"
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    ]
+    assert marks == [(0, pytest.approx(95)), (5, pytest.approx(30))]
+    # Nine attacks on five networks; jsma_f, jsma_f_exact and four others on the yardstick.
+    assert len(segments(figure)) == 9 * 5 + 6
+    shown = [bar[1:] for bar in segments(figure)]
+    assert (pytest.approx(89), pytest.approx(95)) in shown  # jsma_f at T = 1
+
+
+def test_adaptive_crosses_a_network_that_did_not_learn(full, network):
+    lost = dataclasses.replace(full.networks[-2], training=network(9.0, {}, stalled=True).training)
+    figure = adaptive.draw(dataclasses.replace(full, networks=[*full.networks[:-2], lost]))
+    assert list(lines(figure)["JSMA-F"].get_ydata()) == pytest.approx([92, 50, 2])
+    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    shown = [round(x) for line in crosses for x in line.get_xdata()]
+    assert shown == [4] * 9
+    assert "did not learn" in legend(figure)
+
+
+def test_adaptive_needs_more_than_jsma(results, full):
+    assert not adaptive.measured(results)
+    assert adaptive.measured(full)
+    assert figures.names(full) - figures.names(results) == {"adaptive", "distance"}
+
+
+def test_distance_by_temperature_with_its_correlation(full):
+    figure = distance.draw(full)
+    drawn = lines(figure)
+    assert points(drawn["C&W L2, one random target per image"]) == (
+        [1, 5, 20, 100],
+        [1.7, 1.9, 2.0, 1.8],
+    )
+    assert at_level(figure, 1.6)
+    assert "undistilled (1.60)" in legend(figure)
+    assert "adversarially trained (1.60)" in legend(figure)
+    # Intervals of the mean over one random target; those over every target are of another mean.
+    assert segments(figure) == [
+        (1, pytest.approx(1.53), pytest.approx(1.87)),
+        (5, pytest.approx(1.71), pytest.approx(2.09)),
+    ]
+    t = np.array([1, 5, 20, 100.0])
+    rho = np.corrcoef(t, [1.7, 1.9, 2.0, 1.8])[0, 1]
+    text = figure.axes[0].texts[0].get_text()
+    assert text == f"Pearson's rho of T with the distance: {rho:+.2f} over 4 temperatures"
+    assert figure.axes[0].get_ylim()[0] == 0
+
+
+def test_distance_leaves_out_networks_that_did_not_learn(full, network):
+    lost = dataclasses.replace(full.networks[-2], training=network(9.0, {}, stalled=True).training)
+    figure = distance.draw(dataclasses.replace(full, networks=[*full.networks[:-2], lost]))
+    assert points(lines(figure)["C&W L2, one random target per image"])[0] == [1, 5, 20]
+    marks = [line for line in figure.axes[0].lines if line.get_marker() == "v"]
+    assert [list(line.get_xdata()) for line in marks if len(line.get_xdata())] == [[100]]
+
+
+def test_distance_at_one_temperature_without_an_undistilled_one(results_of, network, norm_attack):
+    attacked = dataclasses.replace(network(20.0, {}), norm_attacks={"cw_l2": norm_attack(1.0, 2.0)})
+    run = results_of([network(None, {}), attacked])
+    assert distance.measured(run)
+    figure = distance.draw(run)
+    assert legend(figure) == ["C&W L2, one random target per image"]
+    assert figure.axes[0].texts[0].get_text().startswith("No correlation")
+    assert legend(adaptive.draw(run)) == ["C&W L2"]
+    assert not distance.measured(results_of([network(None, {}), network(20.0, {})]))
+
+
+@pytest.mark.parametrize("module", [accuracy, confidence, robustness, success_rate])
+def test_an_adversarially_trained_network_is_on_no_curve_over_t(full, module):
+    without = dataclasses.replace(full, networks=full.networks[:-1])
+    both = [
+        [(line.get_label(), list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines]
+        for ax in (module.draw(run).axes[0] for run in (full, without))
+    ]
+    assert both[0] == both[1]
+
+
+def test_gradients_show_the_adversarially_trained_network_last(full):
+    labels = gradients.draw(full).axes[0].get_xticklabels()
+    assert [t.get_text() for t in labels][-2:] == ["100", "adver-\nsarially\ntrained"]
+
+
+def test_sample_grid_names_the_adversarially_trained_network(full, samples):
+    outcomes = {("adversarially_trained", "jsma_f"): samples.outcomes["baseline", "jsma_f"]}
+    samples = dataclasses.replace(samples, outcomes=outcomes)
+    axes = sample_grid.draw(full, samples, network="adversarially_trained").axes[0]
+    assert axes.get_title(loc="left") == "JSMA-F on the adversarially trained network"
+
+
+def test_every_attack_has_a_colour_of_its_own():
+    shown = (*adaptive.NAIVE, *adaptive.ADAPTIVE)
+    assert len({style.attack(name)[0] for name in shown}) == len(shown)
+    assert len({style.attack(name)[1] for name in adaptive.ADAPTIVE}) == len(adaptive.ADAPTIVE)

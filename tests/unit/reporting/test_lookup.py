@@ -53,3 +53,35 @@ def test_remembered_robustness_gives_the_published_gain():
     for dataset, (before, after) in published.ROBUSTNESS.items():
         gain = 100 * (after.value / before.value - 1)
         assert gain == pytest.approx(published.ROBUSTNESS_GAIN[dataset].value, abs=1)
+
+
+def test_pearson_by_hand():
+    # Centred -1.5 -0.5 0.5 1.5 against -1 0 0 1: products sum to 3, norms are 5 and 2.
+    assert lookup.pearson([1, 2, 3, 4], [1, 2, 2, 3]) == pytest.approx(3 / 10**0.5)
+    assert lookup.pearson([1, 2, 3], [5, 3, 1]) == pytest.approx(-1)
+    assert lookup.pearson([1, 1, 1], [1, 2, 3]) is None
+    assert lookup.pearson([1, 2, 3], [2, 2, 2]) is None
+
+
+def test_networks_are_called_by_what_they_are(full):
+    labels = [lookup.network_label(n) for n in full.networks]
+    assert labels == ["undistilled", "T = 1", "T = 5", "T = 20", "T = 100", "adversarially trained"]
+    assert lookup.label_of(full, "distilled_t20") == "T = 20"
+    assert lookup.label_of(full, "substitute") == "substitute"
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_published_distances_grow_from_best_to_worst_and_little_by_distillation(dataset):
+    for attack, (undistilled, distilled) in published.CARLINI_WAGNER[dataset].items():
+        for cases in (undistilled, distilled):
+            assert cases.best.value < cases.average.value < cases.worst.value
+        if (dataset, attack) != ("cifar10", "cw_linf"):
+            assert 1 < distilled.best.value / undistilled.best.value < 2.5
+    assert str(published.CARLINI_WAGNER["mnist"]["cw_l2"][0].worst) == "2.6 (unverified)"
+
+
+def test_the_paper_has_no_adversarially_trained_network():
+    assert published.success_percent("mnist", "none", 1.0) == 95.89
+    assert published.success_percent("mnist", "distillation", 1.0) == 91.0
+    assert published.success_percent("mnist", "distillation", 3.0) is None
+    assert published.success_percent("mnist", "adversarial_training", 1.0) is None

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from ddefense import records, reporting
-from ddefense.reporting import figures, tables
+from ddefense.reporting import figures, report, tables
 
 
 def save(workdir, results, samples):
@@ -22,13 +22,11 @@ def test_it_writes_everything_and_the_same_bytes_again(tmp_path, results, sample
     save(tmp_path, results, samples)
     written = reporting.render(tmp_path)
     first = contents(tmp_path)
-    expected = {pathlib.Path(f"figures/sample_grid.{s}") for s in ("png", "svg")}
+    names = {"sample_grid", *figures.FIGURES}
+    expected = {pathlib.Path(f"figures/{name}.{s}") for name in names for s in ("png", "svg")}
     expected |= {
-        pathlib.Path(f"figures/{name}.{s}") for name in figures.FIGURES for s in ("png", "svg")
-    }
-    expected |= {
-        pathlib.Path(f"tables/{make(results).name}.{s}")
-        for make in tables.TABLES
+        pathlib.Path(f"tables/{table.name}.{s}")
+        for table in tables.of_run(results)
         for s in ("csv", "md")
     }
     expected.add(pathlib.Path("report.md"))
@@ -38,13 +36,38 @@ def test_it_writes_everything_and_the_same_bytes_again(tmp_path, results, sample
     assert contents(tmp_path) == first
 
 
+@pytest.mark.parametrize("run", ["results", "full"])
 def test_every_link_of_the_report_leads_to_a_file_and_every_file_is_linked(
-    tmp_path, results, samples
+    tmp_path, request, run, samples
 ):
-    save(tmp_path, results, samples)
+    save(tmp_path, request.getfixturevalue(run), samples)
     written = reporting.render(tmp_path)
     links = set(re.findall(r"\]\(([^)]+)\)", (tmp_path / "report.md").read_text()))
     assert links == {str(path.relative_to(tmp_path)) for path in written} - {"report.md"}
+
+
+def test_a_run_with_every_attack_has_their_figures_and_tables(tmp_path, full, samples):
+    save(tmp_path, full, samples)
+    written = {str(path.relative_to(tmp_path)) for path in reporting.render(tmp_path)}
+    new = {"figures/adaptive.svg", "figures/distance.svg"}
+    new |= {
+        f"tables/{name}.csv"
+        for name in ("verdict", "costs", "carlini_wagner", "transfer", "norm_attacks", "controls")
+    }
+    assert new <= written
+    text = "".join(path.read_text() for path in tmp_path.rglob("*.md"))
+    assert "hardened" not in text.lower()
+
+
+@pytest.mark.parametrize("run", ["digits", "mnist", "cifar10", "cifar10_warm"])
+def test_committed_reports_and_tables_are_what_their_results_give(run):
+    folder = pathlib.Path(reporting.__file__).parents[2] / "docs/results" / run
+    results = records.load(records.Results, folder / "results.json")
+    assert report.write(results) == (folder / "report.md").read_text()
+    made = {f"{table.name}.csv": table.csv() for table in tables.of_run(results)}
+    assert made == {path.name: path.read_text() for path in folder.glob("tables/*.csv")}
+    drawn = {f"{name}.svg" for name in figures.names(results)}
+    assert drawn == {path.name for path in folder.glob("figures/*.svg")}
 
 
 def test_figures_carry_no_date(tmp_path, results, samples):

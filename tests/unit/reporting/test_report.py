@@ -187,3 +187,88 @@ def test_without_a_standardisation_its_range_is_missing_where_the_paper_has_one(
 def test_a_decay_that_no_epoch_reaches_says_so(epochs, factor, expected):
     settings = config.Config(epochs=epochs, decay_epochs=10)
     assert description.decay(settings, factor) == expected
+
+
+def test_it_begins_with_the_verdict_and_its_table(full):
+    text = report.write(full)
+    start = text[: text.index("## What was run")]
+    order = [
+        "**Reduced run**",
+        "## Verdict",
+        "At T = 100 the gradients are masked. An adaptive attacker is not stopped.\n",
+        "Does the defence mask gradients? **Yes.** Does it stop an attacker who knows it? **No.**",
+        "(tables/verdict.csv)",
+        "(figures/adaptive.png)",
+        "**What it costs**",
+        "**Do not rely on this defence.**",
+    ]
+    assert [start.count(part) for part in order] == [1] * len(order)
+    assert sorted(order, key=start.index) == order
+
+
+def test_a_verdict_that_could_not_be_given_says_so(full):
+    verdict = dataclasses.replace(
+        full.verdict, masks_gradients=None, stops_adaptive_attacker=None, sentence="Unknown."
+    )
+    text = passages.verdict(dataclasses.replace(full, verdict=verdict))
+    assert text.startswith("Unknown.\n")
+    assert text.count("**This run cannot tell.**") == 2
+    stopped = dataclasses.replace(verdict, stops_adaptive_attacker=True)
+    text = passages.verdict(dataclasses.replace(full, verdict=stopped))
+    assert text.endswith("Does it stop an attacker who knows it? **Yes.**")
+
+
+def test_without_a_verdict_the_report_says_nothing_of_it(results):
+    text = report.write(results)
+    for absent in (
+        "## Verdict",
+        "## The other attacks",
+        "Checks for masked gradients",
+        "adaptive.",
+    ):
+        assert absent not in text
+    assert "attempts per network and attack by norm" not in text
+    assert passages.lower_bounds(results) == passages.LOWER_BOUNDS
+    assert passages.verdict(results) == ""
+
+
+def test_attacks_that_were_not_measured_are_named(full):
+    assert passages.lower_bounds(full) == (
+        "Success rates are lower bounds of what an attacker can do: no list of attacks is complete."
+    )
+    fewer = [
+        dataclasses.replace(
+            n, norm_attacks={a: r for a, r in n.norm_attacks.items() if a in ("fgsm", "cw_l2")}
+        )
+        for n in full.networks
+    ]
+    text = passages.lower_bounds(dataclasses.replace(full, networks=fewer))
+    assert text.endswith(
+        "Not measured by this run: PGD on the logits / T, transfer between networks, an attack "
+        "that sees labels alone."
+    )
+
+
+def test_the_other_attacks_are_explained(full):
+    assert set(passages.NORM_ATTACKS) == set(config.NORM_ATTACKS)
+    for passage in passages.NORM_ATTACKS.values():
+        # Two sentences; "et al." ends none.
+        assert len(re.findall(r"\.(?: |$)", passage.replace("et al. ", ""))) == 2
+    text = report.write(full)
+    section = text[text.index("## The other attacks") : text.index("## Networks that did not")]
+    named = re.findall(r"^- `(\w+)`", section, re.MULTILINE)
+    assert named == [a for a in config.NORM_ATTACKS if a in full.networks[0].norm_attacks]
+    assert "| attempts per network and attack by norm | 10, 20, 100, 180 |" in text
+
+
+def test_claims_about_these_attacks_have_rows(full):
+    rows = re.findall(r"^\| (C\d+) \|", report.write(full), re.MULTILINE)
+    assert rows[-4:] == ["C16", "C17", "C18", "C19"]
+
+
+def test_an_adversarially_trained_network_is_named_among_those_that_did_not_learn(full, yardstick):
+    run = dataclasses.replace(full, networks=[*full.networks[:-1], yardstick(stalled=True)])
+    assert "**did not learn**: adversarially trained (test accuracy 10.00 %)" in passages.stalled(
+        run
+    )
+    assert "In this run, at T = 100," in passages.warning(run)

@@ -46,7 +46,7 @@ def read(table):
 
 
 def by_name(found, name):
-    return next(t for t in (make(found) for make in tables.TABLES_OF_SEEDS) if t.name == name)
+    return next(table for table in tables.of_seeds(found) if table.name == name)
 
 
 def numbers(row, key):
@@ -312,3 +312,85 @@ def test_it_writes_everything_and_the_same_bytes_again(tmp_path, seeds):
     links = set(re.findall(r"\]\(([^)]+)\)", text))
     assert links == (expected - {"report.md"}) | {"seed_0/report.md", "seed_1/report.md"}
     assert "**Not finished, and not counted**: seed 2." in text
+
+
+@pytest.fixture
+def full_seeds(full):
+    """Two seeds with every attack: at seed 1, cw_l2 reaches T = 100 in 90 % only."""
+    networks = list(full.networks)
+    cw = dataclasses.replace(networks[4].norm_attacks["cw_l2"], success_rate=0.9)
+    networks[4] = dataclasses.replace(
+        networks[4], norm_attacks=networks[4].norm_attacks | {"cw_l2": cw}
+    )
+    other = dataclasses.replace(
+        full, networks=networks, config=dataclasses.replace(full.config, seed=1)
+    )
+    verdict = dataclasses.replace(
+        full.verdict, masks_gradients=None, sentence="Seed 1 says something else."
+    )
+    return runs.Runs({0: full, 1: dataclasses.replace(other, verdict=verdict)})
+
+
+def test_the_verdict_over_seeds(full_seeds):
+    rows = {row["network"]: row for row in read(by_name(full_seeds, "verdict"))}
+    assert list(rows) == [
+        "undistilled",
+        "T = 1",
+        "T = 5",
+        "T = 20",
+        "T = 100",
+        "adversarially trained",
+    ]
+    last = rows["T = 100"]
+    # 100 and 90: mean 95, deviation sqrt(2 * 25) = 7.07.
+    assert numbers(last, "cw_l2_percent") == pytest.approx([95, 50**0.5, 90, 100, 2])
+    assert numbers(last, "accuracy_percent") == pytest.approx([98.5, 0, 98.5, 98.5, 2])
+    assert numbers(last, "jsma_f_percent")[0] == pytest.approx(0.5)
+    assert numbers(rows["adversarially trained"], "transfer_cw_l2_percent") == [None] * 5
+    text = by_name(full_seeds, "verdict").markdown()
+    assert "Attacks that know the defence, or need no softmax:" in text
+    assert "any wrong class for: FGSM" in text
+
+
+def test_seeds_without_a_verdict_have_none(three, tmp_path):
+    assert "verdict" not in {table.name for table in tables.of_seeds(three)}
+    assert "## Verdict" not in seeds_report.write(three, tmp_path)
+
+
+def test_the_report_over_seeds_begins_with_each_verdict(full_seeds, tmp_path):
+    text = seeds_report.write(full_seeds, tmp_path)
+    start = text[: text.index("## What was run")]
+    assert start.index("## Verdict") < start.index("**Do not rely on this defence.**")
+    assert (
+        "- seed 0: At T = 100 the gradients are masked. An adaptive attacker is not stopped. Masks "
+        "gradients: yes; stops an attacker who knows it: no.\n"
+        "- seed 1: Seed 1 says something else. Masks gradients: this run cannot tell; stops"
+    ) in start
+    assert "(tables/verdict.csv)" in start
+    assert "At T = 100, in the mean over 2 seeds" in start
+    assert "## The other attacks" in text
+    assert "no list of attacks is complete" in text
+    assert "hardened" not in text.lower()
+
+
+def test_a_seed_without_a_verdict_is_left_out_of_the_list(full_seeds):
+    by_seed = full_seeds.by_seed | {1: dataclasses.replace(full_seeds.by_seed[1], verdict=None)}
+    assert passages.verdict_of_seeds(runs.Runs(by_seed)).count("- seed") == 1
+
+
+def test_an_adversarially_trained_network_is_last_and_on_no_curve(full_seeds):
+    assert list(full_seeds.networks())[-1] == "adversarially_trained"
+    assert full_seeds.temperatures() == [1, 5, 20, 100]
+    drawn = {line.get_label(): line for line in success_rate.draw_seeds(full_seeds).axes[0].lines}
+    assert list(drawn["JSMA-F"].get_xdata()) == [1, 5, 20, 100]
+    rows = {row["network"]: row for row in read(by_name(full_seeds, "success_rate"))}
+    assert rows["adversarially trained"]["paper_percent"] == ""
+    assert numbers(rows["adversarially trained"], "jsma_f_percent")[0] == pytest.approx(30)
+    assert rows["T = 1"]["paper_percent"] == "91"
+
+
+def test_claims_over_seeds_include_those_on_the_other_attacks(full_seeds):
+    rows = {row["claim"]: row for row in read(by_name(full_seeds, "claims"))}
+    assert rows["C17"]["holds"] == "1 of 2 seeds"
+    assert rows["C17"]["fails_at"] == "1"
+    assert rows["C19"]["holds"] == "2 of 2 seeds"

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 
 import pytest
@@ -12,7 +13,7 @@ def read(table):
 
 
 def by_name(results, name):
-    return next(t for t in (make(results) for make in tables.TABLES) if t.name == name)
+    return next(table for table in tables.of_run(results) if table.name == name)
 
 
 def test_csv_and_markdown_of_every_kind_of_cell():
@@ -37,14 +38,14 @@ def test_csv_and_markdown_of_every_kind_of_cell():
     )
 
 
-def test_every_table_round_trips_through_csv(results, with_stalled):
-    for run in (results, with_stalled):
-        for make in tables.TABLES:
-            table = make(run)
+def test_every_table_round_trips_through_csv(results, with_stalled, full):
+    for run in (results, with_stalled, full):
+        for table in tables.of_run(run):
             rows = read(table)
             assert len(rows) == len(table.rows) > 0
             for column in table.columns:
-                assert column.key in rows[0]
+                endings = ("",) if column.kind is None else column.kind.ENDINGS
+                assert {column.key + ending for ending in endings} <= rows[0].keys()
             for row, written in zip(table.rows, rows, strict=True):
                 for column, value in zip(table.columns, row, strict=True):
                     if isinstance(value, Interval):
@@ -54,7 +55,9 @@ def test_every_table_round_trips_through_csv(results, with_stalled):
                         assert float(written[column.key]) == pytest.approx(value, rel=1e-9)
                     elif isinstance(value, str):
                         assert written[column.key] == value
-            assert all(line.count(" | ") for line in table.markdown().splitlines()[:3])
+            lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
+            assert len(lines) >= len(rows) + 2
+            assert all(line.count(" | ") for line in lines)
 
 
 def test_success_stands_beside_the_paper(results):
@@ -219,3 +222,239 @@ def test_every_table_says_which_network_did_not_learn(cifar10, name):
     rows = read(by_name(cifar10(stalled_initial=True), name))
     names = list(dict.fromkeys(row["network"] for row in rows))
     assert names == ["undistilled", "T = 1", "T = 10", "T = 100 (did not learn)"]
+
+
+def names(results):
+    return [table.name for table in tables.of_run(results)]
+
+
+NEW = {"verdict", "costs", "carlini_wagner", "transfer", "norm_attacks", "controls"}
+
+
+def test_what_a_run_did_not_measure_has_no_table(results, full):
+    assert not NEW & set(names(results))
+    assert set(names(full)) - set(names(results)) == NEW
+    assert names(full)[:3] == ["verdict", "costs", "claims"]
+
+
+def test_the_verdict_has_networks_as_rows_and_every_attack_as_columns(full):
+    table = by_name(full, "verdict")
+    rows = read(table)
+    assert [row["network"] for row in rows] == [
+        "undistilled",
+        "T = 1",
+        "T = 5",
+        "T = 20",
+        "T = 100",
+        "adversarially trained",
+    ]
+    assert list(rows[0])[:2] == ["network", "accuracy_percent"]
+    measured = {a for n in full.networks for a in (*n.attacks, *n.norm_attacks)}
+    assert len(measured) == 11
+    assert all(f"{attack}_attempts" in rows[0] for attack in measured)
+    last = rows[4]
+    ends = ("percent", "percent_low", "percent_high", "distance", "distance_low", "distance_high")
+    found = [float(last[f"cw_l2_{end}"]) for end in ends]
+    assert found == pytest.approx([100, 95, 100, 1.8, 1.62, 1.98])
+    assert (last["cw_l2_attempts"], last["jsma_f_attempts"]) == ("180", "900")
+    assert last["jsma_f_distance_low"] == ""
+    # Not run on the adversarially trained network.
+    assert rows[5]["transfer_cw_l2_percent"] == rows[5]["transfer_cw_l2_attempts"] == ""
+
+
+def test_the_verdict_is_two_tables_of_the_same_rows_in_markdown(full):
+    text = by_name(full, "verdict").markdown()
+    masked, adaptive = text.split("Attacks that know the defence, or need no softmax:")
+    assert masked.startswith("Attacks that see the softmax at T = 1:\n\n| network | accuracy % |")
+    heads = [part.strip().splitlines() for part in (masked, adaptive)]
+    columns = [next(line for line in part if line.startswith("| network")) for part in heads]
+    assert "| JSMA-F, %<br>at mean L0 |" in columns[0]
+    assert "PGD, %<br>at mean Linf |" in columns[0]
+    assert "C&W L2" not in columns[0]
+    assert "| C&W L2, %<br>at mean L2 |" in columns[1]
+    assert "| transfer of C&W L2, kappa = 40, %<br>at mean L2 |" in columns[1]
+    assert masked.count("| adversarially trained | 97.00 |") == 1
+    assert adaptive.count("| adversarially trained | 97.00 |") == 1
+    assert "100.0 [95.0, 100.0]<br>at 1.80 [1.62, 1.98]<br>n = 180" in adaptive
+    assert "any wrong class for: FGSM; PGD; PGD, logits / T; transfer" in adaptive
+
+
+def test_a_verdict_from_targeted_attacks_alone_compares_them_all(full):
+    jsma = [dataclasses.replace(n, norm_attacks={}, transfer=[]) for n in full.networks[:2]]
+    table = by_name(dataclasses.replace(full, networks=jsma), "verdict")
+    assert "any wrong class" not in table.markdown()
+    bare = [jsma[0], dataclasses.replace(jsma[1], attacks={})]
+    text = by_name(dataclasses.replace(full, networks=bare), "verdict").markdown()
+    assert "| T = 1 | 99.10 | - | - |" in text
+    assert "A row of `-` was not attacked." in text
+
+
+def test_costs_count_every_training_that_a_network_needs(full):
+    rows = read(by_name(full, "costs"))
+    # 60 s undistilled; 30 + 60 + 1 + 59 s distilled after a warm start; 60 + 540 s adversarially.
+    seconds = [float(row["training_seconds"]) for row in rows]
+    assert seconds == pytest.approx([60, 150, 150, 150, 150, 600])
+    assert [float(row["times_undistilled"]) for row in rows[-2:]] == pytest.approx([2.5, 10])
+    assert [row["accuracy_percent"] for row in rows[:2]] == ["99", "99.1"]
+    assert rows[0]["accuracy_change_points"] == ""
+    assert float(rows[-1]["accuracy_change_points"]) == pytest.approx(-2)
+    assert rows[4]["stages"] == "warm_start, initial_t100, soft_labels_t100, distilled_t100"
+    text = by_name(full, "costs").markdown()
+    assert "| adversarially trained | 97.00 | -2.00 | 10 min 0 s | 10.00 |" in text
+
+
+def test_costs_without_a_warm_start_share_the_undistilled_training_at_t_1(full):
+    literal = [
+        dataclasses.replace(n, training=dataclasses.replace(n.training, warm_start_steps=0))
+        for n in full.networks
+    ]
+    run = dataclasses.replace(full, networks=literal)
+    rows = read(by_name(run, "costs"))
+    assert rows[1]["stages"] == "baseline, soft_labels_t1, distilled_t1"
+    assert rows[2]["stages"] == "initial_t5, soft_labels_t5, distilled_t5"
+    assert float(rows[2]["training_seconds"]) == pytest.approx(120)
+
+
+def test_costs_that_were_not_recorded_are_left_out(full):
+    timings = {name: s for name, s in full.timings.items() if name != "adversarially_trained"}
+    rows = read(by_name(dataclasses.replace(full, timings=timings), "costs"))
+    assert rows[-1]["training_seconds"] == rows[-1]["times_undistilled"] == ""
+    assert float(rows[1]["training_seconds"]) == pytest.approx(150)
+    rows = read(by_name(dataclasses.replace(full, timings={}), "costs"))
+    assert {row["training_seconds"] for row in rows} == {""}
+
+
+def test_without_an_adversarially_trained_network_nothing_is_compared_in_cost(full):
+    run = dataclasses.replace(full, networks=full.networks[:-1])
+    assert "costs" not in names(run)
+    assert "verdict" in names(run)
+
+
+def test_controls_name_the_network_and_whether_it_passed(full):
+    rows = read(by_name(full, "controls"))
+    assert [(row["network"], row["passed"]) for row in rows] == [
+        ("undistilled", "true"),
+        ("T = 100", "false"),
+    ]
+    assert float(rows[1]["value_percent"]) == pytest.approx(85)
+    assert float(rows[1]["limit_percent"]) == pytest.approx(1)
+    text = by_name(full, "controls").markdown()
+    assert "| zero_gradients | undistilled | 0.0 | 1.0 | 1000 | pass |" in text
+    assert "| zero_gradients | T = 100 | 85.0 | 1.0 | 1000 | **FAIL** |" in text
+    other = dataclasses.replace(full.controls[0], network="elsewhere")
+    text = by_name(dataclasses.replace(full, controls=[other]), "controls").markdown()
+    assert "| zero_gradients | elsewhere |" in text
+
+
+def test_norm_attacks_show_settings_counts_and_medians(full):
+    rows = {(r["network"], r["attack"]): r for r in read(by_name(full, "norm_attacks"))}
+    assert len(rows) == 5 * 6 + 4
+    row = rows["T = 100", "cw_l2"]
+    assert (row["targets"], row["successes"], row["attempts"], row["samples"]) == (
+        "all",
+        "180",
+        "180",
+        "20",
+    )
+    assert float(row["median_distance"]) == pytest.approx(0.95 * 1.8)
+    assert row["settings"] == "kappa = 0, steps = 1000"
+    assert rows["T = 5", "fgsm"]["settings"] == "epsilon = 0.3"
+
+
+def test_carlini_wagner_beside_the_published_cases(full):
+    rows = {r["network"]: r for r in read(by_name(full, "carlini_wagner"))}
+    assert len(rows) == 6
+    first, last = rows["undistilled"], rows["T = 100"]
+    assert [float(first[f"{c}_distance"]) for c in ("best", "average", "worst")] == pytest.approx(
+        [1.28, 1.6, 2.4]
+    )
+    published = [first[f"published_{case}"] for case in ("best", "average", "worst")]
+    assert published == ["1.36 (N)", "1.76 (unverified)", "2.6 (unverified)"]
+    assert last["published_best"] == "1.7 (N)"
+    assert (last["samples"], last["attempts"]) == ("20", "180")
+    # One random target: no best case, and nothing published at T = 5.
+    assert (rows["T = 5"]["best_percent"], rows["T = 5"]["average_percent"]) == ("", "100")
+    assert rows["T = 5"]["published_best"] == rows["adversarially trained"]["published_best"] == ""
+    text = by_name(full, "carlini_wagner").markdown()
+    assert "| 100.0 at 1.28 | 100.0 at 1.60 | 100.0 at 2.40 | 1.36 (N) |" in text
+    assert "| published, best |" in text
+    assert "colour channel" not in text
+
+
+def test_carlini_wagner_on_other_data(results_of, network, norm_attack):
+    found = {
+        "cw_l0": norm_attack(0.0, 0.0, norm="l0", targets="all", samples=3),
+        "cw_linf": norm_attack(1.0, 0.0095, norm="linf", samples=3),
+    }
+    networks = [dataclasses.replace(network(None, {}), norm_attacks=found)]
+    cifar10 = by_name(results_of(networks, "cifar10", (32, 32, 3)), "carlini_wagner")
+    rows = read(cifar10)
+    assert [row["attack"] for row in rows] == ["C&W L0", "C&W Linf"]
+    assert [row["published_best"] for row in rows] == ["5.9 (N)", "0.0092 (N)"]
+    assert (rows[0]["best_percent"], rows[0]["best_distance"]) == ("0", "")
+    assert "| C&W L0 | undistilled | 3 | 27 | 0.0 | 0.0 | 0.0 |" in cifar10.markdown()
+    assert "100.0 at 0.00950" in cifar10.markdown()
+    assert "a colour channel each" in cifar10.markdown()
+    digits = by_name(results_of(networks, "digits"), "carlini_wagner").markdown()
+    assert "| published (MNIST), best |" in digits
+
+
+def test_transfer_by_network_and_kappa(full):
+    rows = read(by_name(full, "transfer"))
+    assert [(r["network"], r["kappa"]) for r in rows[:3]] == [
+        ("undistilled", "0"),
+        ("undistilled", "40"),
+        ("T = 1", "0"),
+    ]
+    assert len(rows) == 10
+    last = rows[-1]
+    numbers = {key: float(value) for key, value in last.items() if key != "network"}
+    assert numbers == pytest.approx(
+        {
+            "kappa": 40,
+            "samples": 20,
+            "crafted_percent": 95,
+            "misclassified": 95,
+            "misclassified_low": 85,
+            "misclassified_high": 100,
+            "reached_percent": 47.5,
+            "mean_distance": 2.5,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("success_rate", "paper_percent"),
+        ("training", "initial_accuracy_percent"),
+        ("gradients", "expected_by_1_over_t_log10"),
+        ("gradients", "excess_log10"),
+        ("confidence", "paper_unverified_percent"),
+    ],
+)
+def test_an_adversarially_trained_network_is_not_taken_for_one_distilled_at_t_1(
+    cifar10, yardstick, name, column
+):
+    run = cifar10()
+    run = dataclasses.replace(run, networks=[*run.networks, yardstick()])
+    last = read(by_name(run, name))[-1]
+    assert last["network"] == "adversarially trained"
+    assert last[column] == ""
+
+
+def test_its_training_is_described_and_its_gain_is_over_the_undistilled_network(full):
+    rows = {row["parameter"]: row for row in read(by_name(full, "training_parameters"))}
+    assert rows["adversarial training: epochs"]["ours"] == "2"
+    assert rows["adversarial training: PGD steps"]["ours"] == "7"
+    assert rows["adversarial training: epsilon (L-infinity)"]["ours"] == "0.3"
+    assert "or adversarially trained) accuracy %" in by_name(full, "training").markdown()
+    gains = read(by_name(full, "robustness"))
+    row = next(r for r in gains if r["network"] == "adversarially trained")
+    assert float(row["gain_percent"]) == pytest.approx(500)  # 9 over 1.5
+
+
+def test_one_that_did_not_learn_says_so(full, yardstick):
+    run = dataclasses.replace(full, networks=[*full.networks[:-1], yardstick(stalled=True)])
+    for name in ("verdict", "costs", "training", "success_rate", "gradients"):
+        assert read(by_name(run, name))[-1]["network"] == "adversarially trained (did not learn)"

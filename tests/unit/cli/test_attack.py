@@ -1,0 +1,211 @@
+"""`bin/attack` refuses what it cannot do in a few lines, before TensorFlow is imported."""
+
+import dataclasses
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ddefense import config as config_lib
+from ddefense import records
+from ddefense.experiments import workdir
+
+USAGE, RUN = 2, 1
+NETWORKS = Path(__file__).resolve().parents[3] / "docs" / "results" / "digits" / "networks"
+NETWORK = f"--network={NETWORKS / 'distilled_t20.keras'}"
+SUBSTITUTE = f"--substitute={NETWORKS / 'baseline.keras'}"
+
+# Runs the program in a fork for every line of arguments: starting Python takes far longer.
+SERVER = """
+import json, os, sys
+sys.modules["tensorflow"] = None  # what needs it too early ends in a traceback
+from ddefense.cli import attack
+for line in open(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        for handle, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
+        sys.argv = ["bin/attack", *json.loads(line)]
+        attack.run()
+        os._exit(99)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([status, open("../out").read(), open("../err").read()]), flush=True)
+"""
+
+# What the flags ask for.
+PARSE = """
+import dataclasses, json, sys
+from absl import flags
+from ddefense.cli import attack, flags as cli_flags
+
+cli_flags.define_for_attack()
+found = []
+for arguments in json.loads(sys.argv[1]):
+    flags.FLAGS.unparse_flags()
+    assert flags.FLAGS(["bin/attack", *arguments])[1:] == []
+    config, workdir = attack._configure()
+    found.append([dataclasses.asdict(config), str(workdir)])
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the commands run: none of these may leave anything there."""
+    folder = tmp_path_factory.mktemp("cli") / "cwd"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cli(start_python, folder):
+    """Runs the command line as far as it goes without TensorFlow."""
+    pipe = folder.parent / "requests"
+    os.mkfifo(pipe)
+    with start_python("-c", SERVER, pipe, cwd=folder) as server, pipe.open("w") as requests:
+
+        def run(*arguments):
+            print(json.dumps(arguments), file=requests, flush=True)
+            found = subprocess.CompletedProcess(arguments, *json.loads(server.stdout.readline()))
+            assert "Traceback" not in found.stderr
+            return found
+
+        yield run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], ["--network", ".keras", "none"]),
+        (["--network="], ["--network", ".keras", "none"]),
+        (["--network=missing.keras"], ["--network", "'missing.keras'"]),
+        (["--network=."], ["--network", "'.'"]),
+        ([NETWORK, "--substitute=missing.keras"], ["--substitute", "'missing.keras'"]),
+        ([NETWORK, "--temperature=0"], ["--temperature", "> 0", "0.0"]),
+        ([NETWORK, "--temperature=-1"], ["--temperature", "> 0", "-1.0"]),
+        ([NETWORK, "--temperature=nan"], ["--temperature", "> 0", "nan"]),
+        ([NETWORK, "--temperature=inf"], ["--temperature", "finite", "inf"]),
+        ([NETWORK, "--temperature=hot"], ["--temperature=hot", "float"]),
+        ([NETWORK, "--attacks=transfer_cw_l2"], ["--attacks", "--substitute=", "transfer_cw_l2"]),
+        ([NETWORK, "--attacks=cw_l2,transfer_cw_l2"], ["--attacks", "--substitute="]),
+        ([NETWORK, "--attacks=deepfool"], ["--attacks", "deepfool", "jsma_f", "cw_l2"]),
+        ([NETWORK, "--attacks="], ["--attacks"]),
+        ([NETWORK, "--attacks=fgsm,fgsm"], ["--attacks", "once"]),
+        ([NETWORK, "--epsilon=2"], ["--epsilon", "(0, 1]", "2.0"]),
+        ([NETWORK, "--dataset=cifar"], ["--dataset=cifar", "digits", "mnist"]),
+        # Flags of training mean nothing here.
+        ([NETWORK, "--epochs=3"], ["epochs"]),
+        ([NETWORK, "--temperatures=20"], ["temperatures"]),
+        ([NETWORK, "--export_dir=exported"], ["export_dir"]),
+        ([NETWORK, "--seeds=0,1"], ["seeds"]),
+        ([str(NETWORKS / "baseline.keras")], ["flags only", "baseline.keras"]),
+    ],
+    ids=lambda value: value[-1].rsplit("/", 1)[-1] if value else "nothing",
+)
+def test_a_mistaken_command_is_refused_with_its_usage(cli, folder, arguments, named):
+    found = cli(*arguments)
+    assert found.returncode == USAGE
+    assert found.stdout == ""
+    for part in named:
+        assert part in found.stderr
+    lines = found.stderr.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("Usage: bin/attack [flags]")
+    assert not list(folder.iterdir())
+
+
+def test_help_lists_the_flags_and_needs_no_tensorflow(run_python, folder):
+    found = run_python("-X", "importtime", "-m", "ddefense.cli.attack", "--help", cwd=folder)
+    for field in ("network", "substitute", "temperature", "attacks", "kappas", "workdir"):
+        assert f"--{field}" in found.stdout.replace("[no]", "")
+    for field in ("temperatures", "epochs", "export_dir", "seeds", "defense"):
+        assert f"--{field}:" not in found.stdout.replace("[no]", "")
+    imported = {line.split("|")[-1].strip() for line in found.stderr.splitlines()}
+    assert "ddefense.cli.flags" in imported  # or the next line would say nothing
+    assert not imported & {"tensorflow", "keras", "tensorflow_datasets", "sklearn"}
+
+
+def assert_run_error(found, *named):
+    assert found.returncode == RUN
+    lines = found.stderr.splitlines()
+    assert len(lines) == 1, lines
+    for part in named:
+        assert part in lines[0]
+
+
+@pytest.fixture
+def made(tmp_path):
+    """The run directory of another configuration."""
+    config = config_lib.preset("smoke", "digits", attacks=("fgsm",), epsilon=0.1)
+    records.dump(config, tmp_path / "config.json")
+    return tmp_path
+
+
+def test_a_directory_of_another_configuration_is_refused(cli, made):
+    before = {path: path.read_bytes() for path in made.iterdir()}
+    found = cli(NETWORK, "--preset=smoke", "--attacks=fgsm", "--epsilon=0.2", f"--workdir={made}")
+    assert_run_error(found, "--workdir", str(made), "epsilon (0.1 there, 0.2 now)")
+    assert {path: path.read_bytes() for path in made.iterdir()} == before
+
+
+def test_a_directory_in_use_is_refused(cli, made):
+    with workdir.held(made):
+        found = cli(
+            NETWORK, "--preset=smoke", "--attacks=fgsm", "--epsilon=0.1", f"--workdir={made}"
+        )
+    assert_run_error(found, "--workdir: another process is running in", str(made))
+
+
+def test_a_directory_with_foreign_contents_is_refused(cli, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    found = cli(NETWORK, f"--workdir={tmp_path}")
+    assert_run_error(found, "--workdir", str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.fixture(scope="module")
+def parse(run_python, folder):
+    """The configuration and run directory that flags make, for several commands."""
+
+    def parse(*commands):
+        found = run_python("-c", PARSE, json.dumps(commands), cwd=folder)
+        assert found.returncode == 0, found.stderr
+        return [(config_lib.Config(**config), path) for config, path in json.loads(found.stdout)]
+
+    return parse
+
+
+def test_without_a_substitute_the_attacks_of_a_preset_leave_out_transfer(parse):
+    preset = config_lib.preset("smoke", "digits")
+    assert "transfer_cw_l2" in preset.attacks
+    (without, _), (with_one, _), (named, _) = parse(
+        [NETWORK, "--preset=smoke"],
+        [NETWORK, "--preset=smoke", SUBSTITUTE],
+        [NETWORK, "--preset=smoke", SUBSTITUTE, "--attacks=transfer_cw_l2,fgsm"],
+    )
+    assert with_one == preset
+    others = tuple(name for name in preset.attacks if name != "transfer_cw_l2")
+    assert without == dataclasses.replace(preset, attacks=others)
+    assert named.attacks == ("transfer_cw_l2", "fgsm")
+
+
+def test_what_is_asked_for_has_a_directory_of_its_own(parse):
+    commands = [
+        [NETWORK],
+        [NETWORK],
+        [NETWORK, "--temperature=20"],
+        [NETWORK, SUBSTITUTE],
+        [NETWORK, "--epsilon=0.1"],
+        [NETWORK, "--preset=smoke"],
+        [f"--network={NETWORKS / 'distilled_t5.keras'}"],
+    ]
+    first, again, *others = (path for _, path in parse(*commands))
+    assert first == again
+    assert len({first, *others}) == 6
+    *of_this, of_other = (first, *others)
+    assert all(path.startswith("runs/attack_distilled_t20_") for path in of_this)
+    assert of_other.startswith("runs/attack_distilled_t5_")
+    ((_, asked),) = parse([NETWORK, "--workdir=elsewhere"])
+    assert asked == "elsewhere"

@@ -1,0 +1,347 @@
+"""Attacks on a saved network: what is refused before any work, and what a run leaves."""
+
+import dataclasses
+import hashlib
+import shutil
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from ddefense import config as config_lib
+from ddefense import networks, records
+from ddefense.experiments import attacking_saved
+from ddefense.experiments.pair import NETWORK
+from ddefense.layers import TemperatureSoftmax
+from ddefense.records import RunError
+
+NETWORKS = Path(__file__).parents[3] / "docs" / "results" / "digits" / "networks"
+CONFIG = config_lib.preset(
+    "smoke",
+    "digits",
+    attacks=("fgsm", "jsma_f", "fgsm_temperature"),
+    samples=3,
+    max_features=20,
+)
+
+
+def stage_names(directory):
+    return sorted(path.name for path in (directory / "stages").iterdir())
+
+
+# --- what a run leaves ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("attacked") / "run"
+    path = NETWORKS / "distilled_t20.keras"
+    found = attacking_saved.run(
+        CONFIG, directory, network=path, temperature=20.0, command="bin/attack --network=it"
+    )
+    return found, directory
+
+
+def test_the_results_are_written_as_returned(attacked):
+    found, directory = attacked
+    assert records.load(records.AttackRun, directory / "attack.json") == found
+    assert records.load(config_lib.Config, directory / "config.json") == CONFIG
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "attack.json",
+        "config.json",
+        "stages",
+    ]
+
+
+def test_the_results_say_what_was_attacked_and_how(attacked, digits):
+    found, directory = attacked
+    path = NETWORKS / "distilled_t20.keras"
+    assert found.network == str(path)
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (found.substitute, found.temperature) == (None, 20.0)
+    assert (found.dataset, found.config) == ("digits", CONFIG)
+    assert found.environment["command"] == "bin/attack --network=it"
+    assert found.environment["resumed_stages"] == 0
+    stages = ["attacked", "samples", *(f"{name}_on_attacked" for name in CONFIG.attacks)]
+    assert stage_names(directory) == sorted(stages)
+    assert set(found.timings) == {*stages, "this_process"}
+    network = keras.models.load_model(path, compile=False)
+    predicted = networks.predict(network, digits.test.images).argmax(axis=1)
+    assert found.test_accuracy == pytest.approx((predicted == digits.test.labels).mean())
+    right = np.flatnonzero(predicted == digits.test.labels)
+    assert found.sample_indices == right[:3].tolist()
+
+
+def test_every_attack_is_in_the_results(attacked):
+    found, _ = attacked
+    assert list(found.attacks) == list(found.robustness) == ["jsma_f"]
+    assert found.attacks["jsma_f"].attempts == 27
+    assert list(found.norm_attacks) == ["fgsm", "fgsm_temperature"]
+    assert {record.samples for record in found.norm_attacks.values()} == {3}
+    assert found.transfer == []
+    # The network is known to answer its softmax with nothing.
+    assert found.attacks["jsma_f"].zero_maps == 27
+    assert found.norm_attacks["fgsm"].successes == 0
+    assert found.norm_attacks["fgsm_temperature"].settings["temperature"] == 20.0
+    assert found.norm_attacks["fgsm_temperature"].successes > 0
+
+
+def test_the_run_directory_holds_the_network_itself(attacked):
+    _, directory = attacked
+    copy = directory / "stages" / "attacked" / NETWORK
+    assert copy.read_bytes() == (NETWORKS / "distilled_t20.keras").read_bytes()
+
+
+def of_the_seed(results):
+    """What does not depend on when and where it was run."""
+    return dataclasses.replace(results, environment={}, timings={})
+
+
+def test_a_second_run_attacks_nothing_and_finds_the_same(attacked, tmp_path):
+    found, directory = attacked
+    shutil.copytree(directory, tmp_path / "run")
+
+    def arrays():
+        return {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "stages").rglob("*")}
+
+    before = arrays()
+    again = attacking_saved.run(
+        CONFIG, tmp_path / "run", network=NETWORKS / "distilled_t20.keras", temperature=20.0
+    )
+    assert of_the_seed(again) == of_the_seed(found)
+    assert arrays() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "temperature"), [("distilled_t5", 20.0), ("distilled_t20", 5.0)], ids=str
+)
+def test_another_network_or_temperature_needs_a_directory_of_its_own(
+    attacked, tmp_path, name, temperature
+):
+    _, directory = attacked
+    shutil.copytree(directory, tmp_path / "run")
+    with pytest.raises(RunError, match="stage attacked made with other settings"):
+        attacking_saved.run(
+            CONFIG, tmp_path / "run", network=NETWORKS / f"{name}.keras", temperature=temperature
+        )
+    assert records.load(records.AttackRun, tmp_path / "run" / "attack.json") == attacked[0]
+
+
+def test_samples_made_on_a_substitute_are_replayed(tmp_path):
+    config = dataclasses.replace(
+        CONFIG,
+        attacks=("transfer_cw_l2",),
+        cw_samples=2,
+        cw_steps=100,
+        cw_search_steps=6,
+        kappas=(0.0, 1.0),
+    )
+    found = attacking_saved.run(
+        config,
+        tmp_path / "run",
+        network=NETWORKS / "distilled_t20.keras",
+        substitute=NETWORKS / "baseline.keras",
+        temperature=20.0,
+    )
+    assert found.substitute == str(NETWORKS / "baseline.keras")
+    assert stage_names(tmp_path / "run") == [
+        "attacked",
+        "samples",
+        "substitute",
+        "transfer_cw_l2_from_substitute",
+        "transfer_cw_l2_on_attacked",
+    ]
+    copy = tmp_path / "run" / "stages" / "substitute" / NETWORK
+    assert copy.read_bytes() == (NETWORKS / "baseline.keras").read_bytes()
+    assert [transfer.kappa for transfer in found.transfer] == [0.0, 1.0]
+    assert [transfer.crafted for transfer in found.transfer] == [1.0, 1.0]
+    first, second = (transfer.mean_distance for transfer in found.transfer)
+    assert first < second
+    record = found.norm_attacks["transfer_cw_l2"]
+    assert (record.samples, record.settings["crafted_on"]) == (2, "substitute")
+    assert record.success_rate == found.transfer[-1].misclassified
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_any_network_of_one_input_with_a_layer_named_logits_will_do(
+    tmp_path, digits, save, sequential
+):
+    """Also one without a softmax, in whatever style it was written."""
+    path = save("mine", linear_classifier(digits, sequential))
+    config = dataclasses.replace(CONFIG, attacks=("fgsm",))
+    found = attacking_saved.run(config, tmp_path / "run", network=path)
+    assert found.test_accuracy > 0.8
+    assert found.norm_attacks["fgsm"].success_rate == 1.0
+
+
+def linear_classifier(digits, sequential):
+    """The mean image of each class as weights: enough to get most images right."""
+    images, labels = digits.train.images.reshape(len(digits.train), -1), digits.train.labels
+    means = np.stack([images[labels == i].mean(axis=0) for i in range(10)], axis=1)
+    logits = keras.layers.Dense(10, name="logits")
+    if sequential:
+        network = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), logits])
+    else:
+        inputs = keras.Input((28, 28, 1))
+        network = keras.Model(inputs, logits(keras.layers.Flatten()(inputs)))
+    network.set_weights([means, -0.5 * (means**2).sum(axis=0)])
+    return network
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Saves a network in a folder of its own."""
+
+    def save(name, network):
+        path = tmp_path / f"{name}.keras"
+        network.save(path)
+        return path
+
+    return save
+
+
+def on_digits(layers, shape=(28, 28, 1)):
+    images = x = keras.Input(shape)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(images, x)
+
+
+def dense(**settings):
+    return keras.layers.Dense(10, **settings)
+
+
+def two_inputs():
+    one, other = keras.Input((28, 28, 1)), keras.Input((28, 28, 1))
+    x = keras.layers.Flatten()(keras.layers.add([one, other]))
+    return keras.Model([one, other], dense(name="logits")(x))
+
+
+def of_any_size():
+    pool = keras.layers.GlobalAveragePooling2D(name="logits")
+    return on_digits([keras.layers.Conv2D(10, 3), pool], (None, None, 1))
+
+
+def seven_classes():
+    return on_digits([keras.layers.Flatten(), keras.layers.Dense(7, name="logits")])
+
+
+WRONG_NETWORKS = {
+    "no logits": (
+        lambda: on_digits([keras.layers.Flatten(), dense(name="scores")]),
+        ["a layer named 'logits'", "'scores'"],
+    ),
+    "probabilities": (
+        lambda: on_digits([keras.layers.Flatten(), dense(name="logits", activation="softmax")]),
+        ["expected logits", "these are probabilities"],
+    ),
+    "a softmax named so": (
+        lambda: on_digits(
+            [keras.layers.Flatten(), dense(), TemperatureSoftmax(5.0, name="logits")]
+        ),
+        ["expected logits", "these are probabilities"],
+    ),
+    "another shape": (
+        lambda: on_digits([keras.layers.Flatten(), dense(name="logits")], (32, 32, 3)),
+        ["digits", "(28, 28, 1)", "(32, 32, 3)"],
+    ),
+    "any shape": (of_any_size, ["digits", "(28, 28, 1)", "(None, None, 1)"]),
+    "other classes": (seven_classes, ["10 classes", "and 7 "]),
+    "logits of every pixel": (
+        lambda: on_digits([keras.layers.Conv2D(10, 3, name="logits"), keras.layers.Flatten()]),
+        ["shape [N, classes >= 2]", "(8, 26, 26, 10)"],
+    ),
+    "two inputs": (two_inputs, ["one input", "2 inputs"]),
+}
+
+
+@pytest.mark.parametrize("flag", ["network", "substitute"])
+@pytest.mark.parametrize("name", WRONG_NETWORKS)
+def test_a_network_that_cannot_be_attacked_is_refused(tmp_path, save, flag, name):
+    build, named = WRONG_NETWORKS[name]
+    path = save("wrong", build())
+    assert_refused(tmp_path, flag, path, [*named, str(path)])
+
+
+def assert_refused(tmp_path, flag, path, named):
+    """Either network may be the one; in one line, and before anything is made."""
+    paths = {name: NETWORKS / "baseline.keras" for name in ("network", "substitute")}
+    config = dataclasses.replace(CONFIG, attacks=("transfer_cw_l2",))
+    with pytest.raises(config_lib.ConfigError) as caught:
+        attacking_saved.run(config, tmp_path / "run", **(paths | {flag: path}))
+    message = str(caught.value)
+    assert message.startswith(f"{flag}: ")
+    assert "\n" not in message
+    for part in named:
+        assert part in message
+    assert not (tmp_path / "run").exists()
+
+
+def with_member(path, member, content):
+    """A copy of a stored network with another content of a file in it."""
+    with zipfile.ZipFile(NETWORKS / "baseline.keras") as source, zipfile.ZipFile(path, "w") as copy:
+        for name in source.namelist():
+            if name != member:
+                copy.writestr(name, source.read(name))
+            elif content is not None:
+                copy.writestr(name, content)
+
+
+def with_a_bit_flipped(path):
+    content = bytearray((NETWORKS / "baseline.keras").read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "text": lambda path: path.write_text("no network"),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut short": lambda path: path.write_bytes((NETWORKS / "baseline.keras").read_bytes()[:9999]),
+    "a bit flipped": with_a_bit_flipped,
+    "no configuration": lambda path: with_member(path, "config.json", None),
+    "another configuration": lambda path: with_member(path, "config.json", "{}"),
+    "no JSON": lambda path: with_member(path, "config.json", "{"),
+    "no weights": lambda path: with_member(path, "model.weights.h5", None),
+    "other weights": lambda path: with_member(path, "model.weights.h5", b"no weights"),
+    "a folder": lambda path: path.mkdir(),
+    "nothing": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_file_that_is_no_network_is_refused(tmp_path, name):
+    path = tmp_path / "damaged.keras"
+    DAMAGE[name](path)
+    assert_refused(tmp_path, "network", path, ["a .keras file", str(path)])
+
+
+@pytest.mark.parametrize("name", ["network.h5", "network"])
+def test_a_file_of_another_kind_is_refused(tmp_path, name):
+    shutil.copyfile(NETWORKS / "baseline.keras", tmp_path / name)
+    assert_refused(tmp_path, "network", tmp_path / name, ["a .keras file", "save it as one"])
+
+
+def test_transfer_without_a_substitute_is_refused(tmp_path):
+    config = dataclasses.replace(CONFIG, attacks=("transfer_cw_l2",))
+    with pytest.raises(config_lib.ConfigError, match="expected a substitute"):
+        attacking_saved.run(config, tmp_path / "run", network=NETWORKS / "baseline.keras")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_of_another_configuration_is_refused(attacked, tmp_path):
+    _, directory = attacked
+    shutil.copytree(directory, tmp_path / "run")
+    other = dataclasses.replace(CONFIG, epsilon=0.1)
+    with pytest.raises(RunError, match=r"epsilon \(0.3 there, 0.1 now\)"):
+        attacking_saved.run(other, tmp_path / "run", network=NETWORKS / "distilled_t20.keras")
+
+
+def test_too_many_samples_are_refused_with_the_most_there_are(tmp_path):
+    config = dataclasses.replace(CONFIG, samples=360)
+    with pytest.raises(RunError, match=r"--samples: expected at most 3\d\d,.*received 360"):
+        attacking_saved.run(config, tmp_path / "run", network=NETWORKS / "distilled_t20.keras")

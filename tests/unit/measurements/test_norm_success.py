@@ -1,0 +1,291 @@
+"""Attacks measured by a norm are judged by what they made; then counted, by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddefense.maths import statistics
+from ddefense.measurements.norm_success import (
+    NormOutcome,
+    judge_norm,
+    norm_record,
+    transfer_record,
+)
+from ddefense.records import CaseRecord
+
+# Class 0, because the first pixel is the brightest.
+ORIGINAL = [0.6, 0.4, 0.2, 0.0]
+# The same examples in every run, as long as they need.
+SAME = settings(deadline=None, derandomize=True, database=None, max_examples=40)
+
+
+def row_of(*images):
+    return np.array(images, np.float32).reshape(len(images), 1, 4, 1)
+
+
+def judge_one(network, made, target=None, *, label=0, norm="l2", epsilon=None):
+    return judge_norm(
+        network,
+        row_of(ORIGINAL),
+        row_of(made),
+        labels=np.array([label]),
+        targets=None if target is None else np.array([target]),
+        bounds=(0.0, 1.0),
+        norm=norm,
+        epsilon=epsilon,
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "target", "success"),
+    [
+        ([0.6, 0.7, 0.2, 0.0], 1, True),
+        ([0.6, 0.7, 0.2, 0.0], 2, False),  # another class than the target
+        ([0.6, 0.7, 0.2, 0.0], None, True),  # any wrong class will do
+        (ORIGINAL, 1, False),
+        (ORIGINAL, None, False),
+        (ORIGINAL, 0, True),  # already the target
+        ([0.6, 1.5, 0.2, 0.0], None, False),  # above the box
+        ([-0.5, 0.4, 0.2, 0.0], None, False),  # below it
+        ([0.6, 0.7, 0.2, np.nan], None, False),
+        ([0.6, 1 + 2e-7, 0.2, 0.0], None, True),  # the box up to rounding
+    ],
+)
+def test_success_needs_the_class_and_the_box(by_brightest, made, target, success):
+    assert judge_one(by_brightest, made, target).success.tolist() == [success]
+
+
+def test_an_untargeted_attack_succeeds_where_the_network_erred_already(by_brightest):
+    found = judge_one(by_brightest, ORIGINAL, label=2)
+    assert found.success.tolist() == [True]
+    assert found.distance.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "success"),
+    [(None, True), (0.31, True), (0.3, True), (0.3 - 5e-7, True), (0.29, False)],
+)
+@pytest.mark.parametrize("norm", ["l0", "l2", "linf"])
+def test_epsilon_bounds_the_largest_change(by_brightest, norm, epsilon, success):
+    # The largest change is 0.3, in whatever norm the distance is reported.
+    found = judge_one(by_brightest, [0.5, 0.7, 0.2, 0.0], 1, norm=norm, epsilon=epsilon)
+    assert found.success.tolist() == [success]
+
+
+@pytest.mark.parametrize(
+    ("norm", "expected"), [("l0", 2), ("l2", np.sqrt(0.3**2 + 0.4**2)), ("linf", 0.4)]
+)
+def test_distances_by_hand(by_brightest, norm, expected):
+    found = judge_one(by_brightest, [0.3, 0.8, 0.2, 0.0], 1, norm=norm)
+    assert found.norm == norm
+    assert found.distance.dtype == np.float64
+    assert found.distance == pytest.approx([expected], rel=1e-6)
+
+
+def test_a_change_below_float32_resolution_of_its_square_counts(by_brightest):
+    # 1e-25 squared is 0 in float32, which would make the perturbation free.
+    assert judge_one(by_brightest, [0.6, 0.4, 0.2, 1e-25]).distance == pytest.approx([1e-25])
+    assert judge_one(by_brightest, [0.6, 0.4, 0.2, 1e-25], norm="l0").distance.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm": "l1"}, r"norm: expected one of \['l0', 'l2', 'linf'\], received 'l1'"),
+        ({"made": row_of(ORIGINAL, ORIGINAL)}, r"received \(2, 1, 4, 1\)"),
+        ({"originals": row_of(), "made": row_of()}, "one or more images"),
+        ({"labels": np.array([0, 1])}, r"labels: expected shape \(1,\), received \(2,\)"),
+        ({"targets": np.array([[1]])}, r"targets: expected shape \(1,\), received \(1, 1\)"),
+    ],
+)
+def test_bad_input_is_named(by_brightest, changes, message):
+    fitting = {
+        "originals": row_of(ORIGINAL),
+        "made": row_of(ORIGINAL),
+        "labels": np.array([0]),
+        "targets": np.array([1]),
+        "norm": "l2",
+    }
+    with pytest.raises(ValueError, match=message):
+        judge_norm(by_brightest, bounds=(0.0, 1.0), **(fitting | changes))
+
+
+def record_of(success, distance, sample, *, targets="all", chosen=None, norm="l2", seed=5):
+    return norm_record(
+        NormOutcome(norm, np.array(success, bool), np.array(distance, float)),
+        np.array(sample),
+        settings={"steps": 7},
+        targets=targets,
+        random_target_rows=None if chosen is None else np.array(chosen, bool),
+        seed=seed,
+    )
+
+
+def test_all_targets_by_hand():
+    # Sample 0: 1 and 3 succeed. Sample 1: 2 succeeds, 9 fails. Sample 2: none.
+    found = record_of(
+        [True, True, True, False, False, False],
+        [1, 3, 2, 9, 4, 5],
+        [0, 0, 1, 1, 2, 2],
+        chosen=[False, True, False, True, True, False],
+    )
+    assert (found.norm, found.targets, found.settings) == ("l2", "all", {"steps": 7})
+    assert (found.samples, found.attempts, found.successes) == (3, 6, 3)
+    assert found.success_rate == 0.5
+    assert found.success_interval == statistics.bootstrap_interval(np.array([1, 0.5, 0]), 5)
+    assert found.already == 0
+    assert found.mean_distance == 2
+    assert found.median_distance == 2
+    assert found.distance_interval == statistics.ratio_interval(
+        np.array([4.0, 2.0, 0.0]), np.array([2, 1, 0]), 5
+    )
+    assert found.best == CaseRecord(success_rate=2 / 3, mean_distance=1.5)
+    assert found.average == CaseRecord(success_rate=1 / 3, mean_distance=3)
+    # Sample 1 is not reached in the worst case, and its 2 does not count there.
+    assert found.worst == CaseRecord(success_rate=1 / 3, mean_distance=3)
+
+
+def test_one_random_target_is_the_average_case():
+    found = record_of([True, False, True, True], [1, 2, 0, 8], [0, 1, 2, 3], targets="random")
+    assert (found.samples, found.attempts, found.successes, found.already) == (4, 4, 3, 1)
+    assert found.mean_distance == 3
+    assert found.median_distance == 1
+    assert found.average == CaseRecord(success_rate=0.75, mean_distance=3)
+    assert found.best is None
+    assert found.worst is None
+
+
+def test_an_untargeted_attack_has_no_cases():
+    found = record_of([True, False], [1, 0], [0, 1], targets="untargeted", chosen=[False, False])
+    assert (found.best, found.average, found.worst) == (None, None, None)
+    # The failure at distance 0 did not move; it is no success from the start.
+    assert (found.success_rate, found.already) == (0.5, 0)
+    assert found.distance_interval == (1, 1)
+
+
+def test_without_a_success_there_is_no_distance():
+    found = record_of([False] * 4, [1, np.nan, 3, 4], [0, 0, 1, 1], chosen=[1, 0, 0, 1])
+    assert (found.successes, found.success_rate, found.success_interval) == (0, 0, (0, 0))
+    assert found.mean_distance is found.distance_interval is found.median_distance is None
+    nothing = CaseRecord(success_rate=0, mean_distance=None)
+    assert found.best == found.average == found.worst == nothing
+
+
+def test_a_distance_that_is_no_number_does_not_spoil_the_successes():
+    found = record_of([True, False], [2, np.nan], [0, 0], chosen=[0, 1])
+    assert found.mean_distance == 2
+    assert found.distance_interval == (2, 2)
+    assert found.best == CaseRecord(success_rate=1, mean_distance=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample": [0, 0, 1]}, r"sample: expected shape \(4,\), received \(3,\)"),
+        ({"targets": "random"}, "one row per sample for random targets, received 2"),
+        ({"targets": "untargeted"}, "one row per sample for untargeted targets, received 2"),
+        ({"chosen": None}, r"random_target_rows: expected shape \(4,\), received \(0,\)"),
+        ({"chosen": [1, 1, 0, 1]}, "one row of each sample, received 1 to 2"),
+        ({"chosen": [1, 0, 0, 0]}, "one row of each sample, received 0 to 1"),
+    ],
+)
+def test_rows_that_do_not_fit_are_named(changes, message):
+    fitting = {"sample": [0, 0, 1, 1], "chosen": [1, 0, 1, 0]}
+    with pytest.raises(ValueError, match=message):
+        record_of([True] * 4, [1, 2, 3, 4], **(fitting | changes))
+
+
+@st.composite
+def attempts(draw):
+    """(success, distance, sample, chosen): some targets of some samples, samples in order."""
+    samples, targets = draw(st.integers(1, 6)), draw(st.integers(1, 4))
+    pairs = samples * targets
+    success = draw(st.lists(st.booleans(), min_size=pairs, max_size=pairs))
+    distance = draw(st.lists(st.floats(0, 100), min_size=pairs, max_size=pairs))
+    first = draw(st.lists(st.integers(0, targets - 1), min_size=samples, max_size=samples))
+    chosen = np.arange(targets) == np.array(first)[:, None]
+    return (
+        np.array(success),
+        np.array(distance),
+        np.repeat(np.arange(samples), targets),
+        chosen.reshape(-1),
+    )
+
+
+@SAME
+@given(attempts())
+def test_the_easiest_target_is_reached_most_often(rows):
+    success, distance, sample, chosen = rows
+    found = record_of(success, distance, sample, chosen=chosen)
+    assert found.best.success_rate >= found.average.success_rate >= found.worst.success_rate
+    low, high = found.success_interval
+    assert low - 1e-9 <= found.success_rate <= high + 1e-9
+
+
+@SAME
+@given(attempts())
+def test_the_easiest_target_is_nearest_where_all_are_reached(rows):
+    _, distance, sample, chosen = rows
+    found = record_of(np.ones(len(sample)), distance, sample, chosen=chosen)
+    near, middle, far = (case.mean_distance for case in (found.best, found.average, found.worst))
+    assert near <= middle + 1e-9
+    assert middle <= far + 1e-9
+    low, high = found.distance_interval
+    assert distance.min() - 1e-9 <= low <= found.mean_distance + 1e-9
+    assert found.mean_distance - 1e-9 <= high <= distance.max() + 1e-9
+    assert found.best.success_rate == found.worst.success_rate == 1
+
+
+@SAME
+@given(attempts(), st.randoms(use_true_random=False))
+def test_the_order_of_rows_and_the_numbers_of_samples_do_not_matter(rows, random):
+    success, distance, sample, chosen = rows
+    order = random.sample(range(len(sample)), len(sample))
+    first = record_of(success, distance, sample, chosen=chosen)
+    # Numbers that rise alike, so that the bootstrap draws the same samples.
+    second = record_of(
+        success[order], distance[order], 10 * sample[order] + 3, chosen=chosen[order]
+    )
+    for name in ("successes", "already", "median_distance", "success_interval"):
+        assert getattr(first, name) == getattr(second, name)
+    assert first.mean_distance == pytest.approx(second.mean_distance)
+    assert first.distance_interval == pytest.approx(second.distance_interval)
+    for case in ("best", "average", "worst"):
+        one, other = getattr(first, case), getattr(second, case)
+        assert one.success_rate == other.success_rate
+        assert one.mean_distance == pytest.approx(other.mean_distance)
+
+
+def test_transfer_by_hand():
+    found = transfer_record(
+        substitute_predicted=np.array([1, 1, 1, 0]),
+        predicted=np.array([1, 2, 0, 0]),
+        labels=np.array([0, 0, 0, 0]),
+        targets=np.array([1, 1, 1, 1]),
+        distances=np.array([1.0, 2.0, 6.0, 0.0]),
+        kappa=20.0,
+        seed=5,
+    )
+    assert (found.kappa, found.samples) == (20, 4)
+    assert found.crafted == 0.75
+    assert found.misclassified == 0.5
+    assert found.misclassified_interval == statistics.bootstrap_interval(
+        np.array([1.0, 1.0, 0.0, 0.0]), 5
+    )
+    assert found.reached == 0.25
+    # The original that stands for the sample that could not be made has no distance to count.
+    assert found.mean_distance == 3
+
+
+def test_transfer_of_nothing_has_no_distance():
+    zeros, ones = np.zeros(3, int), np.ones(3, int)
+    found = transfer_record(zeros, zeros, zeros, ones, np.zeros(3), 40.0, 0)
+    assert (found.crafted, found.misclassified, found.reached) == (0, 0, 0)
+    assert found.mean_distance is None
+
+
+def test_transfer_names_what_does_not_fit():
+    zeros = np.zeros(3, int)
+    with pytest.raises(ValueError, match=r"labels: expected shape \(3,\), received \(2,\)"):
+        transfer_record(zeros, zeros, zeros[:2], zeros, np.zeros(3), 0.0, 0)

@@ -1,0 +1,510 @@
+"""The verdict, from records made by hand: every branch, every limit from both sides."""
+
+import dataclasses
+import math
+
+import pytest
+
+from ddefense import records
+from ddefense.measurements import controls
+from ddefense.measurements.verdict import verdict
+
+CLASSES = 10
+
+
+def training_of(temperature, last=0.05, stalled=False):
+    return records.TrainingRecord(
+        temperature=temperature,
+        epochs=2,
+        steps=938,
+        warm_start_steps=0,
+        loss=[2.0, last],
+        accuracy=[0.6, 0.98],
+        stalled=stalled,
+    )
+
+
+def jsma(rate, attempts=900):
+    return records.AttackRecord(
+        theta=1.0,
+        max_features=112,
+        samples=attempts // 9,
+        attempts=attempts,
+        successes=round(rate * attempts),
+        success_rate=rate,
+        success_interval=(0.0, 1.0),
+        already_target=0,
+        mean_distortion=None,
+        mean_features=None,
+        no_admissible_pair=0,
+        zero_maps=0,
+        steps=0,
+    )
+
+
+def norm_attack(rate, distance=None, *, targets="random", samples=20, average=None, norm="l2"):
+    """By default one random target each, which is the average case."""
+    if targets == "random":
+        average = (rate, distance)
+    attempts = 9 * samples if targets == "all" else samples
+    return records.NormAttackRecord(
+        norm=norm,
+        settings={},
+        targets=targets,
+        samples=samples,
+        attempts=attempts,
+        successes=round(rate * attempts),
+        success_rate=rate,
+        success_interval=(0.0, 1.0),
+        already=0,
+        mean_distance=distance,
+        distance_interval=None,
+        median_distance=None,
+        average=None
+        if average is None
+        else records.CaseRecord(success_rate=average[0], mean_distance=average[1]),
+    )
+
+
+def network_of(
+    temperature, found=None, *, zero=0.0, last=0.05, stalled=False, initial=(0.05, False)
+):
+    """A network; without a temperature the undistilled one. `found` holds what attacked it."""
+    t = 1.0 if temperature is None else temperature
+    gradient = records.GradientRecord(
+        temperature=1.0,
+        samples=10_000,
+        median_log10=-3.0,
+        quantiles_log10=[-5.0, -4.0, -2.0, -1.0],
+        histogram_edges_log10=[-3.0],
+        histogram=[0.5, 0.5],
+        float32_median_log10=None,
+        float32_zero_samples=zero,
+        float32_zero_entries=zero,
+    )
+    logits = records.LogitRecord(mean_abs=6.0, std_abs=6.0, median_top_two_gap=12.0)
+    found = found or {}
+    return records.NetworkRecord(
+        name="baseline" if temperature is None else f"distilled_t{t:g}",
+        defense="none" if temperature is None else "distillation",
+        temperature=t,
+        seed=0,
+        test_accuracy=0.99,
+        confidence=0.98,
+        training=training_of(t, last, stalled),
+        logits=logits,
+        gradients=records.GradientsRecord(deployed=gradient, training=gradient),
+        robustness={},
+        attacks={k: v for k, v in found.items() if isinstance(v, records.AttackRecord)},
+        norm_attacks={k: v for k, v in found.items() if isinstance(v, records.NormAttackRecord)},
+        initial=None
+        if temperature is None
+        else records.InitialRecord(
+            temperature=t,
+            test_accuracy=0.99,
+            agreement=0.98,
+            training=training_of(t, *initial),
+            logits=logits,
+            soft_labels=records.SoftLabelRecord(
+                mean_entropy=0.04, mean_largest=0.99, agreement_with_hard=0.995
+            ),
+        ),
+    )
+
+
+def zero_control(network):
+    return controls.zero_gradients(network.name, network.gradients)
+
+
+def scaled_control(network, undistilled=0.884, scaled=0.0122):
+    return controls.scaled_logits(network.name, network.temperature, undistilled, scaled, 100)
+
+
+def compared(undistilled, distilled, *, temperature=100.0, zero=0.0):
+    """The verdict on one distilled network, with the control for zero gradients."""
+    network = network_of(temperature, distilled, zero=zero)
+    return verdict([network_of(None, undistilled), network], [zero_control(network)], CLASSES)
+
+
+def test_the_usual_outcome():
+    baseline = network_of(
+        None,
+        {
+            "jsma_f": jsma(0.8844),
+            "jsma_f_exact": jsma(0.8844),
+            "jsma_f_temperature": jsma(0.8844),
+            "cw_l2": norm_attack(1.0, 1.7, targets="all", average=(1.0, 1.8)),
+            "labels_only": norm_attack(1.0, 1.5, targets="untargeted", samples=10),
+        },
+    )
+    distilled = network_of(
+        100.0,
+        {
+            "jsma_f": jsma(0.0),
+            "jsma_f_exact": jsma(0.5),
+            "jsma_f_temperature": jsma(0.8811),
+            "cw_l2": norm_attack(1.0, 1.8, targets="all", average=(1.0, 1.926)),
+            "labels_only": norm_attack(1.0, 1.65, targets="untargeted", samples=10),
+        },
+        zero=0.9892,
+    )
+    found = verdict(
+        [baseline, distilled], [zero_control(distilled), scaled_control(distilled)], CLASSES
+    )
+    assert found.masks_gradients is True
+    assert found.stops_adaptive_attacker is False
+    assert found.sentence == (
+        "At T = 100 the paper's attack (jsma_f) reaches 0.0 % of 900 targets against 88.4 % "
+        "undistilled, but 98.9 % of 10,000 test images have an all-zero float32 gradient and "
+        "multiplying the logits of the undistilled network by 100 alone lowers its success there "
+        "to 1.2 % (100 images): the gradients are masked. An attacker who uses the logits (cw_l2) "
+        "still reaches 100.0 % of 180 targets against 100.0 % undistilled, at 1.07 times the mean "
+        "L2 distance (1.93 against 1.80 over the random targets reached). The network is also "
+        "reached by jsma_f_temperature (88.1 % of 900 targets against 88.4 %) and labels_only "
+        "(100.0 % of 10 images against 100.0 %, at 1.10 times the distance). Defensive "
+        "distillation does not stop an adaptive attacker."
+    )
+
+
+@pytest.mark.parametrize(
+    ("undistilled", "distilled", "zero", "masks"),
+    [
+        (0.884, 0.784, 0.5, True),  # falls by just ten points
+        (0.3, 0.2, 0.5, True),  # 0.3 - 0.1 is not quite 0.2
+        (0.884, 0.785, 0.5, False),
+        (0.884, 0.0, 0.011, True),
+        (0.884, 0.0, 0.01, False),  # no control failed
+        (0.884, 0.95, 0.5, False),
+        (0.05, 0.0, 1.0, False),  # an attack that hardly works cannot fall
+    ],
+)
+def test_masked_needs_a_fall_and_a_failed_control(undistilled, distilled, zero, masks):
+    found = compared({"jsma_f": jsma(undistilled)}, {"jsma_f": jsma(distilled)}, zero=zero)
+    assert found.masks_gradients is masks
+    assert found.sentence.count("the gradients are masked") == masks
+
+
+@pytest.mark.parametrize(
+    ("control", "says"),
+    [
+        (
+            controls.iterative_beats_one_step("distilled_t100", 0.5, 0.25, 20),
+            "PGD reaches 25.0 % of 20 images, fewer than the 50.0 % of its single step",
+        ),
+        (
+            controls.unbounded_reaches_all("distilled_t100", 0.05, 20),
+            "PGD without a bound reaches only 5.0 % of 20 images",
+        ),
+        (
+            controls.scaled_logits("distilled_t100", 100.0, 0.9, 0.1, 1),
+            "multiplying the logits of the undistilled network by 100 alone lowers its success "
+            "there to 10.0 % (1 image)",
+        ),
+    ],
+)
+def test_each_control_shows_masked_gradients(control, says):
+    networks = [
+        network_of(None, {"jsma_f": jsma(0.9)}),
+        network_of(100.0, {"jsma_f": jsma(0.0)}),
+    ]
+    found = verdict(networks, [control], CLASSES)
+    assert found.masks_gradients is True
+    assert f"undistilled, but {says}: the gradients are masked." in found.sentence
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        controls.random_restarts("distilled_t100", 0.1, 0.9, 5, 100),  # concerns the attack
+        controls.unbounded_reaches_all("distilled_t20", 0.0, 100),  # of another network
+        controls.unbounded_reaches_all("baseline", 0.0, 100),
+    ],
+)
+def test_controls_that_say_nothing_about_the_network(control):
+    assert not control.passed
+    networks = [
+        network_of(None, {"jsma_f": jsma(0.9)}),
+        network_of(100.0, {"jsma_f": jsma(0.0)}),
+    ]
+    found = verdict(networks, [control], CLASSES)
+    assert found.masks_gradients is None
+    assert "no check for masked gradients was made" in found.sentence
+    found = verdict(networks, [control, zero_control(networks[1])], CLASSES)
+    assert found.masks_gradients is False
+
+
+def test_nothing_masked_in_words():
+    found = compared({"jsma_f": jsma(0.884)}, {"jsma_f": jsma(0.856)}, temperature=1.0)
+    assert found.masks_gradients is False
+    assert found.sentence == (
+        "At T = 1 the paper's attack (jsma_f) reaches 85.6 % of 900 targets against 88.4 % "
+        "undistilled: its success falls by less than 10 points, so masked gradients protect "
+        "nothing here. No attack that gets round masked gradients was measured beside the "
+        "undistilled network, so this run does not tell whether an adaptive attacker is stopped."
+    )
+    found = compared({"jsma_f": jsma(0.884)}, {"jsma_f": jsma(0.856)}, zero=0.35)
+    assert found.masks_gradients is False
+    assert (
+        "protect nothing here, although 35.0 % of 10,000 test images have an all-zero"
+        in found.sentence
+    )
+    found = compared({"jsma_f": jsma(0.884)}, {"jsma_f": jsma(0.1)})
+    assert found.masks_gradients is False
+    assert "no check for masked gradients failed (zero_gradients)." in found.sentence
+
+
+def test_masking_is_not_told_without_the_papers_attack():
+    attack = {"jsma_f": jsma(0.9)}
+    for undistilled, distilled in ((attack, {}), ({}, attack), ({}, {})):
+        found = compared(undistilled, distilled, zero=0.989)
+        assert found.masks_gradients is None
+        assert (
+            "(jsma_f) was not measured beside the undistilled network, so this run does not tell "
+            "whether the defence masks gradients, although 98.9 % of 10,000 test images"
+        ) in found.sentence
+    assert "although" not in compared({}, {}).sentence
+
+
+@pytest.mark.parametrize(
+    ("undistilled", "distilled", "stops"),
+    [
+        (1.0, 0.9, False),
+        (1.0, 0.8999, True),
+        (0.7, 0.63, False),  # 0.9 x 0.7 is not quite 0.63
+        (0.5, 0.45, False),
+        (0.5, 0.44, True),
+        (0.49, 0.49, None),  # an attack this weak tells nothing
+        (0.49, 0.0, None),
+        (1.0, 0.0, True),
+    ],
+)
+def test_limits_of_being_reached(undistilled, distilled, stops):
+    found = compared({"cw_l2": norm_attack(undistilled)}, {"cw_l2": norm_attack(distilled)})
+    assert found.stops_adaptive_attacker is stops
+
+
+@pytest.mark.parametrize(
+    ("attack", "who", "record"),
+    [
+        ("cw_l2", "uses the logits", norm_attack),
+        ("jsma_f_exact", "computes the paper's attack in the log domain", jsma),
+        ("jsma_f_temperature", "divides the logits by T", jsma),
+        ("pgd_linf_temperature", "takes the gradient of the loss of logits / T", norm_attack),
+    ],
+)
+def test_each_adaptive_attack_refutes_alone(attack, who, record):
+    found = compared({attack: record(0.9)}, {attack: record(0.85)})
+    assert found.stops_adaptive_attacker is False
+    assert f"An attacker who {who} ({attack}) still reaches 85.0 % of" in found.sentence
+    assert "undistilled. Defensive distillation does not stop" in found.sentence
+    # Without cw_l2 a failure of it does not confirm the defence.
+    found = compared({attack: record(0.9)}, {attack: record(0.1)})
+    assert found.stops_adaptive_attacker is (True if attack == "cw_l2" else None)
+
+
+def test_an_attack_on_one_network_alone_is_no_comparison():
+    attack = {"cw_l2": norm_attack(1.0), "jsma_f_exact": jsma(1.0)}
+    for undistilled, distilled in ((attack, {}), ({}, attack)):
+        found = compared(undistilled, distilled)
+        assert found.stops_adaptive_attacker is None
+        assert "No attack that gets round masked gradients was measured" in found.sentence
+
+
+def test_attacks_that_fail_prove_no_robustness():
+    found = compared(
+        {"cw_l2": norm_attack(1.0, 1.8), "jsma_f_exact": jsma(0.9)},
+        {"cw_l2": norm_attack(0.1, 0.2), "jsma_f_exact": jsma(0.2)},
+    )
+    assert found.stops_adaptive_attacker is True
+    assert found.sentence.endswith(
+        "Attacks that get round masked gradients, each against its rate undistilled: cw_l2 (10.0 % "
+        "of 20 targets against 100.0 %) and jsma_f_exact (20.0 % of "
+        "900 targets against 90.0 %). None succeeds 90 % as often as undistilled, but that the "
+        "attacks measured here fail proves no robustness."
+    )
+
+
+def test_too_little_to_confirm_in_words():
+    exact = {"jsma_f_exact": jsma(0.9)}
+    found = compared(exact, {"jsma_f_exact": jsma(0.2)})
+    assert found.sentence.endswith(
+        "jsma_f_exact (20.0 % of 900 targets against 90.0 %). That does not tell whether an "
+        "adaptive attacker is stopped: cw_l2 was not measured."
+    )
+    found = compared({"cw_l2": norm_attack(0.4)}, {"cw_l2": norm_attack(0.4)})
+    assert found.sentence.endswith(": cw_l2 succeeds too rarely on the undistilled network.")
+
+
+@pytest.mark.parametrize("attack", ["cw_l0", "cw_linf", "labels_only", "transfer_cw_l2"])
+def test_supporting_attacks_do_not_decide_alone(attack):
+    support = {attack: norm_attack(1.0, targets="untargeted")}
+    found = compared(support, support)
+    assert found.stops_adaptive_attacker is None
+    assert f"{attack} (100.0 % of 20 images against 100.0 %)" in found.sentence
+    # Nor may the defence be confirmed against them.
+    found = compared({"cw_l2": norm_attack(1.0)} | support, {"cw_l2": norm_attack(0.0)} | support)
+    assert found.stops_adaptive_attacker is None
+    assert f"the network is reached by {attack}, though not by cw_l2" in found.sentence
+    found = compared({"cw_l2": norm_attack(1.0)} | support, {"cw_l2": norm_attack(1.0)} | support)
+    assert found.stops_adaptive_attacker is False
+    assert f"The network is also reached by {attack} (" in found.sentence
+
+
+def test_one_target_on_one_network_and_all_on_the_other_meet_at_the_random_one():
+    found = compared(
+        {"cw_l2": norm_attack(1.0, 1.0, targets="all", average=(0.95, 2.0))},
+        {"cw_l2": norm_attack(0.9, 3.0)},
+    )
+    # The mean over all targets, 1.0, is not used.
+    assert found.stops_adaptive_attacker is False
+    assert (
+        "(cw_l2) still reaches 90.0 % of 20 targets against 95.0 % undistilled, at 1.50 times the "
+        "mean L2 distance (3.00 against 2.00 over the random targets reached)."
+    ) in found.sentence
+
+
+def test_targeted_and_untargeted_attacks_are_not_compared():
+    found = compared(
+        {"cw_l2": norm_attack(1.0, 1.0, targets="untargeted")}, {"cw_l2": norm_attack(1.0, 1.0)}
+    )
+    assert found.stops_adaptive_attacker is None
+    assert "No attack that gets round masked gradients was measured" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("undistilled", "distilled"),
+    [
+        (norm_attack(1.0, None), norm_attack(1.0, 2.0)),
+        (norm_attack(1.0, 0.0), norm_attack(1.0, 2.0)),
+        (norm_attack(1.0, 1.0, norm="linf"), norm_attack(1.0, 2.0)),
+        # Means over different pairs: the weaker network's hard ones are missing.
+        (norm_attack(0.89, 1.0), norm_attack(0.89, 2.0)),
+        (norm_attack(0.9, 1.0), norm_attack(0.89, 2.0)),
+        (
+            norm_attack(1.0, 1.0, targets="all"),
+            norm_attack(1.0, 2.0, targets="all", average=(1, 2)),
+        ),
+    ],
+)
+def test_no_ratio_without_two_distances_of_the_same_pairs(undistilled, distilled):
+    found = compared({"cw_l2": undistilled}, {"cw_l2": distilled})
+    assert found.stops_adaptive_attacker is False
+    assert "times the mean L2 distance" not in found.sentence
+
+
+def test_untargeted_attacks_compare_their_means():
+    found = compared(
+        {"cw_l2": norm_attack(1.0, 1.0, targets="untargeted")},
+        {"cw_l2": norm_attack(1.0, 1.234, targets="untargeted")},
+    )
+    assert (
+        "at 1.23 times the mean L2 distance (1.23 against 1.00 over the images reached)."
+        in found.sentence
+    )
+
+
+def test_counts_of_both_where_they_differ():
+    found = compared(
+        {"jsma_f": jsma(0.9, 900), "jsma_f_exact": jsma(0.9, 900)},
+        {"jsma_f": jsma(0.0, 18), "jsma_f_exact": jsma(1.0, 18)},
+        zero=1.0,
+    )
+    assert "reaches 0.0 % of 18 targets against 90.0 % of 900 targets undistilled" in found.sentence
+    assert "still reaches 100.0 % of 18 targets against 90.0 % of 900 targets" in found.sentence
+
+
+def run_of(*networks):
+    return verdict(list(networks), [zero_control(n) for n in networks], CLASSES)
+
+
+MEASURED = {"jsma_f": jsma(0.9), "cw_l2": norm_attack(1.0)}
+
+
+def test_the_highest_temperature_is_judged_in_whatever_order():
+    networks = [network_of(t, MEASURED) for t in (100.0, None, 5.0, 20.0)]
+    networks.append(
+        dataclasses.replace(
+            network_of(500.0, MEASURED), defense="adversarial_training", temperature=1.0
+        )
+    )
+    found = run_of(*networks)
+    assert found.sentence.startswith("At T = 100 ")
+    assert "left out" not in found.sentence
+    assert run_of(*reversed(networks)) == found
+
+
+CHANCE = math.log(CLASSES)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        {"last": CHANCE, "stalled": True},
+        {"last": 0.99 * CHANCE, "stalled": True},
+        {"initial": (CHANCE, True)},
+    ],
+)
+def test_networks_that_did_not_learn_are_left_out(lost):
+    found = run_of(
+        network_of(None, MEASURED), network_of(20.0, MEASURED), network_of(100.0, MEASURED, **lost)
+    )
+    assert found.sentence.startswith("At T = 20 ")
+    assert found.sentence.endswith(" T = 100 is left out: it did not learn.")
+    alone = run_of(network_of(None, MEASURED), network_of(100.0, MEASURED, **lost))
+    assert alone.masks_gradients is alone.stops_adaptive_attacker is None
+    assert alone.sentence == "There is no verdict: no distilled network learnt."
+
+
+@pytest.mark.parametrize(
+    "late", [{"last": 0.98 * CHANCE, "stalled": True}, {"last": CHANCE}, {"initial": (0.1, True)}]
+)
+def test_networks_that_learnt_late_count(late):
+    found = run_of(network_of(None, MEASURED), network_of(100.0, MEASURED, **late))
+    assert found.sentence.startswith("At T = 100 ")
+
+
+def test_the_number_of_classes_gives_the_loss_of_guessing():
+    networks = [network_of(None, MEASURED), network_of(100.0, MEASURED, last=4.0, stalled=True)]
+    assert verdict(networks, [], 100).stops_adaptive_attacker is False  # below ln 100 = 4.6
+    assert verdict(networks, [], 10).stops_adaptive_attacker is None
+
+
+def test_the_temperature_with_what_is_needed_is_judged():
+    found = run_of(
+        network_of(None, MEASURED),
+        network_of(20.0, MEASURED),
+        network_of(100.0, {"jsma_f": jsma(0.0)}, zero=1.0),
+    )
+    assert found.sentence.startswith("At T = 20 ")
+    assert found.sentence.endswith(" T = 100 is left out: too little was measured on it.")
+
+
+def test_a_measured_temperature_is_not_passed_over_because_it_is_inconclusive():
+    # At T = 100 only jsma_f_exact answers, and does not refute; cw_l2 is too weak to tell.
+    weak, strong = norm_attack(0.4), jsma(0.9)
+    undistilled = {"jsma_f": jsma(0.9), "cw_l2": weak, "jsma_f_exact": strong}
+    found = run_of(
+        network_of(None, undistilled),
+        network_of(20.0, undistilled),
+        network_of(100.0, {"jsma_f": jsma(0.0), "cw_l2": weak, "jsma_f_exact": jsma(0.1)}),
+    )
+    assert found.sentence.startswith("At T = 100 ")
+    assert found.stops_adaptive_attacker is None
+
+
+@pytest.mark.parametrize(
+    ("networks", "reason"),
+    [
+        ([], "the run has no undistilled network to compare with"),
+        ([network_of(100.0, MEASURED)], "the run has no undistilled network to compare with"),
+        ([network_of(None, MEASURED)], "the run has no distilled network"),
+        (
+            [network_of(None, MEASURED, last=CHANCE, stalled=True), network_of(1.0, MEASURED)],
+            "the undistilled network did not learn",
+        ),
+    ],
+)
+def test_without_both_networks_there_is_no_verdict(networks, reason):
+    found = run_of(*networks)
+    assert found.masks_gradients is found.stops_adaptive_attacker is None
+    assert found.sentence == f"There is no verdict: {reason}."

@@ -1,0 +1,163 @@
+"""C17 to C19: each once where it holds, once where it fails and once where a run cannot tell."""
+
+import dataclasses
+
+import pytest
+
+from ddefense.reporting import claims
+
+
+@pytest.fixture
+def judge(results_of, network, norm_attack, transferred):
+    """(claim, {T or None: network fields}, further fields) -> verdict.
+
+    Fields of a network are those of `make_network`, `cw`, a (success rate, distance), and
+    `transfer`, tuples of (kappa, share misclassified, share that fools the substitute if given).
+    """
+
+    def build(temperature, fields):
+        fields = dict(fields)
+        cw, transfer = fields.pop("cw", None), fields.pop("transfer", ())
+        targets = "all" if fields.pop("every_target", False) else "random"
+        return dataclasses.replace(
+            network(temperature, {}, **fields),
+            norm_attacks={} if cw is None else {"cw_l2": norm_attack(*cw, targets=targets)},
+            transfer=[transferred(*pair) for pair in transfer],
+        )
+
+    def judge(claim_id, networks, dataset="mnist"):
+        run = results_of(
+            [build(t, fields) for t, fields in networks.items()],
+            dataset=dataset,
+            attacks=("cw_l2", "transfer_cw_l2"),
+            cw_steps=500,
+        )
+        return next(a.verdict for a in claims.answers(run) if a.claim.id == claim_id)
+
+    return judge
+
+
+def sweep(*distances):
+    """cw_l2 at T = 1, 2, 3 and so on."""
+    return {None: {}} | {float(t): {"cw": (1.0, d)} for t, d in enumerate(distances, start=1)}
+
+
+BASE = {"cw": (1.0, 2.0)}
+CASES = [
+    # claim, networks, holds, value, part of the difference
+    ("C17", {None: BASE, 100.0: {"cw": (1.0, 2.5)}}, "yes", 1.25, "ratio 1.00 of theirs"),
+    ("C17", {None: BASE, 100.0: {"cw": (1.0, 1.6)}}, "yes", 0.8, "+0.00 points"),
+    ("C17", {None: BASE, 100.0: {"cw": (1.0, 1.5)}}, "no", 0.75, "ratio 0.60 of theirs"),
+    ("C17", {None: BASE, 100.0: {"cw": (1.0, 6.0)}}, "no", 3.0, "ratio 2.40 of theirs"),
+    ("C17", {None: BASE, 100.0: {"cw": (0.95, 2.0)}}, "no", 1.0, "-5.00 points"),
+    ("C17", {None: {}, 100.0: BASE}, "not measured", None, "-"),
+    ("C17", {None: BASE, 100.0: {}}, "not measured", None, "-"),
+    ("C17", {None: {"cw": (0.0, 2.0)}, 100.0: BASE}, "not measured", None, "-"),
+    ("C17", {None: {"cw": (1.0, 0.0)}, 100.0: BASE}, "not measured", None, "-"),
+    ("C17", {None: BASE}, "not measured", None, "-"),
+    ("C17", {None: BASE, 10.0: BASE}, "not measured", 1.0, "+0.00 points"),
+    ("C17", {None: BASE, 100.0: BASE | {"stalled": True}}, "not measured", 1.0, "+0.00 points"),
+    # 1 2 3 4 against 2 4 1 3: centred products -1.5*-0.5, -0.5*1.5, 0.5*-1.5, 1.5*0.5: 0.
+    ("C18", sweep(2.0, 4.0, 1.0, 3.0), "yes", 0.0, "+0.05"),
+    ("C18", sweep(1.0, 2.0, 3.0, 4.0), "no", 1.0, "+1.05"),
+    ("C18", sweep(4.0, 3.0, 2.0, 1.0), "no", -1.0, "-0.95"),
+    ("C18", sweep(1.0, 2.0, 3.0), "not measured", None, "-"),
+    ("C18", sweep(1.5, 1.5, 1.5, 1.5), "not measured", None, "-"),
+    ("C18", {None: {}, 5.0: {}}, "not measured", None, "-"),
+    ("C19", {None: {}, 100.0: {"transfer": [(0.0, 0.2), (40.0, 0.9)]}}, "yes", 90.0, "-10.00"),
+    ("C19", {None: {}, 100.0: {"transfer": [(40.0, 0.85)]}}, "no", 85.0, "-15.00"),
+    ("C19", {None: {}, 100.0: {"transfer": [(30.0, 1.0)]}}, "not measured", None, "-"),
+    ("C19", {None: {}, 100.0: {}}, "not measured", None, "-"),
+    ("C19", {None: {"transfer": [(40.0, 1.0)]}}, "not measured", None, "-"),
+    ("C19", {None: {}, 2.0: {"transfer": [(40.0, 1.0)]}}, "not measured", 100.0, "+0.00"),
+]
+
+
+@pytest.mark.parametrize(("claim", "networks", "holds", "value", "difference"), CASES)
+def test_verdict(judge, claim, networks, holds, value, difference):
+    verdict = judge(claim, networks)
+    assert verdict.holds == holds
+    assert verdict.value == (None if value is None else pytest.approx(value))
+    assert difference in verdict.difference
+    if holds == "not measured":
+        assert verdict.note
+
+
+def test_every_claim_is_tried_both_ways():
+    tried = {(case[0], case[2]) for case in CASES}
+    ours = [claim for claim in claims.CLAIMS if claim.attack]
+    assert [claim.id for claim in ours] == ["C17", "C18", "C19"]
+    assert tried >= {(c.id, holds) for c in ours for holds in ("yes", "no", "not measured")}
+
+
+def test_success_is_over_every_target_and_the_distance_over_the_same_one(judge):
+    every = {"cw": (1.0, 2.0), "every_target": True}
+    verdict = judge("C17", {None: BASE, 100.0: every})
+    assert "100.00 % (180/180) at T = 100; mean L2 2.00 against 2.00 undistilled" in verdict.ours
+    assert "over 20 images, one random target each" in verdict.note
+    assert "at most 500 steps at each of 9 constants" in verdict.note
+    assert "neither mean" not in verdict.note
+
+
+def test_means_over_different_pairs_say_so(judge):
+    verdict = judge("C17", {None: {"cw": (0.9, 2.0)}, 100.0: BASE})
+    assert "pairs that were not reached are in neither mean" in verdict.note
+
+
+def test_an_attack_that_is_too_weak_without_a_defence_refutes_nothing(judge):
+    weak = judge("C17", {None: {"cw": (0.5, 2.0)}, 100.0: {"cw": (0.5, 2.0)}})
+    assert weak.holds == "not measured"
+    assert weak.note.startswith("the attack reaches 50.00 % undistilled: too few steps to tell")
+    strong = judge("C17", {None: {"cw": (0.5, 2.0)}, 100.0: BASE})
+    assert strong.holds == "yes"
+
+
+def test_samples_that_do_not_fool_the_substitute_say_nothing_about_transfer(judge):
+    networks = {None: {}, 100.0: {"transfer": [(40.0, 0.1, 0.2)]}}
+    verdict = judge("C19", networks)
+    assert (verdict.holds, verdict.value) == ("not measured", pytest.approx(10))
+    assert verdict.note.startswith("only 20.00 % fool the substitute itself: too few steps")
+    assert judge("C19", {None: {}, 100.0: {"transfer": [(40.0, 0.95, 0.2)]}}).holds == "yes"
+
+
+def test_the_ratio_is_held_against_that_of_the_dataset(judge):
+    verdict = judge("C17", {None: BASE, 100.0: {"cw": (1.0, 4.0)}}, "cifar10")
+    assert "ratio 0.94 of theirs (best case, x 2.12)" in verdict.difference  # 0.36 / 0.17
+
+
+def test_the_correlation_says_over_how_many_temperatures(judge):
+    few = judge("C18", sweep(2.0, 4.0, 1.0, 3.0))
+    assert few.ours == "rho = +0.00 over 4 temperatures"
+    assert "theirs is over 9 temperatures" in few.note
+    assert "mean L2 1.00 to 4.00" in few.note
+    nine = judge("C18", sweep(*(float(i % 2 + 1) for i in range(9))))
+    assert nine.ours.endswith("over 9 temperatures")
+    assert "theirs is" not in nine.note
+
+
+def test_a_network_that_did_not_learn_is_in_no_correlation(judge):
+    networks = sweep(2.0, 4.0, 1.0, 3.0) | {100.0: {"cw": (1.0, 50.0), "stalled": True}}
+    verdict = judge("C18", networks)
+    assert (verdict.holds, verdict.value) == ("yes", pytest.approx(0.0))
+    assert "left out because they did not learn: T = 100" in verdict.note
+
+
+def test_transfer_takes_the_smallest_kappa_that_is_enough(judge):
+    replayed = [(0.0, 0.1), (45.0, 0.9), (60.0, 1.0)]
+    networks = {None: {"transfer": [(45.0, 1.0)]}, 100.0: {"transfer": replayed}}
+    verdict = judge("C19", networks)
+    assert verdict.ours == "90.00 % misclassified at T = 100, kappa = 45"
+    assert verdict.note == (
+        "of 20 images, [80.0, 95.0]; 45.00 % reach the target; 95.00 % fool the substitute; "
+        "100.00 % misclassified undistilled"
+    )
+
+
+def test_a_run_that_was_not_asked_for_the_attacks_does_not_show_the_claims(results, full):
+    assert not {"C17", "C18", "C19"} & {a.claim.id for a in claims.answers(results)}
+    shown = {answer.claim.id: answer.verdict.holds for answer in claims.answers(full)}
+    assert (shown["C17"], shown["C18"], shown["C19"]) == ("yes", "yes", "yes")
+    one = dataclasses.replace(full, config=dataclasses.replace(full.config, attacks=("cw_l2",)))
+    ids = {answer.claim.id for answer in claims.answers(one)}
+    assert {"C17", "C18"} <= ids
+    assert "C19" not in ids
