@@ -42,7 +42,7 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 # A run ends when over a tenth of its steps its objective has not fallen below this share.
 _PROGRESS, _PATIENCE = 0.999, 0.1
 # Iterations between two looks at the rows. Fewer let them end sooner, more save calls.
-_CHUNK = 20
+_CHUNK = 10
 # Of the largest logit: another batch may move margins that far.
 _ROUNDING = 1e-5
 

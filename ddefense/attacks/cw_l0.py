@@ -1,10 +1,10 @@
 r"""The L0 attack of Carlini & Wagner (2017): the fewest changed features.
 
 It minimises the objective of `cw_l2` over a set of features that shrinks. A run ends with the
-first adversarial image $x'$. Then the features that have hardly changed, and those that matter
-least, by $|g_i (x'_i - x_i)|$ with $g$ the gradient of the margin at $x'$, are put back to the
-original's values for good, and the next run starts from the rest of $x'$. A run that fails is tried
-again with twice the c; the attack ends where the largest c fails too, and the last adversarial
+first adversarial image $x'$. Then features go back to the original's values for good: those that
+have hardly changed, or else those that matter least, by $|g_i (x'_i - x_i)|$ with $g$ the
+gradient of the margin at $x'$. The next run starts from the rest of $x'$; a run that fails is
+tried again with twice the c. The attack ends where the largest c fails too; its last adversarial
 image is the result.
 
 Features are counted one by one: the channels of a pixel are apart.
@@ -14,15 +14,18 @@ import numpy as np
 import tensorflow as tf
 
 from ddefense.attacks import carlini_wagner
-from ddefense.attacks.carlini_wagner import CarliniWagner, Classes, Flags, Floats, Rows
+from ddefense.attacks.carlini_wagner import CarliniWagner, Classes, Flags, Floats, Rows, State
 from ddefense.attacks.classifier import Classifier
 
-# A larger c scales the gradient alone, which Adam undoes.
-_LARGEST_C = 1e4
-# Of the authors' code: the change that counts, in units of the bounds' width, and the share of the
-# root of the number of changed features that is put back at once. Theirs stops at a feature that
-# carries more than 0.01 of the objective, which means another thing for every scale of the logits.
-_CHANGED, _SHARE = 1e-4, 0.3
+# The largest c of the authors' code, and the largest in multiples of the first that succeeds: a
+# still larger one scales the gradient alone, which Adam undoes.
+_LARGEST_C, _GROWTH = 2e6, 1e3
+# Of the largest change: below that share a feature has hardly changed.
+_HARDLY = 0.01
+# Of the root of the number of features left: how many go back at once. The authors' code takes
+# fewer where one of them carries more than 0.01 of the objective, which means another thing for
+# every scale of the logits.
+_SHARE = 0.3
 
 
 def _squared(change: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -31,18 +34,27 @@ def _squared(change: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, ...]:
     return squared, 2 * change, squared
 
 
-def least_important(effect: Floats, allowed: Flags) -> Rows:
+def needless(change: Floats, slope: Floats, allowed: Flags) -> Flags:
     """The features of one image to put back to the original's values.
 
     Args:
-        effect: part of the margin that each feature's change carries, >= 0, shape [F].
-        allowed: whether the feature may still change, and did, shape [F].
+        change: from the original, shape [F].
+        slope: of the margin, shape [F].
+        allowed: whether a feature may still change, shape [F].
 
     Returns:
-        Of the n allowed ones, 0.3 * sqrt(n) of least effect, rounded up.
+        Those of the n allowed ones that have hardly changed; if there are none, the
+        0.3 * sqrt(n), rounded up, whose change adds least to the margin. Shape [F].
     """
-    order = np.argsort(np.where(allowed, effect, np.inf), kind="stable")[: allowed.sum()]
-    return order[: int(np.ceil(_SHARE * len(order) ** 0.5))]
+    size = np.abs(change)
+    unchanged = allowed & (size < _HARDLY * size.max())
+    if unchanged.any():
+        return unchanged
+    effect = np.where(allowed, np.abs(slope) * size, np.inf)
+    count = int(np.ceil(_SHARE * np.sqrt(allowed.sum())))
+    least = np.zeros_like(allowed)
+    least[np.argsort(effect, kind="stable")[:count]] = True
+    return least
 
 
 def cw_l0(
@@ -85,33 +97,33 @@ def cw_l0(
         settings=settings,
         batch_size=batch_size,
     )
-    task.radius[:] = np.finfo(np.float32).max
-    width = bounds[1] - bounds[0]
+    task.radius[:] = np.finfo(np.float32).max  # any adversarial image ends a run
     found = task.original.copy()
+    largest_c = np.full(len(images), _LARGEST_C)
 
     def put_back(rows: Rows) -> None:
-        slope = margins(tf.constant(found[rows]), tf.constant(task.classes[rows]))[1].numpy()
-        change = np.abs(found[rows] - task.original[rows])
-        effect = np.abs(slope) * change
-        task.allowed[rows] &= change >= _CHANGED * width
-        for row, its_effect in zip(rows, effect, strict=True):
-            allowed = task.allowed[row]
-            allowed[least_important(its_effect, allowed)] = False
+        slopes = margins(tf.constant(found[rows]), tf.constant(task.classes[rows]))[1].numpy()
+        for row, slope in zip(rows, slopes, strict=True):
+            change = found[row] - task.original[row]
+            task.allowed[row] &= ~needless(change, slope, task.allowed[row])
 
-    def next_runs(rows: Rows, best: Floats, score: Floats) -> tuple[Flags, Floats]:
-        reached = np.isfinite(score)
-        found[rows[reached]] = best[reached]
+    def next_runs(rows: Rows, ended: State) -> tuple[Flags, Floats]:
+        reached = np.isfinite(ended.score)
+        found[rows[reached]] = ended.best[reached]
+        largest_c[rows[reached]] = np.minimum(
+            largest_c[rows[reached]], _GROWTH * task.c[rows[reached]]
+        )
         if reached.any():
             put_back(rows[reached])
         task.c[rows] *= np.where(reached, 1, 2)
-        goes_on = (task.c[rows] <= _LARGEST_C) & task.allowed[rows].any(axis=1)
+        goes_on = (task.c[rows] <= largest_c[rows]) & task.allowed[rows].any(axis=1)
         return goes_on, found[rows]
 
     carlini_wagner.minimize(
         carlini_wagner.compile_chunk(margins, _squared, settings, bounds),
         task,
+        attacked_rows,
         next_runs,
-        rows=attacked_rows,
         bounds=bounds,
         batch_size=batch_size,
     )

@@ -12,6 +12,9 @@ from ddefense.attacks import carlini_wagner
 from ddefense.attacks.carlini_wagner import CarliniWagner, Classes, Flags, Floats, Rows, State
 from ddefense.attacks.classifier import Classifier
 
+# Of the authors' code. It keeps c finite where no c succeeds.
+_LARGEST_C = 1e10
+
 
 def _squared(change: tf.Tensor, radius: tf.Tensor) -> tuple[tf.Tensor, ...]:
     del radius
@@ -70,7 +73,8 @@ def cw_l2(
         succeeds[rows] = np.where(reached, c, succeeds[rows])
         fails[rows] = np.where(reached, fails[rows], c)
         bounded = np.isfinite(succeeds[rows])
-        task.c[rows] = np.where(bounded, (fails[rows] + succeeds[rows]) / 2, 10 * c)
+        middle = (fails[rows] + succeeds[rows]) / 2
+        task.c[rows] = np.where(bounded, middle, np.minimum(10 * c, _LARGEST_C))
         tried[rows] += 1
         return tried[rows] < settings.search_steps, task.original[rows]
 

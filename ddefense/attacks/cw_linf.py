@@ -6,8 +6,9 @@ its place. Each run minimises
 $$c \cdot \max(-m(x'), -\kappa) + \sum_i \max(|x'_i - x_i| - \tau, 0)$$
 
 and ends as soon as an adversarial image lies within $\tau$. Then $\tau$ becomes 0.9 of the largest
-change reached and the next run starts there; a run that fails is tried again with twice the c. The
-attack ends where the largest c fails too.
+change reached; a run that fails is tried again with twice the c. Every run starts from the nearest
+adversarial image so far. The attack ends where the largest c fails too, or at a change that 8-bit
+images cannot show.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from ddefense.attacks import carlini_wagner
-from ddefense.attacks.carlini_wagner import CarliniWagner, Classes, Flags, Floats, Rows
+from ddefense.attacks.carlini_wagner import CarliniWagner, Classes, Flags, Floats, Rows, State
 from ddefense.attacks.classifier import Classifier
 
 # Of the authors' code.
@@ -73,12 +74,14 @@ def cw_linf(
         batch_size=batch_size,
     )
     task.radius[:] = 1.0
-    found = task.original.copy()
+    found, nearest = task.original.copy(), np.full(len(images), np.inf, np.float32)
 
-    def next_runs(rows: Rows, best: Floats, score: Floats) -> tuple[Flags, Floats]:
-        reached = score <= task.radius[rows]
-        found[rows[reached]] = best[reached]
-        task.radius[rows] = np.where(reached, _SHRINK * score, task.radius[rows])
+    def next_runs(rows: Rows, ended: State) -> tuple[Flags, Floats]:
+        nearer = ended.score < nearest[rows]
+        found[rows[nearer]] = ended.best[nearer]
+        nearest[rows[nearer]] = ended.score[nearer]
+        reached = ended.score <= task.radius[rows]
+        task.radius[rows] = np.where(reached, _SHRINK * ended.score, task.radius[rows])
         task.c[rows] *= np.where(reached, 1, 2)
         goes_on = (task.c[rows] <= _LARGEST_C) & (task.radius[rows] > _LEAST_RADIUS)
         return goes_on, found[rows]
@@ -86,8 +89,8 @@ def cw_linf(
     carlini_wagner.minimize(
         carlini_wagner.compile_chunk(margins, _excess, settings, bounds),
         task,
+        attacked_rows,
         next_runs,
-        rows=attacked_rows,
         bounds=bounds,
         batch_size=batch_size,
     )

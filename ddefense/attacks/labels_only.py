@@ -21,7 +21,6 @@ from ddefense.attacks.batching import padded_size
 from ddefense.attacks.classifier import Classifier, check_inputs
 
 _DISTRIBUTION = "adversarial-robustness-toolbox"
-_EXTRA = "labels_only"
 
 # Images to try as a start; one adversarial image is enough.
 _STARTS = 100
@@ -159,8 +158,7 @@ def _search(
     start = _start(oracle, bounds, np.random.default_rng(of_start))
     if start is None:
         return
-    # An original on the boundary itself makes the library divide by a distance of zero.
-    with _global_seed(of_attack), np.errstate(divide="ignore", invalid="ignore"):
+    with _global_seed(of_attack):
         make_attack(oracle).generate(
             oracle.original[None], y=np.array([oracle.label]), x_adv_init=start[None]
         )
@@ -208,7 +206,7 @@ def _library(attacked: Classifier, bounds: tuple[float, float]) -> Callable[[_Or
     if not available():
         raise ModuleNotFoundError(
             f"labels_only: expected {_DISTRIBUTION} to be installed, found none. Install it with "
-            f"`pip install 'ddefense[{_EXTRA}]'`, or leave the attack out.",
+            "`pip install 'ddefense[labels-only]'`, or leave the attack out.",
             name="art",
         )
     with warnings.catch_warnings():

@@ -29,8 +29,8 @@ def check(config: Config) -> None:
     if "labels_only" in config.attacks and not attacks.labels_only_available():
         others = ",".join(name for name in config.attacks if name != "labels_only")
         raise ConfigError(
-            "attacks: labels_only expects the library of the extra of that name, which is not "
-            "installed. Install it with: pip install 'ddefense[labels_only]'; or leave it out: "
+            "attacks: labels_only expects the library of the extra labels-only, which is not "
+            "installed. Install it with: pip install 'ddefense[labels-only]'; or leave it out: "
             f"--attacks={others}"
         )
 

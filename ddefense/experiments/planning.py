@@ -111,8 +111,8 @@ def plan(config: Config, dataset: Dataset, rates: Rates) -> list[Planned]:
         stages += on(names[-1], temperature, everywhere_here, True)
     if config.defense == "adversarial_training":
         names.append("adversarially_trained")
-        passes = 1 + config.adversarial_steps * (rates.forward + rates.backward) / rates.train
-        seconds = config.adversarial_epochs * epoch * passes
+        step = rates.train + config.adversarial_steps * (rates.forward + rates.backward)
+        seconds = config.adversarial_epochs * num_train * step
         stages.append(Planned(names[-1], "train", seconds))
         stages += on(names[-1], 1.0, False, False)
     return stages + [Planned(f"export_{name}", "export", _EXPORT_SECONDS) for name in names]

@@ -32,11 +32,13 @@ class Run:
         return self.folder / "exported"
 
     def networks(self):
-        """The text of the part of results.json that the seed determines."""
+        """The text of the parts of results.json that the seed determines."""
         text = (self.workdir / "results.json").read_text()
-        start, end = text.index('\n "networks": ['), text.index('\n "exports": ')
-        assert json.loads("{" + text[start:end].rstrip(",") + "}")["networks"]
-        return text[start:end]
+        starts = [text.index(f'\n "{name}": ') for name in ("networks", "exports", "controls")]
+        networks, rest = text[starts[0] : starts[1]], text[starts[2] :]
+        assert json.loads("{" + networks.rstrip(",") + "}")["networks"]
+        assert set(json.loads("{" + rest)) == {"controls", "verdict", "schema_version"}
+        return networks + rest
 
     def exported(self):
         """Paths of the exports as the results name them."""
@@ -80,6 +82,7 @@ for name in ("tensorflow", "keras", "tensorflow_datasets", "sklearn"):
 from ddefense.cli import main
 main.run()
 """
+FLAGS = ("--workdir=run", "--export_dir=exported")
 EXECUTE = "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
 
 
@@ -151,8 +154,8 @@ def start_run(start_python, tmp_path_factory):
 
     started = []
 
-    def start(folder, *arguments, program=("-m", "ddefense.cli"), within=None):
-        command = [*program, "--workdir=run", "--export_dir=exported", *arguments]
+    def start(folder, *arguments, program=("-m", "ddefense.cli"), flags=FLAGS, within=None):
+        command = [*program, *flags, *arguments]
         if within is not None:
             command = ["-c", EXECUTE, *within(folder), sys.executable, "-P", *command]
         cwd = folder if within is None else "/"
@@ -163,6 +166,17 @@ def start_run(start_python, tmp_path_factory):
     for process in started:  # those that a failed test left behind
         with process:
             process.kill()
+
+
+@pytest.fixture(scope="session")
+def start_attack(start_run):
+    """Starts `bin/attack` as `start_run` does `bin/reproduce`."""
+
+    def start(folder, *arguments):
+        program = ("-m", "ddefense.cli.attack")
+        return start_run(folder, *arguments, program=program, flags=("--workdir=run",))
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -62,13 +62,22 @@ def test_a_run_killed_at_random_times_ends_as_if_it_had_not_been(
         assert (tmp_path / path / "saved_model.pb").exists()
 
 
+# The least that runs every kind of attack and trains every kind of network.
+LEAST = (
+    *("--preset=smoke", "--epochs=1", "--warm_start_steps=0", "--temperatures=1,5"),
+    *("--defense=adversarial_training", "--adversarial_epochs=1", "--adversarial_steps=1"),
+    *("--samples=1", "--gradient_samples=1", "--max_features=4", "--pgd_steps=3"),
+    *("--cw_steps=20", "--cw_search_steps=2", "--kappas=0,5", "--labels_only_queries=50"),
+    "--attacks=jsma_z,jsma_f,fgsm,pgd_linf,cw_l2,cw_l0,cw_linf,transfer_cw_l2,labels_only",
+    "--threads=1",
+)
+
+
 def test_one_thread_is_one_thread_and_gives_the_same_bits_twice(
     start_run, digits, tmp_path_factory
 ):
-    least = ("--preset=smoke", "--epochs=1", "--warm_start_steps=0", "--temperatures=1")
-    least += ("--samples=1", "--gradient_samples=1", "--attacks=jsma_z", "--threads=1")
     folders = [tmp_path_factory.mktemp("one_thread") for _ in range(2)]
-    started = [start_run(folder, *least) for folder in folders]
+    started = [start_run(folder, *LEAST) for folder in folders]
     first, second = (run.finish() for run in started)
     first.assert_same(second)
     for run in (first, second):
@@ -76,6 +85,11 @@ def test_one_thread_is_one_thread_and_gives_the_same_bits_twice(
         assert results.config.threads == 1
         assert results.environment["intra_op_threads"] == 1
     assert_ran_as_planned(first, digits)  # T = 1 without a warm start
+    names = [network.name for network in results.networks]
+    assert names == ["baseline", "distilled_t1", "distilled_t5", "adversarially_trained"]
+    assert results.yardstick().defense == "adversarial_training"
+    assert [export.network for export in results.exports] == names
+    assert {control.network for control in results.controls} == set(names)
 
 
 def test_a_folder_that_takes_no_exports_is_refused_before_anything_is_made(

@@ -1,6 +1,7 @@
 """The smoke preset through the command line: every promise of a run, on one run."""
 
 import csv
+import json
 import re
 import shutil
 import xml.etree.ElementTree
@@ -9,7 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from ddefense import networks, records
+from ddefense import measurements, networks, records
+from ddefense.config import JSMA_ATTACKS
 from ddefense.experiments import planning
 from ddefense.layers import TemperatureSoftmax
 
@@ -33,6 +35,12 @@ np.savez("answers.npz", **found)
 @pytest.fixture(scope="module")
 def results(smoke):
     return records.load(records.Results, smoke.workdir / "results.json")
+
+
+@pytest.fixture(scope="module")
+def jsma(results):
+    """The readings of JSMA that were run."""
+    return {name for name in results.config.attacks if name in JSMA_ATTACKS}
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +97,18 @@ def test_a_run_leaves_what_the_documentation_promises(smoke):
     assert not list(smoke.folder.rglob("shard_*"))
 
 
-def test_results_are_complete(results):
+def test_results_are_complete(results, jsma):
     assert results.config.preset == "smoke"
     assert results.config.reduced
     assert results.dataset.name == "digits"
     assert [network.name for network in results.networks] == NAMES
     assert [network.temperature for network in results.networks] == [1.0, 20.0]
     for network in results.networks:
-        assert set(network.attacks) == set(network.robustness) == set(results.config.attacks)
+        assert set(network.attacks) == set(network.robustness) == jsma
         assert {attack.attempts for attack in network.attacks.values()} == {18}
+        assert set(network.norm_attacks) == set(results.config.attacks) - jsma
+        assert {attack.samples for attack in network.norm_attacks.values()} == {1, 2}
+        assert [transfer.kappa for transfer in network.transfer] == list(results.config.kappas)
     assert results.baseline().initial is None
     assert results.distilled()[0].initial.temperature == 20.0
     assert sum(layer.parameters for layer in results.architecture) == 312_202
@@ -105,6 +116,32 @@ def test_results_are_complete(results):
     assert results.environment["resumed_stages"] == 0
     assert results.environment["op_determinism"] is True
     assert set(results.timings) > {"baseline", "warm_start", "distilled_t20", "this_process"}
+    checked = {(control.network, control.name) for control in results.controls}
+    assert len(checked) == len(results.controls) == 9
+    assert checked > {(name, "zero_gradients") for name in NAMES}
+    assert ("distilled_t20", "scaled_logits") in checked
+
+
+def test_the_verdict_is_drawn_from_the_measurements(results):
+    expected = measurements.verdict(results.networks, results.controls, 10)
+    assert results.verdict == expected
+    assert results.verdict.masks_gradients is True
+    assert results.verdict.stops_adaptive_attacker is False
+    assert results.verdict.sentence.startswith("At T = 20 the paper's attack (jsma_f) reaches ")
+
+
+def test_the_verdict_stands_in_the_report_and_beside_every_export(smoke, results):
+    sentence = results.verdict.sentence
+    assert sentence in (smoke.workdir / "report.md").read_text()
+    for export in results.exports:
+        notes = smoke.folder / export.path / "assets.extra"
+        assert [path.name for path in notes.iterdir()] == ["verdict.json"]
+        assert json.loads((notes / "verdict.json").read_text()) == {
+            "network": export.network,
+            "masks_gradients": True,
+            "stops_adaptive_attacker": False,
+            "sentence": sentence,
+        }
 
 
 def test_the_baseline_learnt(results):
@@ -128,11 +165,11 @@ def test_samples_are_the_first_that_the_baseline_gets_right(results, deployed, d
     assert results.sample_indices == right[:2].tolist()
 
 
-def test_successes_are_seen_again_in_the_images(smoke, results, deployed):
+def test_successes_are_seen_again_in_the_images(smoke, results, deployed, jsma):
     """Judges every adversarial image afresh, from the files alone."""
     samples = records.Samples.load(smoke.workdir / "samples.npz")
     assert samples.test_indices.tolist() == results.sample_indices
-    assert set(samples.outcomes) == {(n, a) for n in NAMES for a in results.config.attacks}
+    assert set(samples.outcomes) == {(n, a) for n in NAMES for a in jsma}
     some = 0
     for (name, attack), outcome in samples.outcomes.items():
         images = np.stack([samples.adversarial(name, attack, pair) for pair in range(18)])
@@ -150,6 +187,31 @@ def test_successes_are_seen_again_in_the_images(smoke, results, deployed):
         assert record.success_rate == pytest.approx(success.mean())
         some += success.sum()
     assert some > 0  # or the test would say little
+
+
+def test_successes_by_norm_are_seen_again_in_the_images(smoke, results, deployed, digits):
+    """The same for attacks by norm, from what their stages keep."""
+    originals = digits.test.images[results.sample_indices]
+    labels = digits.test.labels[results.sample_indices]
+    found = sorted((smoke.workdir / "stages").glob("*/adversarial.npz"))
+    some = 0
+    for path in found:
+        attack, name = path.parent.name.split("_on_")
+        record = next(n for n in results.networks if n.name == name).norm_attacks[attack]
+        with np.load(path) as arrays:
+            images, sample, target = (arrays[key] for key in ("images", "sample", "target"))
+        assert images.min() >= 0.0
+        assert images.max() <= 1.0
+        predicted = networks.predict(networks.logits_of(deployed[name]), images).argmax(axis=1)
+        untargeted = record.targets == "untargeted"
+        success = predicted != labels[sample] if untargeted else predicted == target
+        assert record.successes == success.sum()
+        if record.norm == "linf":
+            assert np.abs(images - originals[sample]).max() <= results.config.epsilon + 1e-6
+        some += success.sum()
+    # What is replayed on a network is kept by the stage that made it.
+    assert len(found) == 2 * (len(results.networks[0].norm_attacks) - 1)
+    assert some > 0
 
 
 def test_figures_and_tables_are_readable(smoke):

@@ -348,7 +348,8 @@ def test_every_preset_attacks_in_every_way_that_needs_no_training(name):
         assert {"jsma_f", "fgsm", "pgd_linf", "cw_l2", "transfer_cw_l2", "labels_only"} <= set(
             made.attacks
         )
-        assert made.kappas[-1] == 40.0
+        # Carlini and Wagner's samples transfer at 40.
+        assert (made.kappas[-1] == 40.0) == name.startswith("paper")
     assert config.preset(name, "mnist").epsilon == 0.3
     assert config.preset(name, "cifar10").epsilon == 8 / 255
 

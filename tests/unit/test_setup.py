@@ -132,6 +132,7 @@ class TestMetadata:
 
 
 RUN_TIME = list(filter(None, section("options", "install_requires").splitlines()))
+LABELS_ONLY = list(filter(None, section("options.extras_require", "labels-only").splitlines()))
 DEV = list(filter(None, section("options.extras_require", "dev").splitlines()))
 PINS = load_setup(ROOT).CPU.pins()
 GPU_PINS = load_setup(ROOT).GPU.pins()
@@ -144,12 +145,12 @@ def pinned(entry):
 
 
 class TestLock:
-    @pytest.mark.parametrize("line", RUN_TIME + DEV)
+    @pytest.mark.parametrize("line", RUN_TIME + LABELS_ONLY + DEV)
     def test_pins_what_setup_cfg_asks_for(self, line):
         requirement = Requirement(line)
         assert pinned(PINS[canonicalize_name(requirement.name)]) in requirement.specifier
 
-    @pytest.mark.parametrize("line", RUN_TIME)
+    @pytest.mark.parametrize("line", RUN_TIME + LABELS_ONLY)
     def test_for_gpus_pins_what_a_run_needs(self, line):
         requirement = Requirement(line)
         assert pinned(GPU_PINS[canonicalize_name(requirement.name)]) in requirement.specifier
@@ -167,7 +168,7 @@ class TestLock:
         assert "tensorflow-cpu" not in GPU_PINS
         assert Requirement(GPU_PINS["tensorflow"].split("\\")[0]).marker is None
 
-    @pytest.mark.parametrize("line", RUN_TIME + DEV)
+    @pytest.mark.parametrize("line", RUN_TIME + LABELS_ONLY + DEV)
     def test_is_made_from_the_same_bounds(self, line):
         if not line.startswith("tensorflow>"):  # The lock takes one of two builds instead.
             assert line in (ROOT / "requirements.in").read_text().splitlines()

@@ -191,6 +191,11 @@ def test_without_a_substitute_the_attacks_of_a_preset_leave_out_transfer(parse):
     assert named.attacks == ("transfer_cw_l2", "fgsm")
 
 
+def test_an_empty_list_of_temperatures_is_one(parse):
+    ((config, _),) = parse([NETWORK, "--preset=paper", "--cw_all_targets_at="])
+    assert config.cw_all_targets_at == ()
+
+
 def test_what_is_asked_for_has_a_directory_of_its_own(parse):
     commands = [
         [NETWORK],

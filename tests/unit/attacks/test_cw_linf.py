@@ -1,0 +1,87 @@
+"""The L-infinity attack against distances to hyperplanes."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ddefense import attacks
+from ddefense.attacks import CarliniWagner, cw_linf
+
+WEIGHTS = np.array([1.0, -2.0, 0.5, 3.0, -1.0, 0.2])
+OFFSET = -0.5 * WEIGHTS.sum()
+SETTINGS = CarliniWagner(steps=500)
+
+
+def linear(weights, offset, scale=1.0):
+    """Two classes; the first leads by weights @ features + offset."""
+    column = scale * np.array(weights, np.float32)[:, None]
+    shift = np.array([scale * offset, 0], np.float32)
+    return attacks.classifier(
+        lambda x: tf.reshape(x, [-1, len(weights)]) @ np.hstack([column, 0 * column]) + shift,
+        image_shape=(1, len(weights), 1),
+    )
+
+
+def attack(attacked, rows, settings=SETTINGS):
+    images = np.array(rows, np.float32)[:, None, :, None]
+    labels = np.zeros(len(images), np.int64)
+    return cw_linf(attacked, images, labels, 1 - labels, settings=settings)[:, 0, :, 0]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    drawn = np.random.default_rng(0).uniform(0.4, 0.6, (60, len(WEIGHTS)))
+    return drawn[drawn @ WEIGHTS + OFFSET > 0.1]
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_finds_the_distance_to_a_plane(rows, scale):
+    made = attack(linear(WEIGHTS, OFFSET, scale), rows)
+    shortest = (rows @ WEIGHTS + OFFSET) / np.abs(WEIGHTS).sum()
+    distance = np.abs(made - rows).max(axis=1)
+    assert (made @ WEIGHTS + OFFSET < 0).all()
+    # A success at tau is followed by a try at 0.9 of it.
+    assert (distance <= 1.12 * shortest).all()
+
+
+def test_moves_what_the_bounds_leave():
+    # The first feature would have to fall below its bound: 0.3 over the other two.
+    made = attack(linear([1.0, 1.0, 1.0], -0.7), [[0.0, 0.5, 0.5]])
+    assert (made[0, 1:] >= 0.35 - 0.15 * 0.12).all()
+    assert made.sum() < 0.7
+
+
+def test_kappa_is_met(rows):
+    made = attack(linear(WEIGHTS, OFFSET), rows, dataclasses.replace(SETTINGS, kappa=0.3))
+    assert (made @ WEIGHTS + OFFSET <= -0.3).all()
+
+
+def test_a_change_too_small_to_show_ends_the_attack(monkeypatch):
+    tried = []
+    module = sys.modules[cw_linf.__module__]
+
+    def recording(margins, distance, settings, bounds):
+        chunk = compile_chunk(margins, distance, settings, bounds)
+
+        def recorded(task, state):
+            tried.append(float(task.radius[0]))
+            return chunk(task, state)
+
+        return recorded
+
+    compile_chunk = module.carlini_wagner.compile_chunk
+    monkeypatch.setattr(module.carlini_wagner, "compile_chunk", recording)
+    made = attack(linear([1.0, 1.0], -1.0), [[0.5005, 0.5005]])
+    assert made.sum() < 1
+    assert tried == sorted(tried, reverse=True)
+    assert tried[0] == 1
+    assert min(tried) > 1 / 256
+
+
+def test_has_a_learning_rate_of_its_own(rows):
+    attacked = linear(WEIGHTS, OFFSET)
+    other = dataclasses.replace(SETTINGS, learning_rate=1.0, search_steps=1, initial_c=5.0)
+    np.testing.assert_array_equal(attack(attacked, rows[:3], other), attack(attacked, rows[:3]))
