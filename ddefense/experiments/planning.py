@@ -19,6 +19,8 @@ from ddefense.experiments.stages import StageRecord, finished
 
 _TIMED_STEPS = 4
 _EXPORT_SECONDS = 5.0
+# To compile an attack and judge what it made.
+_ATTACK_SECONDS = 1.0
 # TensorFlow, Keras and compiled functions, as measured on a CPU.
 _BASE_BYTES = 700 * 2**20
 # What a training step holds for each activation: itself, its gradient and a kernel's workspace;
@@ -115,7 +117,13 @@ def plan(config: Config, dataset: Dataset, rates: Rates) -> list[Planned]:
         seconds = config.adversarial_epochs * num_train * step
         stages.append(Planned(names[-1], "train", seconds))
         stages += on(names[-1], 1.0, False, False)
-    return stages + [Planned(f"export_{name}", "export", _EXPORT_SECONDS) for name in names]
+    stages += [Planned(f"export_{name}", "export", _EXPORT_SECONDS) for name in names]
+    return [
+        dataclasses.replace(stage, seconds=stage.seconds + _ATTACK_SECONDS)
+        if stage.kind == "attack"
+        else stage
+        for stage in stages
+    ]
 
 
 class _Estimates:

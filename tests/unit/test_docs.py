@@ -59,6 +59,6 @@ def test_links_lead_somewhere(page: pathlib.Path) -> None:
 def test_flags_in_commands_exist(page: pathlib.Path) -> None:
     flags = (_ROOT / "ddefense/cli/flags.py").read_text()
     known = {*re.findall(r'DEFINE_\w+\(\s*"(\w+)"', flags), "flagfile", "help"}
-    for command in re.findall(r"bin/reproduce[^`\n]*", page.read_text()):
+    for command in re.findall(r"bin/(?:reproduce|attack)\b[^`\n]*", page.read_text()):
         for flag in re.findall(r"--(?:no)?(\w+)", command):
             assert flag in known, command
