@@ -104,18 +104,6 @@ def test_stopped_in_an_attack_a_run_keeps_finished_shards(first, start, stages, 
     assert [path.name for path in scratch.iterdir()] == ["shard_00000.npz"]
 
 
-def test_stopped_in_an_export_with_its_helper_a_run_exports_nothing(first, start, folder):
-    run = start()
-    run.wait_for("running export_baseline")
-    run.wait_until(run.children)
-    # As a scheduler does, which signals every process of a job.
-    run.send(signal.SIGTERM)
-    for child in run.children():
-        os.kill(child, signal.SIGTERM)
-    assert_stopped(run.end(), folder)
-    assert not list((folder / "exported").glob("*/*"))
-
-
 def test_killed_in_an_epoch_a_run_keeps_what_is_finished_even_if_its_checkpoint_is_not_whole(
     first, start, stages
 ):
@@ -147,16 +135,29 @@ def test_killed_between_shards_a_run_keeps_the_finished_one(first, start, stages
     assert shard.exists()
 
 
+def test_stopped_in_an_export_with_its_helper_a_run_exports_nothing(first, start, folder):
+    run = start()
+    said = run.wait_for("running export_baseline")
+    assert "\nresuming jsma_f_exact_on_distilled_t20\n" in said
+    run.wait_until(run.children)
+    # As a scheduler does, which signals every process of a job.
+    run.send(signal.SIGTERM)
+    for child in run.children():
+        os.kill(child, signal.SIGTERM)
+    assert_stopped(run.end(), folder)
+    assert not list((folder / "exported").glob("*/*"))
+
+
 def test_then_it_ends_as_if_nothing_had_been(first, start, stages, small):
     finished = sorted(path.name for path in stages.glob("[!.]*"))
     run = start().finish()
     for name in finished:
         assert f"\nskipped {name}\n" in "\n" + run.process.stderr
-    assert "\nresuming jsma_f_exact_on_distilled_t20\n" in run.process.stderr
+    assert "\nresuming export_baseline\n" in run.process.stderr
     run.assert_same(small)
     assert run.exported() == small.exported()
     environment = json.loads((run.workdir / "results.json").read_text())["environment"]
-    # The baseline, its attack and its export; the distilled network twice, and its attack.
+    # The baseline and its attack; the distilled network twice, and its attack; an export.
     assert environment["resumed_stages"] == 6
 
 

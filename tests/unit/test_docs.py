@@ -21,6 +21,12 @@ def test_readme_shows_the_committed_success_rates(run: str) -> None:
     assert "\n".join(rows) in _README
 
 
+def test_readme_shows_the_committed_verdict() -> None:
+    results = records.load(records.Results, _ROOT / "docs/results/digits/results.json")
+    assert results.verdict is not None
+    assert results.verdict.sentence in " ".join(_README.replace("\n> ", " ").split())
+
+
 @pytest.mark.parametrize("run", _RUNS)
 def test_committed_results_are_what_a_run_leaves(run: str) -> None:
     folder = _ROOT / "docs/results" / run
