@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,63 @@ def test_help_lists_the_flags_and_needs_no_tensorflow(run_python, folder):
     imported = {line.split("|")[-1].strip() for line in found.stderr.splitlines()}
     assert "ddefense.cli.flags" in imported  # or the next line would say nothing
     assert not imported & {"tensorflow", "keras", "tensorflow_datasets", "sklearn"}
+
+
+def with_a_softmax(path):
+    """A stored network whose layer `logits` gives probabilities."""
+    with zipfile.ZipFile(NETWORKS / "baseline.keras") as source, zipfile.ZipFile(path, "w") as copy:
+        for name in source.namelist():
+            content = source.read(name)
+            if name == "config.json":
+                config = json.loads(content)
+                for layer in config["config"]["layers"]:
+                    if layer["config"]["name"] == "logits":
+                        layer["config"]["activation"] = "softmax"
+                content = json.dumps(config)
+            copy.writestr(name, content)
+
+
+@pytest.fixture(scope="module")
+def refused(start_python, tmp_path_factory):
+    """Commands that fail after TensorFlow is imported; at once, because that takes a while.
+
+    Their outcomes by name, with the folder that each one ran in.
+    """
+    made = {
+        "text": lambda path: path.write_text("no network"),
+        "probabilities": with_a_softmax,
+    }
+    folders = {name: tmp_path_factory.mktemp(name) for name in made}
+    started = {}
+    for name, make in made.items():
+        make(folders[name] / "mine.keras")
+        started[name] = start_python(
+            *("-m", "ddefense.cli.attack", "--network=mine.keras", "--preset=smoke"),
+            cwd=folders[name],
+        )
+    ended = {name: process.communicate(timeout=300) for name, process in started.items()}
+    return {
+        name: (subprocess.CompletedProcess([], started[name].returncode, *ended[name]), folder)
+        for name, folder in folders.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("text", ["--network: expected a .keras file that Keras can load", "'mine.keras'"]),
+        ("probabilities", ["--network: mine.keras: ", "expected logits", "are probabilities"]),
+    ],
+)
+def test_a_network_that_cannot_be_attacked_is_refused_before_anything_is_made(refused, name, named):
+    found, folder = refused[name]
+    assert found.returncode == USAGE
+    assert found.stdout == ""
+    message, usage = found.stderr.splitlines()
+    for part in named:
+        assert part in message
+    assert usage.startswith("Usage: bin/attack [flags]")
+    assert [path.name for path in folder.iterdir()] == ["mine.keras"]
 
 
 def assert_run_error(found, *named):
