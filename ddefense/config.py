@@ -237,9 +237,10 @@ class Config:
             isinstance(received, list | tuple)
             and len(received) > 0
             and all(_is_number(kappa) and kappa >= 0 for kappa in received)
-            and all(low < high for low, high in itertools.pairwise(received)),
+            and all(low < high for low, high in itertools.pairwise(received))
+            and len({f"{kappa:g}" for kappa in received}) == len(received),
             "kappas",
-            "one or more rising numbers >= 0, such as 0,20,40",
+            "one or more rising numbers >= 0, told apart by six digits, such as 0,20,40",
             received,
         )
         object.__setattr__(self, "kappas", tuple(float(kappa) for kappa in received))
@@ -322,8 +323,8 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "cw_samples": 2,
             "cw_all_targets_at": (),
             "cw_steps": 100,
-            "cw_search_steps": 3,
-            "kappas": (10.0,),
+            "cw_search_steps": 6,
+            "kappas": (0.0,),
             "costly_samples": 1,
             "labels_only_queries": 200,
             "adversarial_epochs": 1,

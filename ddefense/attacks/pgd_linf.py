@@ -117,7 +117,7 @@ def pgd_perturbation(
 
     Before each optimizer step its images are attacked by PGD on the network as it is then, dropout
     off: up the cross-entropy of the logits at T = 1, from a random start, in steps of
-    $2.5\,arepsilon / 	ext{steps}$.
+    $2.5\,\varepsilon / \text{steps}$.
 
     Args:
         attacked: the network under training, up to its logits.

@@ -1,6 +1,7 @@
 """Stages that attack: which samples, and each attack on each network in resumable shards."""
 
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -20,7 +21,7 @@ _ROBUSTNESS = "robustness.json"
 _SAMPLES = "samples.npz"
 
 
-def check(config: Config) -> None:
+def check_installed(config: Config) -> None:
     """Refuses attacks that cannot be run here, before any work.
 
     Raises:
@@ -30,9 +31,27 @@ def check(config: Config) -> None:
         others = ",".join(name for name in config.attacks if name != "labels_only")
         raise ConfigError(
             "attacks: labels_only expects the library of the extra labels-only, which is not "
-            "installed. Install it with: pip install 'ddefense[labels-only]'; or leave it out: "
-            f"--attacks={others}"
+            "installed. Install it with: pip install 'ddefense[labels-only]'; or leave it out"
+            + (f": --attacks={others}" if others else ".")
         )
+
+
+def check_fits(config: Config, dataset: Dataset) -> None:
+    """Refuses settings that no image or test set of the dataset can meet.
+
+    Raises:
+        ConfigError: naming the setting and its limit.
+    """
+    features = math.prod(dataset.image_shape)
+    for name, limit, what in (
+        ("samples", len(dataset.test), "the test images"),
+        ("max_features", features, "the features of an image"),
+    ):
+        received = getattr(config, name)
+        if received > limit:
+            raise ConfigError(
+                f"{name}: expected at most {limit}, {what} of {dataset.name}; received {received}."
+            )
 
 
 def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: Trained) -> Artefact:
@@ -50,8 +69,8 @@ def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: T
         right = np.flatnonzero(predicted == dataset.test.labels)
         if len(right) < config.samples:
             raise records.RunError(
-                f"--samples: expected at most {len(right)}, the test images that the undistilled "
-                f"network gets right; received {config.samples}. Lower it or train for longer."
+                f"--samples: expected at most {len(right)}, the test images that {baseline.name} "
+                f"gets right; received {config.samples}. Lower it or train for longer."
             )
         np.save(directory / _INDICES, right[: config.samples])
 
@@ -117,7 +136,8 @@ def attack(
             attacked = attacks.classifier(logits, bounds=dataset.value_range)
         derivative = attacks.forward_derivative(attacked, name, temperature=trained.temperature)
         shards = []
-        with Progress(f"{name} on {trained.name}", len(sample), "attack") as progress:
+        label = stage.replace("_on_", " on ").replace("_times_", " times ")
+        with Progress(label, len(sample), "attack") as progress:
             for first in range(0, len(images), config.shard_samples):
                 rows = np.flatnonzero((sample >= first) & (sample < first + config.shard_samples))
                 path = directory / SCRATCH / f"shard_{first:05d}.npz"

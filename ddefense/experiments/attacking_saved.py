@@ -51,9 +51,10 @@ def run(
             "attacks: expected a substitute with transfer_cw_l2, received none. Name an "
             "undistilled network, or leave that attack out."
         )
-    attacking.check(config)
+    attacking.check_installed(config)
     workdir.check(directory, config)
     dataset = datasets.load(config.dataset, data_dir=data_dir)
+    attacking.check_fits(config, dataset)
     _check("network", network, dataset)
     if substitute is not None:
         _check("substitute", substitute, dataset)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import math
 import pathlib
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from ddefense import datasets, exporting, files, measurements, networks, records
-from ddefense.config import Config, ConfigError
+from ddefense.config import Config
 from ddefense.experiments import attacking, environment, planning, workdir
 from ddefense.experiments.assessing import Assessor
 from ddefense.experiments.pair import NetworkStages, Trained, load_network
@@ -99,19 +98,9 @@ def run_seeds(
 
 def _load(config: Config, data_dir: pathlib.Path | None) -> datasets.Dataset:
     """The dataset, if the configuration fits it and everything for it is installed."""
-    attacking.check(config)
+    attacking.check_installed(config)
     dataset = datasets.load(config.dataset, data_dir=data_dir)
-    if config.samples > len(dataset.test):
-        raise ConfigError(
-            f"samples: expected at most {len(dataset.test)}, the test images of {dataset.name}; "
-            f"received {config.samples}."
-        )
-    features = math.prod(dataset.image_shape)
-    if config.max_features > features:
-        raise ConfigError(
-            f"max_features: expected at most {features}, the features of an image of "
-            f"{dataset.name}; received {config.max_features}."
-        )
+    attacking.check_fits(config, dataset)
     return dataset
 
 

@@ -267,6 +267,8 @@ def _run(
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise PeerUnavailableError(str(error)) from error
+    if done.returncode < 0:
+        raise PeerUnavailableError(f"it was killed by signal {-done.returncode}")
     if done.returncode:
         raise PeerUnavailableError(last_error(done.stderr))
     figures: dict[str, Any] = json.loads(result.with_suffix(".json").read_text())
