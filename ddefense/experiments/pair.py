@@ -20,8 +20,9 @@ _TRAINING = "training.json"
 _SOFT_LABELS = "soft_labels.npy"
 # Far from the seeds that people repeat a run with.
 _SUBSTITUTE_SEEDS = 1_000_000
-# Share of adversarial training over which epsilon rises to its full size.
-_RAMP = 0.5
+# Share of adversarial training over which epsilon rises to its full size, and its share of the
+# run's learning rate: with all of it MNIST's network falls to 11 % and stays there.
+_RAMP, _SLOWER = 0.5, 0.3
 
 Labels = Callable[[], npt.NDArray[np.float32]]
 
@@ -201,7 +202,7 @@ class NetworkStages:
             temperature=temperature,
             epochs=epochs if max_steps is None else -(-max_steps // steps_per_epoch),
             batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
+            learning_rate=config.learning_rate * (_SLOWER if adversary else 1.0),
             momentum=config.momentum,
             learning_rate_decay=config.learning_rate_decay,
             momentum_decay=config.momentum_decay,

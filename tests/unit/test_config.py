@@ -353,6 +353,7 @@ def test_every_preset_attacks_in_every_way_that_needs_no_training(name):
         assert (made.kappas[-1] == 40.0) == name.startswith("paper")
     assert config.preset(name, "mnist").epsilon == 0.3
     assert config.preset(name, "cifar10").epsilon == 8 / 255
+    assert config.preset(name, "digits").epsilon == 0.15
 
 
 def test_families_of_attacks_are_apart():

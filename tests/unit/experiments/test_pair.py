@@ -229,7 +229,7 @@ def test_it_learns_perturbed_images_from_the_weights_of_the_baseline(
     """The whole of adversarial training again, with the loop alone."""
     _, baseline, _ = literal
     settings = training.TrainingSettings(
-        temperature=1.0, epochs=2, batch_size=32, learning_rate=0.1, momentum=0.5, seed=1
+        temperature=1.0, epochs=2, batch_size=32, learning_rate=0.3 * 0.1, momentum=0.5, seed=1
     )
     found = []
     for perturbed in (True, False):
