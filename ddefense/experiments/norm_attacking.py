@@ -29,6 +29,13 @@ Classes = npt.NDArray[np.int64]
 Craft = Callable[[attacks.Classifier, Images, Classes, Classes | None], Images]
 Targets = Literal["untargeted", "random", "all"]
 
+# Of `CarliniWagner`, what an attack takes: `cw_linf` has its own learning rate and constants.
+_TAKES = {
+    "cw_l2": ("kappa", "steps", "search_steps", "learning_rate", "initial_c"),
+    "cw_l0": ("kappa", "steps", "learning_rate", "initial_c"),
+    "cw_linf": ("kappa", "steps"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
@@ -64,7 +71,7 @@ def _plan(name: str, config: Config, dataset: Dataset, trained: Trained) -> _Pla
         norm=norms.get(name, "l2"),
         targets="all" if everywhere else "random",
         samples=config.cw_samples if name == "cw_l2" else config.costly_samples,
-        settings=dataclasses.asdict(settings),
+        settings={field: getattr(settings, field) for field in _TAKES[name]},
     )
 
 
