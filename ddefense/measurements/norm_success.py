@@ -136,17 +136,15 @@ def norm_record(
         )
     success, distance = outcome.success, outcome.distance
     reached = np.bincount(row, weights=success).astype(np.int64)
-    # Where a failure has a distance of NaN, 0 times it would spoil the sum.
-    totals = np.asarray(np.bincount(row, weights=np.where(success, distance, 0.0)), np.float64)
+    totals = np.asarray(np.bincount(row, weights=_counted(success, distance)), np.float64)
     best = average = worst = None
     if targets == "random":
-        average = _case(success, distance)
+        average = _case(success, distance, seed)
     if targets == "all":
         chosen = _random_rows(random_target_rows, row)
-        average = _case(success[chosen], distance[chosen])
-        best = _case(reached > 0, _over_samples(np.minimum, np.inf, outcome, row))
-        worst = _case(reached == attempts, _over_samples(np.maximum, -np.inf, outcome, row))
-    found = bool(success.any())
+        average = _case(success[chosen], distance[chosen], seed)
+        best = _case(reached > 0, _over_samples(np.minimum, np.inf, outcome, row), seed)
+        worst = _case(reached == attempts, _over_samples(np.maximum, -np.inf, outcome, row), seed)
     return NormAttackRecord(
         norm=outcome.norm,
         settings=settings,
@@ -157,9 +155,9 @@ def norm_record(
         success_rate=float(success.mean()),
         success_interval=statistics.bootstrap_interval(reached / attempts, seed),
         already=int((success & (distance == 0)).sum()),
-        mean_distance=float(distance[success].mean()) if found else None,
-        distance_interval=statistics.ratio_interval(totals, reached, seed) if found else None,
-        median_distance=float(np.median(distance[success])) if found else None,
+        mean_distance=float(distance[success].mean()) if success.any() else None,
+        distance_interval=_interval(totals, reached, seed),
+        median_distance=float(np.median(distance[success])) if success.any() else None,
         best=best,
         average=average,
         worst=worst,
@@ -189,11 +187,30 @@ def _over_samples(
     return found
 
 
-def _case(success: npt.NDArray[np.bool_], distance: npt.NDArray[np.float64]) -> CaseRecord:
+def _case(
+    success: npt.NDArray[np.bool_], distance: npt.NDArray[np.float64], seed: int
+) -> CaseRecord:
+    """A case of one row per sample."""
     return CaseRecord(
         success_rate=float(success.mean()),
         mean_distance=float(distance[success].mean()) if success.any() else None,
+        distance_interval=_interval(_counted(success, distance), success, seed),
     )
+
+
+def _counted(
+    success: npt.NDArray[np.bool_], distance: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    # Where a failure has a distance that is not finite, 0 times it would spoil a sum.
+    return np.where(success, distance, 0.0)
+
+
+def _interval(
+    totals: npt.NDArray[np.float64], reached: npt.NDArray[np.integer | np.bool_], seed: int
+) -> tuple[float, float] | None:
+    if not reached.any():
+        return None
+    return statistics.ratio_interval(totals, reached.astype(np.int64), seed)
 
 
 def transfer_record(

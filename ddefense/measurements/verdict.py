@@ -375,7 +375,11 @@ def _case(record: NormAttackRecord) -> CaseRecord:
     """The average case; without targets, every image."""
     if record.average is not None:
         return record.average
-    return CaseRecord(success_rate=record.success_rate, mean_distance=record.mean_distance)
+    return CaseRecord(
+        success_rate=record.success_rate,
+        mean_distance=record.mean_distance,
+        distance_interval=record.distance_interval,
+    )
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -247,10 +247,12 @@ class CaseRecord:
         success_rate: share of samples reached in this case; in the worst case a sample counts
             where every target was reached.
         mean_distance: mean over those samples; null without one.
+        distance_interval: 95 % bootstrap interval of it over samples; null without one.
     """
 
     success_rate: float
     mean_distance: float | None
+    distance_interval: tuple[float, float] | None
 
 
 @dataclass(config=_STRICT, kw_only=True)

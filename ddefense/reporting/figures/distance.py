@@ -37,7 +37,7 @@ def draw(results: records.Results) -> Figure:
     )
     highest = max(found.values())
     for network in results.distilled():
-        interval = _interval(network)
+        interval = adaptive.average_interval(network)
         if network.temperature in found and interval is not None:
             axes.vlines(network.temperature, *interval, color=color, alpha=0.5, linewidth=1.5)
             highest = max(highest, interval[1])
@@ -65,12 +65,6 @@ def _draw_level(axes: Axes, network: records.NetworkRecord | None, color: str, l
     label = f"{lookup.network_label(network)} ({outcomes.significant(distance)})"
     axes.axhline(distance, color=color, linestyle=line, linewidth=1.2, label=label)
     return distance
-
-
-def _interval(network: records.NetworkRecord) -> tuple[float, float] | None:
-    """The 95 % interval of the mean, which is recorded where one target is all there is."""
-    attack = network.norm_attacks.get("cw_l2")
-    return attack.distance_interval if attack and attack.targets == "random" else None
 
 
 def _correlation(found: dict[float, float]) -> str:

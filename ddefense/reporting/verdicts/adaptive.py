@@ -54,9 +54,19 @@ def carlini_wagner(results: records.Results) -> Verdict:
 
 def average_distance(network: records.NetworkRecord | None) -> float | None:
     """Mean L2 distance of cw_l2 in the average case, one random target per image; else None."""
-    attack = None if network is None else network.norm_attacks.get("cw_l2")
-    case = None if attack is None else attack.average
+    case = _average_case(network)
     return None if case is None else case.mean_distance
+
+
+def average_interval(network: records.NetworkRecord) -> tuple[float, float] | None:
+    """The 95 % interval of `average_distance`."""
+    case = _average_case(network)
+    return None if case is None else case.distance_interval
+
+
+def _average_case(network: records.NetworkRecord | None) -> records.CaseRecord | None:
+    attack = None if network is None else network.norm_attacks.get("cw_l2")
+    return None if attack is None else attack.average
 
 
 def _too_weak(rate: float, undistilled: float) -> str:

@@ -161,7 +161,9 @@ def test_attacks_that_minimise_find_the_boundary(toy, stand, by_hand, name, netw
     else:
         assert record.targets == "random"
         assert record.average == records.CaseRecord(
-            success_rate=1.0, mean_distance=record.mean_distance
+            success_rate=1.0,
+            mean_distance=record.mean_distance,
+            distance_interval=record.distance_interval,
         )
         assert record.settings == {"kappa": 0.0, "steps": 200} | CW_SETTINGS[name]
         targets = attacks.one_wrong_class(by_hand.labels[:count], CLASSES, SEED)

@@ -122,6 +122,10 @@ def record_of(success, distance, sample, *, targets="all", chosen=None, norm="l2
     )
 
 
+def case(rate, distance, interval):
+    return CaseRecord(success_rate=rate, mean_distance=distance, distance_interval=interval)
+
+
 def test_all_targets_by_hand():
     # Sample 0: 1 and 3 succeed. Sample 1: 2 succeeds, 9 fails. Sample 2: none.
     found = record_of(
@@ -140,10 +144,12 @@ def test_all_targets_by_hand():
     assert found.distance_interval == statistics.ratio_interval(
         np.array([4.0, 2.0, 0.0]), np.array([2, 1, 0]), 5
     )
-    assert found.best == CaseRecord(success_rate=2 / 3, mean_distance=1.5)
-    assert found.average == CaseRecord(success_rate=1 / 3, mean_distance=3)
+    between = statistics.ratio_interval(np.array([1.0, 2.0, 0.0]), np.array([1, 1, 0]), 5)
+    assert between == (1, 2)
+    assert found.best == case(2 / 3, 1.5, between)
+    assert found.average == case(1 / 3, 3, (3, 3))
     # Sample 1 is not reached in the worst case, and its 2 does not count there.
-    assert found.worst == CaseRecord(success_rate=1 / 3, mean_distance=3)
+    assert found.worst == case(1 / 3, 3, (3, 3))
 
 
 def test_one_random_target_is_the_average_case():
@@ -151,7 +157,7 @@ def test_one_random_target_is_the_average_case():
     assert (found.samples, found.attempts, found.successes, found.already) == (4, 4, 3, 1)
     assert found.mean_distance == 3
     assert found.median_distance == 1
-    assert found.average == CaseRecord(success_rate=0.75, mean_distance=3)
+    assert found.average == case(0.75, 3, found.distance_interval)
     assert found.best is None
     assert found.worst is None
 
@@ -168,15 +174,14 @@ def test_without_a_success_there_is_no_distance():
     found = record_of([False] * 4, [1, np.nan, 3, 4], [0, 0, 1, 1], chosen=[1, 0, 0, 1])
     assert (found.successes, found.success_rate, found.success_interval) == (0, 0, (0, 0))
     assert found.mean_distance is found.distance_interval is found.median_distance is None
-    nothing = CaseRecord(success_rate=0, mean_distance=None)
-    assert found.best == found.average == found.worst == nothing
+    assert found.best == found.average == found.worst == case(0, None, None)
 
 
 def test_a_distance_that_is_no_number_does_not_spoil_the_successes():
     found = record_of([True, False], [2, np.nan], [0, 0], chosen=[0, 1])
     assert found.mean_distance == 2
     assert found.distance_interval == (2, 2)
-    assert found.best == CaseRecord(success_rate=1, mean_distance=2)
+    assert found.best == case(1, 2, (2, 2))
 
 
 @pytest.mark.parametrize(

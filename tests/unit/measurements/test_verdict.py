@@ -62,7 +62,9 @@ def norm_attack(rate, distance=None, *, targets="random", samples=20, average=No
         median_distance=None,
         average=None
         if average is None
-        else records.CaseRecord(success_rate=average[0], mean_distance=average[1]),
+        else records.CaseRecord(
+            success_rate=average[0], mean_distance=average[1], distance_interval=None
+        ),
     )
 
 

@@ -167,7 +167,11 @@ def make_norm_attack(
     mean = distance if successes else None
     cases = {
         name: records.CaseRecord(
-            success_rate=rate, mean_distance=factor * distance if successes else None
+            success_rate=rate,
+            mean_distance=factor * distance if successes else None,
+            distance_interval=(0.9 * factor * distance, 1.1 * factor * distance)
+            if successes
+            else None,
         )
         for name, factor in (("best", 0.8), ("average", 1.0), ("worst", 1.5))
     }
