@@ -89,6 +89,8 @@ class Config:
             the undistilled network; elsewhere it aims at one random class. Empty: one everywhere.
         cw_steps: most iterations of the attacks of Carlini & Wagner at one constant.
         cw_search_steps: binary-search steps of `cw_l2` over the constant.
+        cw_learning_rate: of Adam in `cw_l2` and `cw_l0`, > 0; few steps need a larger one.
+        cw_initial_c: the first constant of `cw_l2` and `cw_l0`, > 0.
         kappas: confidences of the samples that `transfer_cw_l2` replays, rising, >= 0.
         costly_samples: samples attacked by `cw_l0`, `cw_linf` and `labels_only`, the first of the
             list; targeted ones at one random class.
@@ -139,6 +141,8 @@ class Config:
     cw_all_targets_at: tuple[float, ...] = (20.0, 100.0)
     cw_steps: int = 1000
     cw_search_steps: int = 9
+    cw_learning_rate: float = 0.01
+    cw_initial_c: float = 1e-3
     kappas: tuple[float, ...] = (0.0, 10.0, 20.0, 30.0, 40.0)
     costly_samples: int = 10
     labels_only_queries: int = 10_000
@@ -191,7 +195,8 @@ class Config:
             "an even number, because features are changed in pairs",
             self.max_features,
         )
-        self._check_number("learning_rate", "a finite number > 0", lambda x: x > 0)
+        for name in ("learning_rate", "cw_learning_rate", "cw_initial_c"):
+            self._check_number(name, "a finite number > 0", lambda x: x > 0)
         for name in ("momentum", "dropout"):
             self._check_number(name, "a number in [0, 1)", lambda x: 0 <= x < 1)
         for name in ("learning_rate_decay", "momentum_decay"):
@@ -306,8 +311,10 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "pgd_restarts": 3,
             "cw_samples": 5,
             "cw_all_targets_at": (),
-            "cw_steps": 300,
+            "cw_steps": 200,
             "cw_search_steps": 5,
+            "cw_learning_rate": 0.05,
+            "cw_initial_c": 0.01,
             # So few steps do not reach 40 on the substitute.
             "kappas": (0.0, 10.0, 20.0),
             "costly_samples": 3,
@@ -327,7 +334,9 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "cw_samples": 2,
             "cw_all_targets_at": (),
             "cw_steps": 100,
-            "cw_search_steps": 6,
+            "cw_search_steps": 5,
+            "cw_learning_rate": 0.1,
+            "cw_initial_c": 0.01,
             "kappas": (0.0,),
             "costly_samples": 1,
             "labels_only_queries": 200,

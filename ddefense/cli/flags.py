@@ -178,6 +178,8 @@ def _define_attacks() -> None:
     )
     flags.DEFINE_integer("cw_steps", None, "cw_*: most iterations at one constant, >= 1.")
     flags.DEFINE_integer("cw_search_steps", None, "cw_l2: binary-search steps, >= 1.")
+    flags.DEFINE_float("cw_learning_rate", None, "cw_l2 and cw_l0: of Adam, > 0.")
+    flags.DEFINE_float("cw_initial_c", None, "cw_l2 and cw_l0: the first constant, > 0.")
     flags.DEFINE_list(
         "kappas", None, "transfer_cw_l2: confidences, rising numbers >= 0, such as 0,20,40."
     )

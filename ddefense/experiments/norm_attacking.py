@@ -77,7 +77,11 @@ def _plan(name: str, config: Config, dataset: Dataset, trained: Trained) -> _Pla
 
 def _carlini_wagner(config: Config, kappa: float = 0.0) -> attacks.CarliniWagner:
     return attacks.CarliniWagner(
-        kappa=kappa, steps=config.cw_steps, search_steps=config.cw_search_steps
+        kappa=kappa,
+        steps=config.cw_steps,
+        search_steps=config.cw_search_steps,
+        learning_rate=config.cw_learning_rate,
+        initial_c=config.cw_initial_c,
     )
 
 
@@ -298,9 +302,8 @@ def craft_on_substitute(
 ) -> Crafted:
     """Adversarial samples of the substitute by `cw_l2`, one random target each, at every kappa."""
     settings = {
-        "kappas": list(config.kappas),
-        "steps": config.cw_steps,
-        "search_steps": config.cw_search_steps,
+        **dataclasses.asdict(_carlini_wagner(config)),
+        "kappa": list(config.kappas),
         "samples": config.cw_samples,
         "seed": config.seed,
         "shard_samples": config.shard_samples,
@@ -372,9 +375,7 @@ def transfer(
             outcome,
             attempts.sample,
             settings={
-                "kappa": config.kappas[-1],
-                "steps": config.cw_steps,
-                "search_steps": config.cw_search_steps,
+                **dataclasses.asdict(_carlini_wagner(config, config.kappas[-1])),
                 "crafted_on": crafted.substitute.name,
             },
             targets="untargeted",

@@ -169,7 +169,9 @@ def test_needs_logits(attack, network, images, labels, targets):
     ("changes", "message"),
     [
         ({"images": np.zeros((12, 3, 4, 1), np.float32)}, "images: expected shape"),
+        ({"images": np.zeros((0, 4, 4, 1), np.float32)}, "images: expected shape"),
         ({"images": np.full((12, 4, 4, 1), 2, np.float32)}, "within bounds"),
+        ({"images": np.full((12, 4, 4, 1), np.nan, np.float32)}, "within bounds"),
         ({"labels": np.zeros(3, np.int64)}, "labels: expected 12 classes"),
         ({"targets": np.full(12, CLASSES)}, "targets: expected 12 classes"),
         ({"bounds": (1.0, 0.0)}, "bounds: expected"),
@@ -180,6 +182,11 @@ def test_refuses_what_cannot_be(attack, attacked, images, labels, targets, chang
     given = {"images": images, "labels": labels, "targets": targets} | changes
     with pytest.raises(ValueError, match=message):
         attack(attacked, **given, settings=QUICK)
+
+
+def test_refuses_a_target_that_is_the_label(attack, attacked, images, labels):
+    with pytest.raises(ValueError, match="targets: expected a class other than the label"):
+        attack(attacked, images, labels, labels, settings=QUICK)
 
 
 @pytest.mark.parametrize(

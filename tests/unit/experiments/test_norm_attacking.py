@@ -353,10 +353,11 @@ def test_a_damaged_record_is_named(toy, make_stand, tmp_path):
 
 SIGN_FIELDS = {"epsilon", "samples", "seed", "shard_samples", "attack_batch_size"}
 CW_FIELDS = {"cw_steps", "seed", "shard_samples", "attack_batch_size"}
+ADAM_FIELDS = {"cw_learning_rate", "cw_initial_c"}
 DEPENDS_ON = {
     "fgsm": SIGN_FIELDS,
     "pgd_linf": SIGN_FIELDS | {"pgd_steps"},
-    "cw_l2": CW_FIELDS | {"cw_samples", "cw_all_targets_at", "cw_search_steps"},
+    "cw_l2": CW_FIELDS | ADAM_FIELDS | {"cw_samples", "cw_all_targets_at", "cw_search_steps"},
     "cw_linf": CW_FIELDS | {"costly_samples"},
     "labels_only": {"labels_only_queries", "costly_samples", "seed", "shard_samples"}
     | {"attack_batch_size"},
@@ -370,6 +371,8 @@ CHANGES = {
     "cw_all_targets_at": (T,),
     "cw_steps": 5,
     "cw_search_steps": 5,
+    "cw_learning_rate": 0.02,
+    "cw_initial_c": 0.1,
     "kappas": (7.0,),
     "costly_samples": 2,
     "labels_only_queries": 100,
@@ -446,7 +449,7 @@ def test_the_attack_of_transfer_is_that_of_the_largest_kappa(
     assert found.settings == {
         "kappa": 100.0,
         "steps": 200,
-        "search_steps": 6,
+        **CW_SETTINGS["cw_l2"],
         "crafted_on": "substitute",
     }
     fresh = make_stand(tmp_path)
