@@ -27,6 +27,36 @@ def test_readme_shows_the_committed_verdict() -> None:
     assert results.verdict.sentence in " ".join(_README.replace("\n> ", " ").split())
 
 
+def test_the_page_on_the_verdict_shows_the_committed_numbers() -> None:
+    results = records.load(records.Results, _ROOT / "docs/results/mnist/results.json")
+    page = (_ROOT / "docs/verdict.md").read_text()
+    assert results.verdict is not None
+    assert results.verdict.sentence in " ".join(page.replace("\n> ", " ").split())
+    yardstick = results.yardstick()
+    assert yardstick is not None
+    networks = [results.baseline(), results.distilled()[-1], yardstick]
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert {"jsma_f", "cw_l2", "cw_l0", "cw_linf", "labels_only"} <= {
+        row[0].strip("| `") for row in rows
+    }
+    for name, _, *cells in rows:
+        expected = [_reached(network, name.strip("| `")) for network in networks]
+        assert [cell.rstrip(" |") for cell in cells] == expected, name
+    accuracies = [f"{100 * network.test_accuracy:.2f} %" for network in networks]
+    assert f"| accuracy | | {' | '.join(accuracies)} |" in page
+
+
+def _reached(network: records.NetworkRecord, attack: str) -> str:
+    """Success rate; of attacks that seek a small distance with its mean, one target an image."""
+    if attack in network.attacks:
+        return f"{100 * network.attacks[attack].success_rate:.1f} %"
+    record = network.norm_attacks[attack]
+    case = record.average or record
+    rate = f"{100 * case.success_rate:.1f} %"
+    seeks = attack.startswith("cw_") or attack == "labels_only"
+    return f"{rate} at {case.mean_distance:#.3g}" if seeks else rate
+
+
 @pytest.mark.parametrize("run", _RUNS)
 def test_committed_results_are_what_a_run_leaves(run: str) -> None:
     folder = _ROOT / "docs/results" / run
