@@ -28,8 +28,8 @@ from ddefense.attacks.forward_derivative import ForwardDerivative, forward_deriv
 from ddefense.attacks.jsma import AdversarialSamples, Stop, jsma
 from ddefense.attacks.labels_only import available as labels_only_available
 from ddefense.attacks.labels_only import labels_only
-from ddefense.attacks.pgd_linf import pgd_linf, pgd_perturbation
-from ddefense.attacks.sign_attack import SignAttack
+from ddefense.attacks.pgd_linf import pgd_linf, pgd_perturbation, random_start
+from ddefense.attacks.sign_attack import SignAttack, default_step_size
 from ddefense.attacks.targets import every_wrong_class, one_wrong_class
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "cw_l0",
     "cw_l2",
     "cw_linf",
+    "default_step_size",
     "every_wrong_class",
     "fgsm",
     "forward_derivative",
@@ -52,4 +53,5 @@ __all__ = [
     "one_wrong_class",
     "pgd_linf",
     "pgd_perturbation",
+    "random_start",
 ]

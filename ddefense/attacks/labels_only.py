@@ -108,6 +108,7 @@ def labels_only(
     bounds: tuple[float, float] = (0.0, 1.0),
     queries: int = 10_000,
     seed: int = 0,
+    first_row: int = 0,
 ) -> npt.NDArray[np.float32]:
     """Looks for the closest images, by L2, that the network puts in any wrong class.
 
@@ -120,6 +121,8 @@ def labels_only(
         bounds: smallest and largest value of a feature.
         queries: most images shown to the network for one sample, the original included.
         seed: of starts and search directions, >= 0.
+        first_row: number of the first image where the images are part of a longer list, so that
+            each is attacked as it would be there.
 
     Returns:
         For each sample, the closest adversarial image that the network was shown, shape
@@ -137,7 +140,7 @@ def labels_only(
     make_attack = _library(attacked, bounds)
     predict = _compile(attacked)
     results = []
-    for row, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+    for row, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), first_row):
         oracle = _Oracle(predict, image, label, queries)
         with contextlib.suppress(_SpentError):
             _search(oracle, make_attack, bounds, np.random.SeedSequence([seed, row]))

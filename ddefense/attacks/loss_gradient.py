@@ -5,11 +5,12 @@ r"""Losses that attacks by the sign of a gradient climb, and their gradients on 
 | `softmax` | $-\log F_c$, $F = \mathrm{softmax}(z)$ clipped to $[10^{-7}, 1]$ | float32 $F$ |
 | `logits` | $-\log F^T_c$, $F^T = \mathrm{softmax}(z / T)$, by log-softmax | $z$ |
 
-`softmax` is what Keras makes of probabilities ($10^{-7}$ is `keras.config.epsilon()`). Its gradient
-is exactly zero where float32 has rounded $F$ to 0 and 1, which is all that defensive distillation
-does to it: an image with a zero gradient stays where it is. `logits` at the temperature of training
-is not affected (Carlini & Wagner, "Defensive Distillation is Not Robust to Adversarial Examples",
-2016, divide the logits by T for that).
+`softmax` is a loss of the probabilities, clipped from below where Keras clips them
+(`keras.config.epsilon()`). Its gradient is exactly zero where float32 has rounded $F$ to 0 and 1,
+and an image with a zero gradient stays where it is. Of a target it is zero as soon as
+$F_c < 10^{-7}$, undistilled too: that is the clip, no defence. `logits` at the temperature of
+training has neither (Carlini & Wagner, "Defensive Distillation is Not Robust to Adversarial
+Examples", 2016, divide the logits by T for that).
 """
 
 from collections.abc import Callable

@@ -65,7 +65,7 @@ def pgd_linf(
     """
     sign_attack.check(attacked, images, labels, targets, bounds, settings, batch_size)
     if start is None:
-        start = _random_start(images, settings, 0) if settings.random_start else images
+        start = random_start(images, settings) if settings.random_start else images
     if start.shape != images.shape or start.dtype != np.float32:
         raise ValueError(
             f"start: expected float32 of the shape of images, {images.shape}, received "
@@ -90,16 +90,30 @@ def pgd_linf(
     for restart in range(1, settings.restarts):
         if not len(rows):
             break
-        tried = attack(rows, _random_start(images, settings, restart)[rows])
+        tried = attack(rows, random_start(images, settings, restart)[rows])
         succeeds = hit(rows, tried)
         made[rows[succeeds]] = tried[succeeds]
         rows = rows[~succeeds]
     return made
 
 
-def _random_start(images: Images, settings: SignAttack, restart: int) -> Images:
-    """A point of each ball. Image by image, so that it does not depend on the images behind."""
+def random_start(
+    images: Images, settings: SignAttack, restart: int = 0, first_row: int = 0
+) -> Images:
+    """A point of each ball, which does not depend on the images behind.
+
+    Args:
+        images: centres, float32, shape [N, H, W, C].
+        settings: epsilon and seed count here.
+        restart: which of several points.
+        first_row: number of the first image, if the images are part of a longer list: each has
+            the point that it has there.
+
+    Returns:
+        Like `images`; bounds of the images do not count yet.
+    """
     generator = np.random.default_rng([settings.seed, restart])
+    generator.random((first_row, *images.shape[1:]), np.float32)  # of the rows before
     moved = (2 * generator.random(images.shape, np.float32) - 1) * np.float32(settings.epsilon)
     return images + moved
 

@@ -26,7 +26,7 @@ _CRAFTED = "crafted.npz"
 
 Images = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.int64]
-Craft = Callable[[attacks.Classifier, Images, Classes, Classes | None], Images]
+Craft = Callable[[attacks.Classifier, Images, Classes, Classes | None, int], Images]
 Targets = Literal["untargeted", "random", "all"]
 
 # Of `CarliniWagner`, what an attack takes: `cw_linf` has its own learning rate and constants.
@@ -42,7 +42,7 @@ class _Plan:
     """How one attack is run on one network.
 
     Attributes:
-        craft: (network, images, labels, targets) -> adversarial images.
+        craft: (network, images, labels, targets, number of the first row) -> adversarial images.
         norm: in which its perturbations are measured.
         targets: which classes it aims at.
         samples: how many of the attacked images, the first ones.
@@ -89,17 +89,28 @@ def _by_logits(
     name: str, config: Config, dataset: Dataset, settings: attacks.CarliniWagner
 ) -> Craft:
     attack = {"cw_l2": attacks.cw_l2, "cw_l0": attacks.cw_l0, "cw_linf": attacks.cw_linf}[name]
-    return functools.partial(
-        attack,
-        bounds=dataset.value_range,
-        settings=settings,
-        batch_size=config.attack_batch_size,
+    return _whatever_the_row(
+        functools.partial(
+            attack,
+            bounds=dataset.value_range,
+            settings=settings,
+            batch_size=config.attack_batch_size,
+        )
     )
+
+
+def _whatever_the_row(attack: Callable[..., Images]) -> Craft:
+    """An attack in which nothing is random."""
+    return lambda attacked, images, labels, targets, _: attack(attacked, images, labels, targets)
 
 
 def _labels_only_plan(config: Config, dataset: Dataset) -> _Plan:
     def craft(
-        attacked: attacks.Classifier, images: Images, labels: Classes, _: Classes | None
+        attacked: attacks.Classifier,
+        images: Images,
+        labels: Classes,
+        _: Classes | None,
+        first_row: int,
     ) -> Images:
         return attacks.labels_only(
             attacked,
@@ -108,6 +119,7 @@ def _labels_only_plan(config: Config, dataset: Dataset) -> _Plan:
             bounds=dataset.value_range,
             queries=config.labels_only_queries,
             seed=config.seed,
+            first_row=first_row,
         )
 
     return _Plan(
@@ -128,18 +140,41 @@ def _all_targets(config: Config, trained: Trained) -> bool:
 def _sign_plan(name: str, config: Config, dataset: Dataset, temperature: float) -> _Plan:
     settings = attacks.SignAttack(
         epsilon=config.epsilon,
-        steps=1 if name.startswith("fgsm") else config.pgd_steps,
+        steps=config.pgd_steps,
+        step_size=attacks.default_step_size(config.epsilon, config.pgd_steps),
         loss="logits" if "temperature" in name else "softmax",
         temperature=temperature if "temperature" in name else 1.0,
         seed=config.seed,
     )
-    attack = attacks.fgsm if name.startswith("fgsm") else attacks.pgd_linf
+
+    def from_random_starts(
+        attacked: attacks.Classifier,
+        images: Images,
+        labels: Classes,
+        targets: Classes | None,
+        first_row: int,
+    ) -> Images:
+        return attacks.pgd_linf(
+            attacked,
+            images,
+            labels,
+            targets,
+            bounds=dataset.value_range,
+            settings=settings,
+            start=attacks.random_start(images, settings, first_row=first_row),
+        )
+
+    craft: Craft = from_random_starts
+    taken = tuple(vars(settings))
+    if name.startswith("fgsm"):
+        fgsm = functools.partial(attacks.fgsm, bounds=dataset.value_range, settings=settings)
+        craft, taken = _whatever_the_row(fgsm), ("epsilon", "loss", "temperature")
     return _Plan(
-        craft=functools.partial(attack, bounds=dataset.value_range, settings=settings),
+        craft=craft,
         norm="linf",
         targets="all" if name.endswith("_targeted") else "untargeted",
         samples=config.samples,
-        settings={k: v for k, v in dataclasses.asdict(settings).items() if v is not None},
+        settings={field: getattr(settings, field) for field in taken},
         epsilon=config.epsilon,
     )
 
@@ -256,7 +291,9 @@ def _craft_in_shards(
             path = scratch / f"shard_{first:05d}.npz"
             if not path.exists():
                 targets = None if attempts.targets is None else attempts.targets[rows]
-                found = craft(attacked, attempts.images[rows], attempts.labels[rows], targets)
+                found = craft(
+                    attacked, attempts.images[rows], attempts.labels[rows], targets, int(rows[0])
+                )
                 with files.atomic_file(path) as temporary:
                     np.savez_compressed(temporary, images=found)
             made[rows] = _load_images(path)

@@ -20,6 +20,11 @@ from ddefense.experiments.pair import NetworkStages, Trained, load_network
 from ddefense.experiments.stages import Artefact, Stages, finished
 
 _EXPORT = "export.json"
+_NOTE = "verdict.json"
+_WARNING = (
+    "Defensive distillation has been broken since 2016: adaptive attacks succeed against it "
+    "(Carlini and Wagner 2016, 2017). Do not rely on it."
+)
 # In which networks are listed.
 _ORDER = ("none", "distillation", "adversarial_training")
 
@@ -153,7 +158,16 @@ def _run(
     network_records.sort(key=lambda n: (_ORDER.index(n.defense), n.temperature))
     controls = assessor.controls(network_records)
     verdict = measurements.verdict(network_records, controls, dataset.num_classes)
-    exports = [_export(stages, dataset, trained, export_dir, verdict) for trained in deployed]
+    exports = [
+        _export(
+            stages,
+            dataset,
+            trained,
+            export_dir,
+            _note(trained, network_records, controls, dataset.num_classes),
+        )
+        for trained in deployed
+    ]
 
     indices = attacking.load_samples(samples)
     records.Samples(
@@ -222,22 +236,38 @@ def _save_deployed(directory: pathlib.Path, trained: Trained) -> None:
             _deployed(trained.network).save(temporary)
 
 
-def _export(
-    stages: Stages,
-    dataset: datasets.Dataset,
+def _note(
     trained: Trained,
-    export_dir: pathlib.Path,
-    verdict: records.VerdictRecord,
+    network_records: Sequence[records.NetworkRecord],
+    controls: Sequence[records.ControlRecord],
+    num_classes: int,
+) -> str:
+    """What stands beside exported weights, whoever copies them: the verdict on them.
+
+    A network that was not distilled has the verdict of its run, and says so.
+    """
+    distilled = trained.defense == "distillation"
+    about = [n for n in network_records if n.defense == "none" or n.name == trained.name]
+    found = measurements.verdict(about if distilled else network_records, controls, num_classes)
+    note = {
+        "network": trained.name,
+        "about": trained.name if distilled else "the distilled networks of its run, not this one",
+        **dataclasses.asdict(found),
+        "warning": _WARNING,
+    }
+    return json.dumps(note, indent=1) + "\n"
+
+
+def _export(
+    stages: Stages, dataset: datasets.Dataset, trained: Trained, export_dir: pathlib.Path, note: str
 ) -> records.ExportRecord:
     base = export_dir / f"{dataset.name}_{trained.name}"
     stage = f"export_{trained.name}"
-    stages.forget(stage, unless=lambda directory: _is_exported(directory, base))
-    # The word stands beside the weights, whoever copies them.
-    note = json.dumps({"network": trained.name, **dataclasses.asdict(verdict)}, indent=1) + "\n"
+    stages.forget(stage, unless=lambda directory: _is_exported(directory, base, note))
 
     def work(partial: pathlib.Path) -> None:
         exported = exporting.export_for_serving(
-            _deployed(trained.network), base, notes={"verdict.json": note}
+            _deployed(trained.network), base, notes={_NOTE: note}
         )
         record = records.ExportRecord(
             network=trained.name,
@@ -246,14 +276,14 @@ def _export(
         )
         records.dump(record, partial / _EXPORT)
 
-    artefact = stages.run(stage, {"note": note}, [trained.network], work)
+    artefact = stages.run(stage, {}, [trained.network], work)
     return records.load(records.ExportRecord, artefact.directory / _EXPORT)
 
 
-def _is_exported(stage: pathlib.Path, base: pathlib.Path) -> bool:
-    """Whether an export stage's SavedModel is still there, and below the directory asked for."""
+def _is_exported(stage: pathlib.Path, base: pathlib.Path, note: str) -> bool:
+    """Whether a stage's SavedModel is still there, below the directory asked for, with its note."""
     try:
         path = pathlib.Path(records.load(records.ExportRecord, stage / _EXPORT).path)
-    except records.RunError:
+        return path.parent == base and (path / "assets.extra" / _NOTE).read_text() == note
+    except (records.RunError, OSError):
         return False
-    return path.parent == base and path.exists()

@@ -71,7 +71,9 @@ def success_record(
     """
     success, changed = outcome.success, outcome.num_features
     samples = int(outcome.sample.max()) + 1
-    rates = np.bincount(outcome.sample, weights=success) / np.bincount(outcome.sample)
+    reached = np.bincount(outcome.sample, weights=success).astype(np.int64)
+    rates = reached / np.bincount(outcome.sample)
+    totals = np.asarray(np.bincount(outcome.sample, weights=success * changed), np.float64)
     mean_features = float(changed[success].mean()) if success.any() else None
     return AttackRecord(
         theta=theta,
@@ -84,6 +86,9 @@ def success_record(
         already_target=int((success & (changed == 0)).sum()),
         mean_distortion=None if mean_features is None else mean_features / num_features,
         mean_features=mean_features,
+        features_interval=statistics.ratio_interval(totals, reached, seed)
+        if success.any()
+        else None,
         no_admissible_pair=int((made.stop >= Stop.NO_ADMISSIBLE_PAIR).sum()),
         zero_maps=int((made.stop == Stop.ZERO_MAP).sum()),
         steps=int(made.num_features.sum()) // 2,

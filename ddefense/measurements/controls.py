@@ -75,7 +75,7 @@ def scaled_logits(
 def iterative_beats_one_step(
     network: str, fgsm_rate: float, pgd_rate: float, samples: int
 ) -> ControlRecord:
-    """An iterative attack must reach at least what its single step reaches.
+    """An iterative attack must reach at least what one step reaches.
 
     Args:
         network: its name.
@@ -95,7 +95,7 @@ def iterative_beats_one_step(
         limit=fgsm_rate,
         samples=samples,
         explanation=f"pgd_linf reaches {percent(pgd_rate)} of {counted(samples, 'image')}; at "
-        f"least the {percent(fgsm_rate)} of fgsm, its single step, is expected.",
+        f"least the {percent(fgsm_rate)} of fgsm, one step to epsilon, is expected.",
     )
 
 

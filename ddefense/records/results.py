@@ -201,6 +201,8 @@ class AttackRecord:
         mean_distortion: mean share of features changed by the successes, those with 0 included;
             null without one.
         mean_features: the same as a count.
+        features_interval: 95 % bootstrap interval of the count over samples; null without one, and
+            in results of versions that did not measure it.
         no_admissible_pair: failures that stopped because no feature pair qualified.
         zero_maps: those of them that stopped at an all-zero forward derivative.
         steps: feature pairs changed in all.
@@ -219,6 +221,7 @@ class AttackRecord:
     no_admissible_pair: int
     zero_maps: int
     steps: int
+    features_interval: tuple[float, float] | None = None
 
 
 @dataclass(config=_STRICT, kw_only=True)

@@ -24,6 +24,19 @@ _PROTOCOL: dict[str, Callable[[Any], str]] = {
 }
 """The settings that make the protocol, with their forms; others change how it is carried out."""
 
+_CARLINI_WAGNER = ("cw_l2", "cw_l0", "cw_linf", "transfer_cw_l2")
+_EFFORT: dict[str, tuple[str, ...]] = {
+    "pgd_steps": ("pgd_linf", "pgd_linf_temperature"),
+    "cw_samples": ("cw_l2", "transfer_cw_l2"),
+    "cw_all_targets_at": ("cw_l2",),
+    "cw_steps": _CARLINI_WAGNER,
+    "cw_search_steps": ("cw_l2", "transfer_cw_l2"),
+    "kappas": ("transfer_cw_l2",),
+    "costly_samples": ("cw_l0", "cw_linf", "labels_only"),
+    "labels_only_queries": ("labels_only",),
+}
+"""Settings of how hard attacks beyond the paper's try, with the attacks that each one concerns."""
+
 
 def title(settings: config_lib.Config, seeds: str = "") -> str:
     """The heading of a report, and below it whether the run is reduced.
@@ -46,7 +59,7 @@ def title(settings: config_lib.Config, seeds: str = "") -> str:
 
 
 def departures(settings: config_lib.Config) -> str:
-    """Where a run leaves the literal protocol and float32; empty where it does not."""
+    """Where a run leaves the literal protocol, its attacks, and float32; empty where nowhere."""
     literal = config_lib.preset("paper", settings.dataset)
     found = []
     for name, show in _PROTOCOL.items():
@@ -58,12 +71,34 @@ def departures(settings: config_lib.Config) -> str:
         sentences.append(
             f"**Not the literal protocol** (preset `{settings.preset}`): {'; '.join(found)}."
         )
+    sentences += _less_effort(settings, literal)
     if settings.precision != "float32":
         sentences.append(
             f"**Not trained in float32**: the hidden layers computed in {settings.precision} while "
             "training; everything else, measurements and attacks included, is float32."
         )
     return " ".join(sentences)
+
+
+def _less_effort(settings: config_lib.Config, full: config_lib.Config) -> list[str]:
+    found = []
+    for name, attacks in _EFFORT.items():
+        ours, theirs = getattr(settings, name), getattr(full, name)
+        if ours != theirs and any(attack in settings.attacks for attack in attacks):
+            found.append(f"{name.replace('_', ' ')} {_listed(ours)} instead of {_listed(theirs)}")
+    wanted = [name for name in full.attacks if name in config_lib.NORM_ATTACKS]
+    missing = [name for name in wanted if name not in settings.attacks]
+    if missing:
+        found.append(f"not run: {', '.join(missing)}")
+    if not found:
+        return []
+    return [f"**Attacks beyond the paper's differ from preset `paper`**: {'; '.join(found)}."]
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(f"{number:g}" for number in value) or "none"
+    return f"{value:g}"
 
 
 def rows(*runs: records.Results) -> dict[str, str]:

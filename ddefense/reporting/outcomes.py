@@ -85,13 +85,14 @@ def outcome(network: records.NetworkRecord, attack: str) -> Outcome | None:
 
 def _of_jsma(record: records.AttackRecord) -> Outcome:
     low, high = record.success_interval
+    features_low, features_high = record.features_interval or (None, None)
     return Outcome(
         percent=100 * record.success_rate,
         low=100 * low,
         high=100 * high,
         distance=record.mean_features,
-        distance_low=None,
-        distance_high=None,
+        distance_low=features_low,
+        distance_high=features_high,
         attempts=record.attempts,
     )
 

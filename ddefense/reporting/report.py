@@ -10,7 +10,7 @@ from ddefense.reporting import description, figures, lookup, markdown, passages,
 _CAPTIONS = {
     "adaptive": "Attacks that see the softmax, and attacks that know the defence or need none",
     "distance": "Mean L2 distance of Carlini and Wagner's attack against temperature; bars are "
-    "95 % intervals, known where an image has one target",
+    "95 % intervals",
     "sample_grid": "Legitimate images and adversarial samples of the undistilled network",
     "success_rate": "Adversarial success rate against temperature (Fig. 7)",
     "accuracy": "Accuracy change against temperature",

@@ -22,8 +22,8 @@ def verdict(results: records.Results) -> Table | None:
     attacks = outcomes.attacks_in(results.networks)
     return Table(
         name="verdict",
-        title="Success of every attack, %, and mean distance of the successes, each with its 95 % "
-        "bootstrap interval in brackets",
+        title="Success of every attack, %, and mean distance of the successes, with 95 % bootstrap "
+        "intervals in brackets",
         columns=(
             _NETWORK,
             Column("accuracy_percent", "accuracy %", fixed(2)),

@@ -195,6 +195,9 @@ class TestSeed:
         np.testing.assert_array_equal(
             labels_only(attacked, images[:3], labels[:3], queries=300), together[:3]
         )
+        np.testing.assert_array_equal(
+            labels_only(attacked, images[2:5], labels[2:5], queries=300, first_row=2), together[2:5]
+        )
         others, their_labels = images[::-1].copy(), labels[::-1].copy()
         others[3], their_labels[3] = images[3], labels[3]
         among_others = labels_only(attacked, others, their_labels, queries=300)

@@ -212,6 +212,15 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others(attacked, imag
     assert (first != other).any()
 
 
+@pytest.mark.parametrize("restart", [0, 2])
+def test_a_random_start_is_that_of_the_row_in_the_whole_list(images, restart):
+    whole = attacks.random_start(images, make(epsilon=0.1), restart)
+    assert (np.abs(whole - images) <= 0.1 + 1e-6).all()
+    part = attacks.random_start(images[2:5], make(epsilon=0.1), restart, first_row=2)
+    np.testing.assert_array_equal(part, whole[2:5])
+    assert (part != attacks.random_start(images[2:5], make(epsilon=0.1), restart)).any()
+
+
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_batching_does_not_matter_and_images_do_not_depend_on_those_behind(
     attacked, images, labels, restarts

@@ -91,14 +91,12 @@ def test_one_random_target_by_hand(by_hand):
 def test_attacks_by_sign_reach_what_lies_within_epsilon(toy, stand, by_hand, name):
     record, arrays = stand.attack(toy, name)
     assert record.norm == "linf"
+    of_pgd = {"steps": 10, "step_size": 2.5 * 0.15 / 10, "restarts": 1, "random_start": True}
     assert record.settings == {
         "epsilon": 0.15,
-        "steps": 1 if name.startswith("fgsm") else 10,
-        "restarts": 1,
-        "random_start": True,
         "loss": "logits" if "temperature" in name else "softmax",
         "temperature": 1.0,
-        "seed": SEED,
+        **({} if name.startswith("fgsm") else {**of_pgd, "seed": SEED}),
     }
     assert record.samples == 5
     # Gaps of 0.12, 0.22, 0.27; to the third class 0.22, 0.32, 0.37.
@@ -204,6 +202,19 @@ def test_success_and_distance_are_seen_again_in_the_images(toy, stand, by_hand, 
     distance = norms[record.norm][success]
     assert record.mean_distance == pytest.approx(distance.mean())
     assert record.median_distance == pytest.approx(np.median(distance))
+
+
+@pytest.mark.parametrize("name", ["pgd_linf", "labels_only"])
+def test_no_shard_repeats_the_random_numbers_of_another(toy, make_stand, tmp_path, name):
+    made = [
+        make_stand(tmp_path / str(size)).attack(
+            toy,
+            name,
+            config=dataclasses.replace(CONFIG, shard_samples=size, costly_samples=5),
+        )[1]["images"]
+        for size in (2, 5)
+    ]
+    np.testing.assert_allclose(*made, atol=1e-5)
 
 
 # --- which samples and targets --------------------------------------------------------------------

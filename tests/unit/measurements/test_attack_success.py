@@ -133,6 +133,9 @@ def test_success_record_by_hand():
     # Counted apart, though it is one of the three successes, whose mean is (0 + 4 + 8) / 3.
     assert found.already_target == 1
     assert found.mean_features == pytest.approx(4)
+    assert found.features_interval == statistics.ratio_interval(
+        np.array([4.0, 0.0, 8.0]), np.array([2, 0, 1]), 5
+    )
     assert found.mean_distortion == pytest.approx(0.04)
     assert (found.no_admissible_pair, found.zero_maps) == (2, 1)
     # Two steps, four, one and four more.
@@ -151,7 +154,7 @@ def test_success_record_without_a_success():
     assert (found.successes, found.success_rate, found.already_target) == (0, 0, 0)
     assert found.success_interval == (0, 0)
     assert found.mean_distortion is None
-    assert found.mean_features is None
+    assert found.mean_features is found.features_interval is None
 
 
 def test_a_failure_without_any_change_is_not_already_the_target():

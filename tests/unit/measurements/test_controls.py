@@ -97,7 +97,7 @@ def test_explanations_are_one_sentence_with_both_numbers():
         "98.9 % of 10,000 test images have an all-zero float32 gradient; at most 1.0 % may.",
         "With the undistilled network's logits multiplied by 100, jsma_f succeeds in 1.2 % of its "
         "attempts on 100 images against 88.4 % without; at least 78.4 % is expected.",
-        "pgd_linf reaches 25.0 % of 1 image; at least the 50.0 % of fgsm, its single step, is "
+        "pgd_linf reaches 25.0 % of 1 image; at least the 50.0 % of fgsm, one step to epsilon, is "
         "expected.",
         "pgd_linf without a bound reaches 4.0 % of 100 images; 100.0 % is expected.",
         "pgd_linf reaches 90.0 % of 100 images from 5 random starts and 80.0 % from one; at most "

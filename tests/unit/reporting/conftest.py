@@ -55,6 +55,7 @@ def make_attack(rate: float, zero_maps: int = 0, theta: float = 1.0) -> records.
         no_admissible_pair=zero_maps,
         zero_maps=zero_maps,
         steps=16000,
+        features_interval=(33.1, 37.7) if successes else None,
     )
 
 

@@ -7,12 +7,19 @@ from ddefense.reporting import outcomes
 from ddefense.reporting.outcomes import Outcome
 
 
-def test_jsma_is_measured_in_features_without_an_interval_of_the_distance(results):
+def test_jsma_is_measured_in_features(results):
     found = outcomes.outcome(results.networks[2], "jsma_f")
     assert (found.percent, found.attempts) == (50, 900)
     assert (found.low, found.high) == pytest.approx((47, 53))
-    assert (found.distance, found.distance_low, found.distance_high) == (35.3, None, None)
-    assert found.show(1) == "50.0 [47.0, 53.0]\nat 35.3\nn = 900"
+    assert (found.distance, found.distance_low, found.distance_high) == (35.3, 33.1, 37.7)
+    assert found.show(1) == "50.0 [47.0, 53.0]\nat 35.3 [33.1, 37.7]\nn = 900"
+
+
+def test_results_from_before_the_interval_was_measured_are_shown_without(results):
+    network = results.networks[2]
+    before = dataclasses.replace(network.attacks["jsma_f"], features_interval=None)
+    older = dataclasses.replace(network, attacks={"jsma_f": before})
+    assert outcomes.outcome(older, "jsma_f").show(1) == "50.0 [47.0, 53.0]\nat 35.3\nn = 900"
 
 
 def test_an_attack_measured_by_a_norm_has_both_intervals(full):

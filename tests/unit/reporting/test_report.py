@@ -139,6 +139,23 @@ def test_a_run_that_leaves_the_literal_protocol_says_where(changes, expected):
     assert "float32" not in text
 
 
+def test_a_run_that_attacks_with_less_effort_says_where():
+    start = "**Attacks beyond the paper's differ from preset `paper`**: "
+    quick = description.departures(config.preset("quick", "digits"))
+    assert quick[quick.index(start) + len(start) :] == (
+        "cw samples 5 instead of 20; cw all targets at none instead of 20, 100; cw steps 200 "
+        "instead of 1000; cw search steps 5 instead of 9; kappas 0, 10, 20 instead of 0, 10, 20, "
+        "30, 40; costly samples 3 instead of 10; labels only queries 1000 instead of 10000; "
+        "not run: cw_l0, cw_linf."
+    )
+    # What concerns no attack of the run is no departure.
+    few = config.preset("paper", "mnist", attacks=("jsma_f", "pgd_linf"), cw_steps=7, pgd_steps=3)
+    text = description.departures(few)
+    assert text.startswith(f"{start}pgd steps 3 instead of 40; not run: fgsm, fgsm_temperature, ")
+    assert "cw steps" not in text
+    assert description.departures(config.preset("paper", "mnist")) == ""
+
+
 def test_a_run_that_was_not_trained_in_float32_says_so_where_it_is_described(cifar10):
     text = report.write(cifar10(precision="mixed_bfloat16"))
     start = text.index("## What was run")
