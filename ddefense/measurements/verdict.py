@@ -20,6 +20,11 @@ REACHED_LIMIT = 0.9
 """An attack reaches a network if it succeeds this often, relative to the undistilled one."""
 TELLING_LIMIT = 0.5
 """An attack that succeeds less often than this on the undistilled network tells nothing."""
+FARTHER_LIMIT = 2.5
+"""Without a bound, an attack reaches a network at up to this many times the distance: far enough
+away any network gives another class."""
+ENOUGH_SAMPLES = 20
+"""On fewer samples than this the failure of an attack confirms nothing."""
 
 PAPER_ATTACK = "jsma_f"
 DECISIVE_ATTACK = "cw_l2"
@@ -33,14 +38,13 @@ ADAPTIVE_ATTACKS = {
 SUPPORTING_ATTACKS = ("cw_l0", "cw_linf", "labels_only", "transfer_cw_l2")
 """Attacks that are named beside those, and do not decide alone."""
 
-# Of the controls, those that show masked gradients; `random_restarts` concerns the attack.
-_SIGNS = (
-    "zero_gradients",
-    "scaled_logits",
-    "iterative_beats_one_step",
-    "unbounded_reaches_all",
-)
-# Their distance is the smallest they found, so that it says how near the boundary is.
+# Of the controls, those that show masked gradients on the distilled network itself;
+# `random_restarts` concerns the attack.
+_SIGNS = ("zero_gradients", "iterative_beats_one_step", "unbounded_reaches_all")
+# It attacks the undistilled network, so that it explains a sign and is none.
+_EXPLANATION = "scaled_logits"
+# They have no bound, so that success alone says nothing; their distance is the smallest they
+# found, so that it says how near the boundary is.
 _MINIMISING = ("cw_l2", "cw_l0", "cw_linf", "labels_only")
 # Differences and products of rates are exact up to here.
 _ROUNDING = 1e-9
@@ -59,6 +63,7 @@ class _Comparison:
         number: attempts on the distilled network.
         undistilled_number: attempts on the undistilled network.
         noun: what was attacked: `target`, for each class aimed at, or `image`.
+        samples: attacked images, of the network that has fewer.
         distances: mean distances on the two, in that order; None where they say nothing.
     """
 
@@ -68,6 +73,7 @@ class _Comparison:
     number: int
     undistilled_number: int
     noun: str
+    samples: int
     distances: tuple[float, float] | None = None
 
     @property
@@ -76,9 +82,21 @@ class _Comparison:
         return self.undistilled >= TELLING_LIMIT - _ROUNDING
 
     @property
-    def reaches(self) -> bool:
-        """Whether the distilled network is reached about as often as the undistilled one."""
+    def succeeds(self) -> bool:
+        """Whether it succeeds about as often as on the undistilled network, however far away."""
         return self.telling and self.rate >= REACHED_LIMIT * self.undistilled - _ROUNDING
+
+    @property
+    def reaches(self) -> bool:
+        """Whether it succeeds as often and, if it has no bound, about as near."""
+        bounded = self.attack not in _MINIMISING
+        near = self.ratio is not None and self.ratio <= FARTHER_LIMIT + _ROUNDING
+        return self.succeeds and (bounded or near)
+
+    @property
+    def ratio(self) -> float | None:
+        """Mean distance as a multiple of the undistilled network's; None if unknown."""
+        return None if self.distances is None else self.distances[0] / self.distances[1]
 
     def rates(self) -> str:
         """Both rates with their numbers of attempts, the distilled network's first."""
@@ -91,10 +109,9 @@ class _Comparison:
 
     def brief(self) -> str:
         """The attack with its rates and, where it says something, the ratio of distances."""
-        if self.distances is None:
+        if self.ratio is None:
             return f"{self.attack} ({self.rates()})"
-        ratio = self.distances[0] / self.distances[1]
-        return f"{self.attack} ({self.rates()}, at {ratio:.2f} times the distance)"
+        return f"{self.attack} ({self.rates()}, at {self.ratio:.2f} times the distance)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,13 +121,17 @@ class _Evidence:
     Attributes:
         temperature: T of the distilled network.
         paper: the paper's attack; None unless measured on both.
-        controls: checks of the distilled network for masked gradients.
+        controls: checks of the distilled network for masked gradients, but for those of `shared`.
+        shared: names of the checks that it and the undistilled network fail, which tell nothing.
+        explanations: failed checks that explain those of `controls` that failed.
         adaptive: attacks that get round masked gradients, measured on both.
     """
 
     temperature: float
     paper: _Comparison | None
     controls: list[ControlRecord]
+    shared: list[str]
+    explanations: list[ControlRecord]
     adaptive: list[_Comparison]
 
     @classmethod
@@ -120,12 +141,23 @@ class _Evidence:
         """Gathers it."""
         attacks = (*ADAPTIVE_ATTACKS, *SUPPORTING_ATTACKS)
         compared = [_compared(attack, network, undistilled) for attack in attacks]
+        ours = [c for c in controls if c.network == network.name]
+        lost = {c.name for c in controls if c.network == undistilled.name and not c.passed}
+        signs = [c for c in ours if c.name in _SIGNS]
         return cls(
             temperature=network.temperature,
             paper=_compared(PAPER_ATTACK, network, undistilled),
-            controls=[c for c in controls if c.network == network.name and c.name in _SIGNS],
+            controls=[c for c in signs if c.passed or c.name not in lost],
+            shared=[c.name for c in signs if not c.passed and c.name in lost],
+            explanations=[c for c in ours if c.name == _EXPLANATION and not c.passed],
             adaptive=[comparison for comparison in compared if comparison is not None],
         )
+
+    def failures(self) -> str:
+        """What the failed checks found, and what explains them; empty if none failed."""
+        failed = [c for c in self.controls if not c.passed]
+        found = [*failed, *self.explanations] if failed else []
+        return _joined([_failure(c, self.temperature) for c in found]) if found else ""
 
     def answers(self) -> int:
         """How many of the two questions it bears on."""
@@ -143,13 +175,15 @@ def verdict(
     out.
 
     Gradients are masked if `jsma_f`, the paper's attack, succeeds at least `FALL_LIMIT` less often
-    than on the undistilled network and at least one control of the distilled one failed, other
-    than `random_restarts`.
+    than on the undistilled network and the distilled one fails a control that the undistilled one
+    does not: `zero_gradients`, `iterative_beats_one_step` or `unbounded_reaches_all`.
 
     An attack reaches a network if it succeeds at least `REACHED_LIMIT` as often as on the
-    undistilled one, where that is at least `TELLING_LIMIT`. An adaptive attacker is not stopped if
-    one of `ADAPTIVE_ATTACKS` reaches the network; is stopped if none of them or of
-    `SUPPORTING_ATTACKS` does, and `cw_l2` is strong enough to tell. Otherwise there is no answer.
+    undistilled one, where that is at least `TELLING_LIMIT`, and, if it has no bound, is known to
+    need at most `FARTHER_LIMIT` times the distance. An adaptive attacker is not stopped if one of
+    `ADAPTIVE_ATTACKS` reaches the network; is stopped if none of them or of `SUPPORTING_ATTACKS`
+    succeeds that often at any distance, and `cw_l2` is strong enough to tell and was run on
+    `ENOUGH_SAMPLES`. Otherwise there is no answer.
 
     Args:
         networks: of one run.
@@ -211,29 +245,30 @@ def _at_chance(training: TrainingRecord, num_classes: int) -> bool:
 
 def _masking(evidence: _Evidence) -> tuple[bool | None, str]:
     """Whether gradients are masked, and a sentence that goes on after `At T = ...`."""
-    paper, controls = evidence.paper, evidence.controls
-    failures = _joined([_failure(c, evidence.temperature) for c in controls if not c.passed])
+    paper, controls, shared = evidence.paper, evidence.controls, ", ".join(evidence.shared)
+    failures = evidence.failures()
+    though = f", although {failures}" if failures else ""
     if paper is None:
-        though = f", although {failures}" if failures else ""
         return None, (
             f"the paper's attack ({PAPER_ATTACK}) was not measured beside the undistilled network, "
             f"so this run does not tell whether the defence masks gradients{though}."
         )
     rates = f"the paper's attack ({PAPER_ATTACK}) reaches {paper.rates()} undistilled"
     if not controls:
+        made = f"made that does not fail undistilled too ({shared})" if shared else "made"
         return None, (
-            f"{rates}, but no check for masked gradients was made, so this run does not tell "
+            f"{rates}, but no check for masked gradients was {made}, so this run does not tell "
             "whether the defence masks them."
         )
     if paper.undistilled - paper.rate < FALL_LIMIT - _ROUNDING:
-        though = f", although {failures}" if failures else ""
         return False, (
             f"{rates}: its success falls by less than {100 * FALL_LIMIT:g} points, so masked "
             f"gradients protect nothing here{though}."
         )
     if not failures:
         names = ", ".join(c.name for c in controls)
-        return False, f"{rates}, and no check for masked gradients failed ({names})."
+        apart = f", apart from those that fail undistilled too ({shared})" if shared else ""
+        return False, f"{rates}, and no check for masked gradients failed ({names}){apart}."
     return True, f"{rates}, but {failures}: the gradients are masked."
 
 
@@ -257,14 +292,15 @@ def _failure(control: ControlRecord, temperature: float) -> str:
 def _adaptive(compared: Sequence[_Comparison]) -> tuple[bool | None, str]:
     """Whether an attacker who knows the defence is stopped, and that in sentences."""
     reached = [c for c in compared if c.reaches]
+    beyond = [c for c in compared if c.succeeds and not c.reaches]
     refuting = next((c for c in reached if c.attack in ADAPTIVE_ATTACKS), None)
     if refuting is not None:
         others = [c.brief() for c in reached if c is not refuting]
         also = f" The network is also reached by {_joined(others)}." if others else ""
         return False, (
             f"An attacker who {ADAPTIVE_ATTACKS[refuting.attack]} ({refuting.attack}) still "
-            f"reaches {refuting.rates()} undistilled{_farther(refuting)}.{also} Defensive "
-            "distillation does not stop an adaptive attacker."
+            f"reaches {refuting.rates()} undistilled{_farther(refuting)}{_few(refuting)}.{also}"
+            f"{_beyond(beyond)} Defensive distillation does not stop an adaptive attacker."
         )
     if not compared:
         return None, (
@@ -275,7 +311,7 @@ def _adaptive(compared: Sequence[_Comparison]) -> tuple[bool | None, str]:
     numbers = (
         f"Attacks that get round masked gradients, each against its rate undistilled: {measured}."
     )
-    unclear = _unclear(compared, reached)
+    unclear = _unclear(compared, reached, beyond)
     if unclear:
         return None, (
             f"{numbers} That does not tell whether an adaptive attacker is stopped: {unclear}."
@@ -286,17 +322,47 @@ def _adaptive(compared: Sequence[_Comparison]) -> tuple[bool | None, str]:
     )
 
 
-def _unclear(compared: Sequence[_Comparison], reached: Sequence[_Comparison]) -> str:
+def _unclear(
+    compared: Sequence[_Comparison], reached: Sequence[_Comparison], beyond: Sequence[_Comparison]
+) -> str:
     """Why attacks of which none refutes the defence do not confirm it either; empty if they do."""
     decisive = next((c for c in compared if c.attack == DECISIVE_ATTACK), None)
     if decisive is None:
         return f"{DECISIVE_ATTACK} was not measured"
     if not decisive.telling:
         return f"{DECISIVE_ATTACK} succeeds too rarely on the undistilled network"
+    reasons = [
+        f"the distances of {c.attack} do not compare"
+        if c.ratio is None
+        else f"{c.attack} needs {c.ratio:.2f} times the distance, which makes it harder and proves "
+        "no robustness"
+        for c in beyond
+    ]
     if reached:
-        names = _joined([c.attack for c in reached])
-        return f"the network is reached by {names}, though not by {DECISIVE_ATTACK}"
-    return ""
+        but = "" if decisive.succeeds else f", though not by {DECISIVE_ATTACK}"
+        reasons.append(f"the network is reached by {_joined([c.attack for c in reached])}{but}")
+    if not reasons and decisive.samples < ENOUGH_SAMPLES:
+        reasons.append(
+            f"too few samples to say ({decisive.samples} for {DECISIVE_ATTACK}, at least "
+            f"{ENOUGH_SAMPLES} are needed)"
+        )
+    return "; ".join(reasons)
+
+
+def _beyond(beyond: Sequence[_Comparison]) -> str:
+    """Attacks that succeed as often, but not within `FARTHER_LIMIT`, in sentences of their own."""
+    known = [c.brief() for c in beyond if c.ratio is not None]
+    unknown = [c.brief() for c in beyond if c.ratio is None]
+    far = f" Only farther away is the network reached by {_joined(known)}." if known else ""
+    if not unknown:
+        return far
+    return f"{far} At distances that do not compare the network is reached by {_joined(unknown)}."
+
+
+def _few(comparison: _Comparison) -> str:
+    """That the attack was run on few samples; empty if on enough."""
+    few = comparison.samples < ENOUGH_SAMPLES
+    return f", on few samples ({comparison.samples})" if few else ""
 
 
 def _farther(comparison: _Comparison) -> str:
@@ -324,6 +390,7 @@ def _compared(
             number=ours.attempts,
             undistilled_number=theirs.attempts,
             noun="target",
+            samples=min(ours.samples, theirs.samples),
         )
     if attack in network.norm_attacks and attack in undistilled.norm_attacks:
         return _norm_compared(
@@ -351,6 +418,7 @@ def _norm_compared(
         number=numbers[0],
         undistilled_number=numbers[1],
         noun="image" if ours.targets == "untargeted" else "target",
+        samples=min(ours.samples, theirs.samples),
         distances=_distances(ours, theirs) if attack in _MINIMISING else None,
     )
 
@@ -359,15 +427,17 @@ def _distances(ours: NormAttackRecord, theirs: NormAttackRecord) -> tuple[float,
     """Mean distances over the random targets, or over images where nothing is aimed at.
 
     None where either network is reached less often than `REACHED_LIMIT`: the means would be over
-    different pairs, the easier ones of the network that holds out.
+    different pairs, the easier ones of the network that holds out. None also where either errs on
+    an original already, which would count as distance 0.
     """
+    if ours.already or theirs.already:
+        return None
     cases = [_case(record) for record in (ours, theirs)]
     if ours.norm != theirs.norm or (ours.average is None) != (theirs.average is None):
         return None
     if any(case.success_rate < REACHED_LIMIT - _ROUNDING for case in cases):
         return None
     distance, undistilled = (case.mean_distance for case in cases)
-    # None also of a distance of 0 undistilled, where that network errs on the originals.
     return (distance, undistilled) if distance is not None and undistilled else None
 
 

@@ -1,5 +1,7 @@
 """Claims about attacks that know the defence or need no softmax of it: C17 to C19."""
 
+from collections.abc import Collection
+
 from ddefense import records
 from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts.verdict import (
@@ -17,39 +19,55 @@ _FEWEST_TEMPERATURES = 4
 # Percent: success of cw_l2, and misclassified transferred samples.
 _SUCCESS = 99.0
 _MISCLASSIFIED = 90.0
+# Of the mean distances. The upper one is the verdict's too, whose module needs TensorFlow.
+_NEAREST, _FARTHEST = 0.8, 2.5
 
 
 def carlini_wagner(results: records.Results) -> Verdict:
     """C17: cw_l2 reaches the distilled network, at about the undistilled one's distance."""
     network, baseline = lookup.highest(results), results.baseline()
     attack = None if network is None else network.norm_attacks.get("cw_l2")
+    undistilled = baseline.norm_attacks.get("cw_l2")
+    if network is None or attack is None or undistilled is None:
+        return not_measured("needs cw_l2 on the undistilled and on the highest-temperature network")
     before, after = average_distance(baseline), average_distance(network)
-    if network is None or attack is None or not before or after is None:
-        return not_measured(
-            "needs cw_l2 with a success on the undistilled and on the highest-temperature network"
-        )
-    rate, ratio = 100 * attack.success_rate, after / before
+    rate = 100 * attack.success_rate
+    ratio = after / before if before and after is not None else None
+    if ratio is None and rate >= _SUCCESS:
+        return not_measured("needs a mean distance above 0 of cw_l2 on the undistilled network")
     settings = results.config
     return unless(
         unusable(results, network, baseline)
         or too_low(network.temperature)
-        or _too_weak(rate, 100 * baseline.norm_attacks["cw_l2"].success_rate),
+        or _too_weak(rate, 100 * undistilled.success_rate),
         Verdict(
-            holds=yes_or_no(rate >= _SUCCESS and 0.8 <= ratio <= 2.5),
+            holds=yes_or_no(
+                rate >= _SUCCESS and ratio is not None and _NEAREST <= ratio <= _FARTHEST
+            ),
             ours=f"{lookup.percent(rate)} ({attack.successes}/{attack.attempts}) at "
-            f"T = {network.temperature:g}; mean L2 {after:.2f} against {before:.2f} undistilled, "
-            f"x {ratio:.2f}",
+            f"T = {network.temperature:g}; {_mean_distances(before, after)}",
             difference=f"{lookup.points(rate - published.CARLINI_WAGNER_SUCCESS.value)}; "
             + _against_theirs(results, ratio),
             note=joined(
-                f"the means are over {attack.samples} images, one random target each",
-                _not_every_pair(baseline, network),
+                f"{attack.samples} images"
+                if ratio is None
+                else joined(
+                    f"the means are over {attack.samples} images, one random target each",
+                    _not_every_pair(baseline, network),
+                ),
                 f"at most {settings.cw_steps} steps at each of {settings.cw_search_steps} "
                 "constants (theirs: 10,000 at 9)",
             ),
             value=ratio,
         ),
     )
+
+
+def _mean_distances(before: float | None, after: float | None) -> str:
+    """Both mean distances with their ratio, as far as there are any."""
+    if not before or after is None:
+        return "no mean L2 to compare"
+    return f"mean L2 {after:.2f} against {before:.2f} undistilled, x {after / before:.2f}"
 
 
 def average_distance(network: records.NetworkRecord | None) -> float | None:
@@ -76,7 +94,9 @@ def _too_weak(rate: float, undistilled: float) -> str:
     return f"the attack reaches {lookup.percent(undistilled)} undistilled: too few steps to tell"
 
 
-def _against_theirs(results: records.Results, ratio: float) -> str:
+def _against_theirs(results: records.Results, ratio: float | None) -> str:
+    if ratio is None:
+        return "no ratio"
     undistilled, distilled = published.CARLINI_WAGNER[published.reference(results.dataset.name)][
         "cw_l2"
     ]
@@ -95,11 +115,12 @@ def _not_every_pair(*networks: records.NetworkRecord) -> str:
 def distance_by_temperature(results: records.Results) -> Verdict:
     """C18: the mean distance of cw_l2 is not correlated with T."""
     found = distances(results)
+    without = joined(_rarely_reached(results), left_out(results))
     if len(found) < _FEWEST_TEMPERATURES:
         return not_measured(
             joined(
                 f"needs cw_l2 at {_FEWEST_TEMPERATURES} temperatures or more, has {len(found)}",
-                left_out(results),
+                without,
             )
         )
     correlation = lookup.pearson(list(found), list(found.values()))
@@ -111,23 +132,58 @@ def distance_by_temperature(results: records.Results) -> Verdict:
         ours=f"rho = {correlation:+.2f} over {len(found)} temperatures",
         difference=f"{correlation - published.DISTANCE_CORRELATION.value:+.2f}",
         note=joined(
+            f"over {len(found)} temperatures, {_samples(results, found)} at each, one random "
+            "target each",
             f"mean L2 {min(found.values()):.2f} to {max(found.values()):.2f}",
             "theirs is over 9 temperatures: over fewer, chance often makes abs(rho) large"
             if few
             else "",
-            left_out(results),
+            without,
         ),
         value=correlation,
     )
 
 
 def distances(results: records.Results) -> dict[float, float]:
-    """Mean L2 distance of cw_l2 (average case) by temperature, of the networks that learnt."""
+    """Mean L2 distance of cw_l2 (average case) by temperature, of the networks that learnt.
+
+    Left out are networks reached in less than 99 % of the images: their means are over the pairs
+    that are easy to reach, and do not compare.
+    """
     return {
         network.temperature: distance
         for network in results.distilled()
-        if lookup.usable(results, network) and (distance := average_distance(network)) is not None
+        if lookup.usable(results, network)
+        and (case := _average_case(network)) is not None
+        and 100 * case.success_rate >= _SUCCESS
+        and (distance := case.mean_distance) is not None
     }
+
+
+def _rarely_reached(results: records.Results) -> str:
+    """Names the temperatures that `distances` leaves out for their success, as a note."""
+    names = [
+        f"{lookup.network_label(network)} ({lookup.percent(100 * case.success_rate)})"
+        for network in results.distilled()
+        if lookup.usable(results, network)
+        and (case := _average_case(network)) is not None
+        and 100 * case.success_rate < _SUCCESS
+    ]
+    if not names:
+        return ""
+    return f"left out because cw_l2 reaches less than {_SUCCESS:g} % there: {', '.join(names)}"
+
+
+def _samples(results: records.Results, temperatures: Collection[float]) -> str:
+    """Images attacked by cw_l2 at each of the temperatures, as `20 images`."""
+    numbers = [
+        network.norm_attacks["cw_l2"].samples
+        for network in results.distilled()
+        if network.temperature in temperatures
+    ]
+    few, many = min(numbers), max(numbers)
+    range_of = f"{few}" if few == many else f"{few} to {many}"
+    return f"{range_of} image{'' if many == 1 else 's'}"
 
 
 def transfer(results: records.Results) -> Verdict:

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from ddefense.reporting import claims
+from ddefense.reporting.verdicts import adaptive
 
 
 @pytest.fixture
@@ -50,6 +51,15 @@ CASES = [
     ("C17", {None: BASE, 100.0: {"cw": (1.0, 1.5)}}, "no", 0.75, "ratio 0.60 of theirs"),
     ("C17", {None: BASE, 100.0: {"cw": (1.0, 6.0)}}, "no", 3.0, "ratio 2.40 of theirs"),
     ("C17", {None: BASE, 100.0: {"cw": (0.95, 2.0)}}, "no", 1.0, "-5.00 points"),
+    ("C17", {None: BASE, 100.0: {"cw": (0.0, 2.0)}}, "no", None, "-100.00 points; no ratio"),
+    (
+        "C17",
+        {None: {"cw": (0.0, 2.0)}, 100.0: {"cw": (0.0, 2.0)}},
+        "not measured",
+        None,
+        "no ratio",
+    ),
+    ("C17", {None: {}, 100.0: {"cw": (0.0, 2.0)}}, "not measured", None, "-"),
     ("C17", {None: {}, 100.0: BASE}, "not measured", None, "-"),
     ("C17", {None: BASE, 100.0: {}}, "not measured", None, "-"),
     ("C17", {None: {"cw": (0.0, 2.0)}, 100.0: BASE}, "not measured", None, "-"),
@@ -63,6 +73,7 @@ CASES = [
     ("C18", sweep(4.0, 3.0, 2.0, 1.0), "no", -1.0, "-0.95"),
     ("C18", sweep(1.0, 2.0, 3.0), "not measured", None, "-"),
     ("C18", sweep(1.5, 1.5, 1.5, 1.5), "not measured", None, "-"),
+    ("C18", sweep(2.0, 4.0, 1.0) | {4.0: {"cw": (0.95, 3.0)}}, "not measured", None, "-"),
     ("C18", {None: {}, 5.0: {}}, "not measured", None, "-"),
     ("C19", {None: {}, 100.0: {"transfer": [(0.0, 0.2), (40.0, 0.9)]}}, "yes", 90.0, "-10.00"),
     ("C19", {None: {}, 100.0: {"transfer": [(40.0, 0.85)]}}, "no", 85.0, "-15.00"),
@@ -104,6 +115,13 @@ def test_means_over_different_pairs_say_so(judge):
     assert "pairs that were not reached are in neither mean" in verdict.note
 
 
+def test_an_attack_that_reaches_nothing_is_measured(judge):
+    verdict = judge("C17", {None: BASE, 100.0: {"cw": (0.0, 2.0)}})
+    assert verdict.holds == "no"
+    assert verdict.ours == "0.00 % (0/20) at T = 100; no mean L2 to compare"
+    assert verdict.note.startswith("20 images; at most 500 steps at each of 9 constants")
+
+
 def test_an_attack_that_is_too_weak_without_a_defence_refutes_nothing(judge):
     weak = judge("C17", {None: {"cw": (0.5, 2.0)}, 100.0: {"cw": (0.5, 2.0)}})
     assert weak.holds == "not measured"
@@ -140,6 +158,42 @@ def test_a_network_that_did_not_learn_is_in_no_correlation(judge):
     verdict = judge("C18", networks)
     assert (verdict.holds, verdict.value) == ("yes", pytest.approx(0.0))
     assert "left out because they did not learn: T = 100" in verdict.note
+
+
+def test_temperatures_that_are_rarely_reached_are_in_no_correlation(judge):
+    networks = sweep(2.0, 4.0, 1.0, 3.0) | {
+        5.0: {"cw": (0.95, 50.0)},
+        6.0: {"cw": (0.0, 1.0)},
+    }
+    verdict = judge("C18", networks)
+    assert (verdict.holds, verdict.value) == ("yes", pytest.approx(0.0))
+    assert verdict.ours == "rho = +0.00 over 4 temperatures"
+    assert "over 4 temperatures, 20 images at each, one random target each" in verdict.note
+    left_out = (
+        "left out because cw_l2 reaches less than 99 % there: T = 5 (95.00 %), T = 6 (0.00 %)"
+    )
+    assert verdict.note.endswith(left_out)
+    too_few = judge("C18", {t: n for t, n in networks.items() if t != 1.0})
+    assert (too_few.holds, too_few.value) == ("not measured", None)
+    assert too_few.note == f"needs cw_l2 at 4 temperatures or more, has 3; {left_out}"
+
+
+def test_the_success_that_counts_for_the_correlation_is_of_the_random_targets(judge):
+    every = judge("C18", sweep(2.0, 4.0, 1.0) | {4.0: {"cw": (0.99, 3.0), "every_target": True}})
+    assert (every.holds, every.value) == ("yes", pytest.approx(0.0))
+    assert "left out" not in every.note
+
+
+def test_the_distances_that_are_drawn_are_those_that_are_correlated(
+    network, norm_attack, results_of
+):
+    rates = {1.0: 1.0, 2.0: 0.985, 3.0: 0.99}
+    networks = [
+        dataclasses.replace(network(t, {}), norm_attacks={"cw_l2": norm_attack(rate, 2.0 + t)})
+        for t, rate in rates.items()
+    ]
+    run = results_of([network(None, {}), *networks], attacks=("cw_l2",))
+    assert adaptive.distances(run) == {1.0: 3.0, 3.0: 5.0}
 
 
 def test_transfer_takes_the_smallest_kappa_that_is_enough(judge):
