@@ -45,6 +45,7 @@ class Settings:
         search_steps: constants that C&W tries.
         learning_rate: of Adam in C&W.
         initial_c: its first constant.
+        art_initial_c: the same for ART, whose constants grow more slowly.
         fixed_c: the only constant, where there is no search.
         epsilon: L-infinity bound of FGSM and PGD.
         step_size: of PGD.
@@ -56,6 +57,7 @@ class Settings:
     search_steps: int = 9
     learning_rate: float = 1e-2
     initial_c: float = 1e-3
+    art_initial_c: float = 0.1
     fixed_c: float = 10.0
     epsilon: float = 0.3
     step_size: float = 0.01
@@ -241,7 +243,7 @@ def _art(arguments: argparse.Namespace) -> Run:
             max_iter=settings.steps,
             binary_search_steps=settings.search_steps,
             learning_rate=settings.learning_rate,
-            initial_const=settings.initial_c,
+            initial_const=settings.art_initial_c,
             batch_size=settings.art_batch_size,
             verbose=False,
         )
