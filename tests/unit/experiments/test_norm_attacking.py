@@ -139,7 +139,7 @@ def test_a_saturated_softmax_stops_them_unless_logits_are_divided_by_t(toy, stan
 
 # By the distance to the boundary between two pixels, as a share of their gap.
 SMALLEST = {"cw_l2": 1 / np.sqrt(2), "cw_linf": 1 / 2, "labels_only": 1 / np.sqrt(2)}
-ADAM = {"learning_rate": 0.01, "initial_c": 1e-3}
+ADAM = {"learning_rate": 0.05, "initial_c": 1e-3}
 CW_SETTINGS = {"cw_l2": ADAM | {"search_steps": 6}, "cw_l0": ADAM, "cw_linf": {}}
 # How much further they may stop: without gradients, 300 queries do not go far.
 SLACK = {"cw_l2": 1.1, "cw_linf": 1.1, "labels_only": 1.5}
