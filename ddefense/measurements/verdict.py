@@ -285,7 +285,7 @@ def _failure(control: ControlRecord, temperature: float) -> str:
             f"its success there to {value} ({images})"
         )
     if control.name == "iterative_beats_one_step":
-        return f"PGD reaches {value} of {images}, fewer than the {limit} of its single step"
+        return f"PGD reaches {value} of {images}, fewer than the {limit} of one step to epsilon"
     return f"PGD without a bound reaches only {value} of {images}"
 
 

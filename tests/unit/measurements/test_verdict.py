@@ -194,7 +194,7 @@ def test_masked_needs_a_fall_and_a_failed_control(undistilled, distilled, zero, 
     [
         (
             controls.iterative_beats_one_step("distilled_t100", 0.5, 0.25, 20),
-            "PGD reaches 25.0 % of 20 images, fewer than the 50.0 % of its single step",
+            "PGD reaches 25.0 % of 20 images, fewer than the 50.0 % of one step to epsilon",
         ),
         (
             controls.unbounded_reaches_all("distilled_t100", 0.05, 20),
