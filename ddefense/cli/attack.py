@@ -28,14 +28,13 @@ def _configure() -> tuple[Config, pathlib.Path]:
     for name, path in (("network", asked.network), ("substitute", asked.substitute)):
         if path and not pathlib.Path(path).is_file():
             raise ConfigError(f"{name}: expected a .keras file; received {path!r}, which is none.")
-    if not (math.isfinite(asked.temperature) and asked.temperature > 0):
-        raise ConfigError(
-            f"temperature: expected a finite number > 0; received {asked.temperature!r}."
-        )
+    temperature = asked.temperature
+    if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
+        raise ConfigError(f"temperature: expected a finite number > 0; received {temperature!r}.")
     config = cli_flags.config_of_attack()
     if asked.workdir:
         return config, pathlib.Path(asked.workdir)
-    what = [asked.network, asked.substitute, asked.temperature, config.digest()]
+    what = [asked.network, asked.substitute, temperature, config.digest()]
     name = pathlib.Path(asked.network).stem
     return config, pathlib.Path("runs", f"attack_{name}_{digest(what)}")
 
@@ -43,6 +42,8 @@ def _configure() -> tuple[Config, pathlib.Path]:
 def _attack(config: Config, workdir: pathlib.Path) -> None:
     # Before TensorFlow is imported, which takes seconds.
     experiment_dirs.check(workdir, config)
+    for sentence in cli_flags.left_out_of_attack():
+        logging.info("%s", sentence)
     program.start_tensorflow(config)
 
     from ddefense.experiments import attacking_saved

@@ -18,6 +18,14 @@ _FIELDS = tuple(
     for field in dataclasses.fields(config_lib.Config)
     if field.name not in ("dataset", "preset", "reduced")
 )
+# Flags of `bin/attack` that some attacks need: what to give, and why they cannot do without.
+_NEEDED = {
+    "temperature": (
+        "<T that the network was trained at>",
+        "on logits / T: a saved network does not say at which T it was trained",
+    ),
+    "substitute": ("<undistilled .keras network>", "from an undistilled network"),
+}
 # Far more than any machine has cores; TensorFlow takes what it is told, or dies of it.
 _MAX_THREADS = 4096
 
@@ -27,11 +35,15 @@ def define_for_reproduce() -> None:
 
     Called by the program only: importing ddefense registers none.
     """
+    flags.DEFINE_enum("dataset", "digits", datasets.NAMES, "Dataset of the run.")
     _define_common()
     _define_training()
     _define_attacks()
-    flags.DEFINE_integer(
-        "gradient_samples", None, "Most test images whose gradient amplitude is measured, >= 1."
+    flags.DEFINE_list(
+        "cw_all_targets_at",
+        None,
+        "cw_l2: temperatures at which, as on the undistilled network, every wrong class is aimed "
+        "at; elsewhere one random class. Empty: one everywhere.",
     )
     flags.DEFINE_list(
         "seeds",
@@ -56,8 +68,17 @@ def define_for_reproduce() -> None:
 
 def define_for_attack() -> None:
     """Registers the flags of `bin/attack`. Called by the program only."""
+    flags.DEFINE_enum(
+        "dataset", None, datasets.NAMES, "Dataset that the network was trained on; required."
+    )
     _define_common()
     _define_attacks()
+    flags.DEFINE_list(
+        "cw_all_targets_at",
+        None,
+        "cw_l2: values of --temperature at which every wrong class is aimed at; elsewhere, and "
+        "without --temperature, one random class.",
+    )
     flags.DEFINE_string(
         "network",
         None,
@@ -69,8 +90,9 @@ def define_for_attack() -> None:
     )
     flags.DEFINE_float(
         "temperature",
-        1.0,
-        "T that the network was trained at, by which attacks on logits / T divide; > 0.",
+        None,
+        "T that the network was trained at, by which attacks on logits / T divide; > 0. Without "
+        "it those attacks are left out.",
     )
     flags.DEFINE_string(
         "workdir",
@@ -82,7 +104,6 @@ def define_for_attack() -> None:
 
 
 def _define_common() -> None:
-    flags.DEFINE_enum("dataset", "digits", datasets.NAMES, "Dataset of the run.")
     flags.DEFINE_enum(
         "preset",
         "quick",
@@ -158,6 +179,9 @@ def _define_attacks() -> None:
         "samples", None, "Test images attacked, each towards every other class, >= 1."
     )
     flags.DEFINE_list("attacks", None, f"Attacks to run, among {', '.join(config_lib.ATTACKS)}.")
+    flags.DEFINE_integer(
+        "gradient_samples", None, "Most test images whose gradient amplitude is measured, >= 1."
+    )
     flags.DEFINE_float("theta", None, "JSMA: change of a feature per step, in [-1, 1], not 0.")
     flags.DEFINE_integer("max_features", None, "JSMA: most features changed; even, >= 2.")
     flags.DEFINE_float(
@@ -169,12 +193,6 @@ def _define_attacks() -> None:
     )
     flags.DEFINE_integer(
         "cw_samples", None, "cw_l2, transfer_cw_l2: samples, the first of --samples; >= 1."
-    )
-    flags.DEFINE_list(
-        "cw_all_targets_at",
-        None,
-        "cw_l2: temperatures at which, as on the undistilled network, every wrong class is aimed "
-        "at; elsewhere one random class. Empty: one everywhere.",
     )
     flags.DEFINE_integer("cw_steps", None, "cw_*: most iterations at one constant, >= 1.")
     flags.DEFINE_integer("cw_search_steps", None, "cw_l2: binary-search steps, >= 1.")
@@ -223,22 +241,58 @@ def config() -> config_lib.Config:
 def config_of_attack() -> config_lib.Config:
     """The configuration that the flags of `bin/attack` ask for.
 
-    Without `--attacks` it is the preset's, of which transfer needs a substitute.
+    Without `--attacks` it is the preset's, less those that lack a flag they need.
 
     Raises:
-        ConfigError: if a value is out of range, or transfer is asked for without a substitute.
+        ConfigError: if a value is out of range, there is no dataset, an attack is named that lacks
+            a flag it needs, or samples are asked for beyond `--samples`.
     """
-    found = config()
-    if _FLAGS.substitute or "transfer_cw_l2" not in found.attacks:
-        return found
-    if _FLAGS.attacks is not None:
+    if _FLAGS.dataset is None:
         raise config_lib.ConfigError(
-            "attacks: expected --substitute=<undistilled .keras network> with transfer_cw_l2; "
-            "received none."
+            "dataset: expected the dataset that the network was trained on, one of "
+            f"{list(datasets.NAMES)}; received none."
         )
+    found = config()
+    for name in ("cw_samples", "costly_samples"):
+        # A preset's own are cut to --samples; those of a flag would be so without a word.
+        asked = _FLAGS[name].value
+        if asked is not None and asked > found.samples:
+            raise config_lib.ConfigError(
+                f"{name}: expected at most {found.samples}, as many as --samples; received "
+                f"{asked}. Raise --samples or lower it."
+            )
+    lacking = _lacking(found.attacks)
+    if lacking and _FLAGS.attacks is not None:
+        flag, names = next(iter(lacking.items()))
+        raise config_lib.ConfigError(
+            f"attacks: expected --{flag}={_NEEDED[flag][0]} with {', '.join(names)}; received none."
+        )
+    left_out = {name for names in lacking.values() for name in names}
     return dataclasses.replace(
-        found, attacks=tuple(name for name in found.attacks if name != "transfer_cw_l2")
+        found, attacks=tuple(name for name in found.attacks if name not in left_out)
     )
+
+
+def left_out_of_attack() -> list[str]:
+    """What `config_of_attack` left out of the preset's attacks: one sentence per missing flag."""
+    if _FLAGS.attacks is not None:
+        return []
+    return [
+        f"Left out {', '.join(names)} ({_NEEDED[flag][1]}); --{flag}={_NEEDED[flag][0]} brings "
+        f"{'it' if len(names) == 1 else 'them'} in."
+        for flag, names in _lacking(config().attacks).items()
+    ]
+
+
+def _lacking(attacks: tuple[str, ...]) -> dict[str, list[str]]:
+    """Attacks that need a flag which was not given, by flag."""
+    needing = {
+        "temperature": [name for name in attacks if "_temperature" in name],
+        "substitute": [name for name in attacks if name == "transfer_cw_l2"],
+    }
+    return {
+        flag: names for flag, names in needing.items() if names and _FLAGS[flag].value in (None, "")
+    }
 
 
 def seeds() -> tuple[int, ...] | None:

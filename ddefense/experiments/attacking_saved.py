@@ -1,5 +1,6 @@
 """Attacks on one saved network, without the experiment around it."""
 
+import dataclasses
 import hashlib
 import pathlib
 import shutil
@@ -8,13 +9,17 @@ import zipfile
 from datetime import UTC, datetime
 
 import keras
+from absl import logging
 
 from ddefense import attacks, datasets, measurements, networks, records
 from ddefense.config import Config, ConfigError
-from ddefense.experiments import attacking, environment, workdir
-from ddefense.experiments.assessing import NetworkAttacks
-from ddefense.experiments.pair import NETWORK, Trained, load_logits
+from ddefense.experiments import attacking, controlling, environment, measuring, workdir
+from ddefense.experiments.assessing import Attacked, NetworkAttacks
+from ddefense.experiments.pair import NETWORK, Trained
 from ddefense.experiments.stages import Stages
+
+LOW_ACCURACY = 0.5
+"""Test accuracy below which the network is doubted, a share."""
 
 
 def run(
@@ -23,18 +28,24 @@ def run(
     *,
     network: pathlib.Path,
     substitute: pathlib.Path | None = None,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     data_dir: pathlib.Path | None = None,
     command: str = "",
 ) -> records.AttackRun:
     """Attacks a saved network with everything the configuration names; finished stages are skipped.
 
+    With the attacks go the checks for masked gradients that need no other network, whichever
+    attacks were asked for; `iterative_beats_one_step` compares two of them, `fgsm` and `pgd_linf`,
+    and goes with both.
+
     Args:
         config: which attacks, with which settings; those that concern training are not used.
+            `cw_l2` aims at every wrong class if `temperature` is in `cw_all_targets_at`.
         directory: the run directory, made if needed; receives `attack.json`.
         network: a `.keras` file with a layer named `logits`.
         substitute: another one, for `transfer_cw_l2`.
-        temperature: T > 0 by which attacks on logits / T divide.
+        temperature: T > 0 that the network was trained at, by which attacks on logits / T divide;
+            None if it is not known.
         data_dir: folder of prepared TFDS data.
         command: recorded with the results.
 
@@ -51,6 +62,12 @@ def run(
             "attacks: expected a substitute with transfer_cw_l2, received none. Name an "
             "undistilled network, or leave that attack out."
         )
+    scaled = [name for name in config.attacks if "_temperature" in name]
+    if temperature is None and scaled:
+        raise ConfigError(
+            f"attacks: expected a temperature with {', '.join(scaled)}, received none. Give the T "
+            "that the network was trained at, or leave them out."
+        )
     attacking.check_installed(config)
     workdir.check(directory, config)
     dataset = datasets.load(config.dataset, data_dir=data_dir)
@@ -62,16 +79,21 @@ def run(
     with workdir.claimed(directory, config):
         stages = Stages(directory, made_by=environment.provenance())
         attacked = _adopt(stages, "attacked", network, temperature)
+        measured = measuring.load_measurements(measuring.measure(stages, config, dataset, attacked))
+        # Before the samples: a network of another dataset may not get enough images right.
+        warnings = _warnings(measured.test_accuracy, dataset)
         samples = attacking.choose_samples(stages, config, dataset, attacked)
         run_attacks = NetworkAttacks(
             stages,
-            config,
+            _aiming(config, temperature),
             dataset,
             samples,
             lambda: _adopt(stages, "substitute", substitute or network, 1.0),
         )
         found = run_attacks.attack(attacked)
-        logits = networks.predict(load_logits(attacked.network), dataset.test.images)
+        rates = controlling.load_rates(
+            controlling.attack(stages, config, dataset, attacked, samples)
+        )
         results = records.AttackRun(
             network=str(network),
             sha256=_sha256(network),
@@ -90,12 +112,14 @@ def run(
                 **{record.name: round(record.seconds, 3) for record in stages.done},
                 "this_process": round(time.monotonic() - start, 3),
             },
-            test_accuracy=measurements.accuracy(logits, dataset.test.labels),
+            test_accuracy=measured.test_accuracy,
             sample_indices=attacking.load_samples(samples).tolist(),
             attacks=found.jsma,
             robustness=found.robustness,
             norm_attacks=found.norm_attacks,
             transfer=found.transfer,
+            controls=_controls(attacked.name, measured.gradients, rates, found),
+            warnings=warnings,
         )
         records.dump(results, directory / "attack.json")
     return results
@@ -130,15 +154,64 @@ def _check(flag: str, path: pathlib.Path, dataset: datasets.Dataset) -> None:
         )
 
 
-def _adopt(stages: Stages, name: str, path: pathlib.Path, temperature: float) -> Trained:
-    """Keeps a copy of a network in the run directory, as if it had been trained there."""
+def _warnings(test_accuracy: float, dataset: datasets.Dataset) -> list[str]:
+    """What makes the numbers doubtful; logged as well."""
+    if test_accuracy >= LOW_ACCURACY:
+        return []
+    low, high = dataset.value_range
+    warning = (
+        f"The network gets only {100 * test_accuracy:.2f} % of the test images of "
+        f"{dataset.name} right: attacks on it say little. Was it trained on another dataset? Does "
+        f"it expect images in another range than [{low:g}, {high:g}]?"
+    )
+    logging.warning("%s", warning)
+    return [warning]
+
+
+def _aiming(config: Config, temperature: float | None) -> Config:
+    """The configuration by which attacks aim.
+
+    An adopted network counts as undistilled, on which `cw_l2` aims at every wrong class if it does
+    so at any temperature.
+    """
+    if temperature in config.cw_all_targets_at:
+        return config
+    return dataclasses.replace(config, cw_all_targets_at=())
+
+
+def _controls(
+    name: str, gradients: records.GradientsRecord, rates: controlling.SignRates, attacked: Attacked
+) -> list[records.ControlRecord]:
+    """The checks for masked gradients that need no undistilled network."""
+    found = [measurements.zero_gradients(name, gradients)]
+    fgsm, pgd = (attacked.norm_attacks.get(attack) for attack in ("fgsm", "pgd_linf"))
+    if fgsm is not None and pgd is not None:
+        found.append(
+            measurements.iterative_beats_one_step(
+                name, fgsm.success_rate, pgd.success_rate, pgd.samples
+            )
+        )
+    return [
+        *found,
+        measurements.unbounded_reaches_all(name, rates.unbounded, rates.samples),
+        measurements.random_restarts(
+            name, rates.one_start, rates.many_starts, rates.restarts, rates.samples
+        ),
+    ]
+
+
+def _adopt(stages: Stages, name: str, path: pathlib.Path, temperature: float | None) -> Trained:
+    """Keeps a copy of a network in the run directory, as if it had been trained there.
+
+    Without a temperature it has that of the deployed network, 1, which no attack looks at then.
+    """
 
     def work(directory: pathlib.Path) -> None:
         shutil.copyfile(path, directory / NETWORK)
 
     settings = {"sha256": _sha256(path), "temperature": temperature}
     artefact = stages.run(name, settings, [], work)
-    return Trained(name, temperature, artefact)
+    return Trained(name, 1.0 if temperature is None else temperature, artefact)
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -476,7 +476,7 @@ class AttackRun:
         network: path of the network, as given.
         sha256: of its file.
         substitute: path of the substitute of `transfer_cw_l2`, as given.
-        temperature: T by which attacks on logits / T divide.
+        temperature: T by which attacks on logits / T divide; null if not given: then none ran.
         dataset: name of the dataset.
         config: the settings; those that concern training mean nothing here.
         environment: versions, device, dates; free-form.
@@ -488,12 +488,14 @@ class AttackRun:
         robustness: per reading of JSMA.
         norm_attacks: per attack measured by a norm.
         transfer: by rising kappa.
+        controls: checks for masked gradients, under the network's name `attacked`.
+        warnings: sentences on what makes the numbers doubtful.
     """
 
     network: str
     sha256: str
     substitute: str | None
-    temperature: float
+    temperature: float | None
     dataset: str
     config: config_lib.Config
     environment: dict[str, Any]
@@ -504,6 +506,8 @@ class AttackRun:
     robustness: dict[str, RobustnessRecord]
     norm_attacks: dict[str, NormAttackRecord]
     transfer: list[TransferRecord]
+    controls: list[ControlRecord] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
     schema_version: Literal[1] = SCHEMA_VERSION
 
 

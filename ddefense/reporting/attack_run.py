@@ -3,11 +3,15 @@
 from ddefense import records
 from ddefense.reporting.tables.table import Cell, Column, Interval, Table, fixed
 
+_MEANING_OF_A_FAIL = (
+    "A FAIL is no strength of the network: it says that attacks by gradients through its softmax "
+    "tell nothing (random_restarts: that one start of pgd_linf tells too little)."
+)
 _UNITS = {"l0": "features", "l2": "L2", "linf": "L-infinity"}
 
 
 def table(run: records.AttackRun) -> Table:
-    """One row per attack: success, distance and attempts."""
+    """One row per attack: success, distance and attempts; below, what makes them doubtful."""
     columns = (
         Column("attack", "attack", text=True),
         Column("success_percent", "success %", fixed(1), kind=Interval),
@@ -24,15 +28,29 @@ def table(run: records.AttackRun) -> Table:
         success = _percent(norm.success_rate, norm.success_interval)
         unit = _UNITS[norm.norm]
         rows.append([name, success, norm.mean_distance, unit, norm.targets, norm.attempts])
+    temperature = "" if run.temperature is None else f", T = {run.temperature:g}"
     return Table(
         name="attacks",
-        title=f"Attacks on {run.network} ({run.dataset}), with 95 % intervals in brackets",
+        title=f"Attacks on {run.network} ({run.dataset}{temperature}), with 95 % intervals in "
+        "brackets",
         columns=columns,
         rows=rows,
         notes=(
             f"Test accuracy {100 * run.test_accuracy:.2f} %. Distances are means over successes.",
+            *(f"WARNING: {warning}" for warning in run.warnings),
+            *_checks(run.controls),
         ),
     )
+
+
+def _checks(controls: list[records.ControlRecord]) -> list[str]:
+    """Sentences on the checks for masked gradients: those that failed, or that none did."""
+    failed = [check for check in controls if not check.passed]
+    if failed:
+        lines = [f"FAIL {check.name}: {check.explanation}" for check in failed]
+        return [*lines, _MEANING_OF_A_FAIL]
+    names = ", ".join(check.name for check in controls)
+    return [f"Checks for masked gradients, all passed: {names}."] if names else []
 
 
 def _percent(rate: float, interval: tuple[float, float]) -> Interval:

@@ -9,11 +9,12 @@ import pytest
 from ddefense import records
 
 NETWORKS = Path(__file__).resolve().parents[2] / "docs" / "results" / "digits" / "networks"
-ATTACKS = ["jsma_f", "pgd_linf", "pgd_linf_temperature", "cw_l2", "transfer_cw_l2"]
+ATTACKS = ["jsma_f", "fgsm", "pgd_linf", "pgd_linf_temperature", "cw_l2", "transfer_cw_l2"]
 STAGES = [
-    *("attacked", "samples", "jsma_f_on_attacked", "pgd_linf_on_attacked"),
-    *("pgd_linf_temperature_on_attacked", "cw_l2_on_attacked", "substitute"),
-    *("transfer_cw_l2_from_substitute", "transfer_cw_l2_on_attacked"),
+    *("attacked", "measure_attacked", "samples", "jsma_f_on_attacked", "fgsm_on_attacked"),
+    *("pgd_linf_on_attacked", "pgd_linf_temperature_on_attacked", "cw_l2_on_attacked"),
+    *("substitute", "transfer_cw_l2_from_substitute", "transfer_cw_l2_on_attacked"),
+    "controls_on_attacked",
 ]
 COMMAND = (
     f"--network={NETWORKS / 'distilled_t20.keras'}",
@@ -65,6 +66,13 @@ def test_results_are_complete(results):
     assert set(results.timings) == {*STAGES, "this_process"}
     assert list(results.attacks) + list(results.norm_attacks) == ATTACKS
     assert [transfer.kappa for transfer in results.transfer] == [0.0, 1.0]
+    assert [check.name for check in results.controls] == [
+        "zero_gradients",
+        "iterative_beats_one_step",
+        "unbounded_reaches_all",
+        "random_restarts",
+    ]
+    assert results.warnings == []
 
 
 def test_who_knows_the_defence_gets_through_and_who_does_not_is_stopped(results):
@@ -85,8 +93,18 @@ def test_the_table_has_a_row_for_each_attack(run, results):
     for name, success, *_ in rows:
         record = (results.attacks | results.norm_attacks)[name]
         assert success.startswith(f"{100 * record.success_rate:.1f} [")
-    assert "Attacks on " in run.process.stderr
+    assert re.search(r"^Attacks on .*\(digits, T = 20\)", run.process.stderr, re.M)
     assert f"Test accuracy {100 * results.test_accuracy:.2f} %" in run.process.stderr
+
+
+def test_failed_checks_for_masked_gradients_stand_below_the_table(run, results):
+    lines = run.process.stderr.splitlines()
+    failed = [check for check in results.controls if not check.passed]
+    # Most test images have an all-zero gradient in float32 on this network.
+    assert "zero_gradients" in [check.name for check in failed]
+    said = [line for line in lines if line.startswith("FAIL ")]
+    assert said == [f"FAIL {check.name}: {check.explanation}" for check in failed]
+    assert "A FAIL is no strength of the network: " in run.process.stderr
 
 
 def test_a_second_run_skips_every_stage_and_finds_the_same(run, results, start_attack):

@@ -16,7 +16,9 @@ from ddefense.experiments import workdir
 USAGE, RUN = 2, 1
 NETWORKS = Path(__file__).resolve().parents[3] / "docs" / "results" / "digits" / "networks"
 NETWORK = f"--network={NETWORKS / 'distilled_t20.keras'}"
+DIGITS = "--dataset=digits"
 SUBSTITUTE = f"--substitute={NETWORKS / 'baseline.keras'}"
+BOTH = (SUBSTITUTE, "--temperature=20")
 
 # Runs the program in a fork for every line of arguments: starting Python takes far longer.
 SERVER = """
@@ -35,7 +37,7 @@ for line in open(sys.argv[1]):
     print(json.dumps([status, open("../out").read(), open("../err").read()]), flush=True)
 """
 
-# What the flags ask for.
+# What the flags ask for, and what is said of it.
 PARSE = """
 import dataclasses, json, sys
 from absl import flags
@@ -47,7 +49,7 @@ for arguments in json.loads(sys.argv[1]):
     flags.FLAGS.unparse_flags()
     assert flags.FLAGS(["bin/attack", *arguments])[1:] == []
     config, workdir = attack._configure()
-    found.append([dataclasses.asdict(config), str(workdir)])
+    found.append([dataclasses.asdict(config), str(workdir), cli_flags.left_out_of_attack()])
 print(json.dumps(found))
 """
 
@@ -89,13 +91,37 @@ def cli(start_python, folder):
         ([NETWORK, "--temperature=nan"], ["--temperature", "> 0", "nan"]),
         ([NETWORK, "--temperature=inf"], ["--temperature", "finite", "inf"]),
         ([NETWORK, "--temperature=hot"], ["--temperature=hot", "float"]),
-        ([NETWORK, "--attacks=transfer_cw_l2"], ["--attacks", "--substitute=", "transfer_cw_l2"]),
-        ([NETWORK, "--attacks=cw_l2,transfer_cw_l2"], ["--attacks", "--substitute="]),
-        ([NETWORK, "--attacks=deepfool"], ["--attacks", "deepfool", "jsma_f", "cw_l2"]),
-        ([NETWORK, "--attacks="], ["--attacks"]),
-        ([NETWORK, "--attacks=fgsm,fgsm"], ["--attacks", "once"]),
-        ([NETWORK, "--epsilon=2"], ["--epsilon", "(0, 1]", "2.0"]),
+        ([NETWORK], ["--dataset: expected", "['digits', 'mnist', 'fashion_mnist', 'cifar10']"]),
         ([NETWORK, "--dataset=cifar"], ["--dataset=cifar", "digits", "mnist"]),
+        (
+            [NETWORK, DIGITS, "--attacks=transfer_cw_l2"],
+            ["--attacks", "--substitute=", "transfer_cw_l2"],
+        ),
+        ([NETWORK, DIGITS, "--attacks=cw_l2,transfer_cw_l2"], ["--attacks", "--substitute="]),
+        (
+            [NETWORK, DIGITS, "--attacks=jsma_f,jsma_f_temperature,fgsm_temperature_targeted"],
+            ["--attacks", "--temperature=", "with jsma_f_temperature, fgsm_temperature_targeted;"],
+        ),
+        (
+            [NETWORK, DIGITS, SUBSTITUTE, "--attacks=transfer_cw_l2,pgd_linf_temperature"],
+            ["--attacks", "--temperature=", "with pgd_linf_temperature;"],
+        ),
+        ([NETWORK, DIGITS, "--attacks=deepfool"], ["--attacks", "deepfool", "jsma_f", "cw_l2"]),
+        ([NETWORK, DIGITS, "--attacks="], ["--attacks"]),
+        ([NETWORK, DIGITS, "--attacks=fgsm,fgsm"], ["--attacks", "once"]),
+        ([NETWORK, DIGITS, "--epsilon=2"], ["--epsilon", "(0, 1]", "2.0"]),
+        (
+            [NETWORK, DIGITS, "--samples=4", "--cw_samples=5"],
+            ["--cw_samples", "at most 4", "--samples", "received 5"],
+        ),
+        (
+            [NETWORK, DIGITS, "--samples=4", "--costly_samples=5"],
+            ["--costly_samples", "at most 4", "--samples", "received 5"],
+        ),
+        (
+            [NETWORK, DIGITS, "--preset=smoke", "--cw_samples=3"],
+            ["--cw_samples", "at most 2", "--samples", "received 3"],
+        ),
         # Flags of training mean nothing here.
         ([NETWORK, "--epochs=3"], ["epochs"]),
         ([NETWORK, "--temperatures=20"], ["temperatures"]),
@@ -119,7 +145,7 @@ def test_a_mistaken_command_is_refused_with_its_usage(cli, folder, arguments, na
 
 def test_help_lists_the_flags_and_needs_no_tensorflow(run_python, folder):
     found = run_python("-X", "importtime", "-m", "ddefense.cli.attack", "--help", cwd=folder)
-    for field in ("network", "substitute", "temperature", "attacks", "kappas", "workdir"):
+    for field in ("network", "substitute", "temperature", "gradient_samples", "attacks", "workdir"):
         assert f"--{field}" in found.stdout.replace("[no]", "")
     for field in ("temperatures", "epochs", "export_dir", "seeds", "defense"):
         assert f"--{field}:" not in found.stdout.replace("[no]", "")
@@ -157,7 +183,7 @@ def refused(start_python, tmp_path_factory):
     for name, make in made.items():
         make(folders[name] / "mine.keras")
         started[name] = start_python(
-            *("-m", "ddefense.cli.attack", "--network=mine.keras", "--preset=smoke"),
+            *("-m", "ddefense.cli.attack", "--network=mine.keras", DIGITS, "--attacks=fgsm"),
             cwd=folders[name],
         )
     ended = {name: process.communicate(timeout=300) for name, process in started.items()}
@@ -203,72 +229,109 @@ def made(tmp_path):
 
 def test_a_directory_of_another_configuration_is_refused(cli, made):
     before = {path: path.read_bytes() for path in made.iterdir()}
-    found = cli(NETWORK, "--preset=smoke", "--attacks=fgsm", "--epsilon=0.2", f"--workdir={made}")
+    asked = (NETWORK, DIGITS, "--preset=smoke", "--attacks=fgsm", "--epsilon=0.2")
+    found = cli(*asked, f"--workdir={made}")
     assert_run_error(found, "--workdir", str(made), "epsilon (0.1 there, 0.2 now)")
     assert {path: path.read_bytes() for path in made.iterdir()} == before
 
 
 def test_a_directory_in_use_is_refused(cli, made):
     with workdir.held(made):
-        found = cli(
-            NETWORK, "--preset=smoke", "--attacks=fgsm", "--epsilon=0.1", f"--workdir={made}"
-        )
+        asked = (NETWORK, DIGITS, "--preset=smoke", "--attacks=fgsm", "--epsilon=0.1")
+        found = cli(*asked, f"--workdir={made}")
     assert_run_error(found, "--workdir: another process is running in", str(made))
 
 
 def test_a_directory_with_foreign_contents_is_refused(cli, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    found = cli(NETWORK, f"--workdir={tmp_path}")
+    found = cli(NETWORK, DIGITS, f"--workdir={tmp_path}")
     assert_run_error(found, "--workdir", str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.fixture(scope="module")
 def parse(run_python, folder):
-    """The configuration and run directory that flags make, for several commands."""
+    """The configuration, run directory and remarks that flags make, for several commands."""
 
     def parse(*commands):
         found = run_python("-c", PARSE, json.dumps(commands), cwd=folder)
         assert found.returncode == 0, found.stderr
-        return [(config_lib.Config(**config), path) for config, path in json.loads(found.stdout)]
+        made = json.loads(found.stdout)
+        return [(config_lib.Config(**config), path, said) for config, path, said in made]
 
     return parse
 
 
-def test_without_a_substitute_the_attacks_of_a_preset_leave_out_transfer(parse):
+BY_TEMPERATURE = "jsma_f_temperature, fgsm_temperature, pgd_linf_temperature"
+
+
+def test_attacks_of_a_preset_that_lack_what_they_need_are_left_out_with_a_word(parse):
     preset = config_lib.preset("smoke", "digits")
-    assert "transfer_cw_l2" in preset.attacks
-    (without, _), (with_one, _), (named, _) = parse(
-        [NETWORK, "--preset=smoke"],
-        [NETWORK, "--preset=smoke", SUBSTITUTE],
-        [NETWORK, "--preset=smoke", SUBSTITUTE, "--attacks=transfer_cw_l2,fgsm"],
+    asked = [NETWORK, DIGITS, "--preset=smoke"]
+    (none, _, lines), (without, _, line), (unscaled, _, other), (everything, _, silent) = parse(
+        asked, [*asked, "--temperature=20"], [*asked, SUBSTITUTE], [*asked, *BOTH]
     )
-    assert with_one == preset
-    others = tuple(name for name in preset.attacks if name != "transfer_cw_l2")
-    assert without == dataclasses.replace(preset, attacks=others)
-    assert named.attacks == ("transfer_cw_l2", "fgsm")
+    lacking = {"transfer_cw_l2", *BY_TEMPERATURE.split(", ")}
+    assert lacking < set(preset.attacks)
+
+    def less(left_out):
+        names = tuple(name for name in preset.attacks if name not in left_out)
+        return dataclasses.replace(preset, attacks=names)
+
+    assert none == less(lacking)
+    assert without == less({"transfer_cw_l2"})
+    assert unscaled == less(lacking - {"transfer_cw_l2"})
+    assert everything == preset
+    assert lines == [*other, *line]
+    assert (len(line), len(other), silent) == (1, 1, [])
+    assert line[0].startswith("Left out transfer_cw_l2 (")
+    assert line[0].endswith("; --substitute=<undistilled .keras network> brings it in.")
+    assert other[0].startswith(f"Left out {BY_TEMPERATURE} (")
+    assert other[0].endswith("; --temperature=<T that the network was trained at> brings them in.")
+
+
+def test_named_attacks_are_run_as_named(parse):
+    names = ("transfer_cw_l2", "fgsm", "fgsm_temperature")
+    named = f"--attacks={','.join(names)}"
+    (config, _, lines), (few, _, none) = parse(
+        [NETWORK, DIGITS, named, *BOTH], [NETWORK, DIGITS, "--attacks=fgsm"]
+    )
+    assert (config.attacks, lines) == (names, [])
+    assert (few.attacks, none) == (("fgsm",), [])
 
 
 def test_an_empty_list_of_temperatures_is_one(parse):
-    ((config, _),) = parse([NETWORK, "--preset=paper", "--cw_all_targets_at="])
+    ((config, _, _),) = parse([NETWORK, DIGITS, "--preset=paper", "--cw_all_targets_at="])
     assert config.cw_all_targets_at == ()
+
+
+def test_samples_that_no_flag_names_are_as_many_as_there_are(parse):
+    (by_preset, _, _), (as_many, _, _) = parse(
+        [NETWORK, DIGITS, "--preset=paper", "--samples=5"],
+        [NETWORK, DIGITS, "--samples=5", "--cw_samples=5", "--costly_samples=5"],
+    )
+    assert (by_preset.samples, by_preset.cw_samples) == (5, 20)
+    assert (as_many.cw_samples, as_many.costly_samples) == (5, 5)
 
 
 def test_what_is_asked_for_has_a_directory_of_its_own(parse):
     commands = [
         [NETWORK],
         [NETWORK],
+        [NETWORK, "--temperature=1"],
         [NETWORK, "--temperature=20"],
         [NETWORK, SUBSTITUTE],
         [NETWORK, "--epsilon=0.1"],
         [NETWORK, "--preset=smoke"],
         [f"--network={NETWORKS / 'distilled_t5.keras'}"],
     ]
-    first, again, *others = (path for _, path in parse(*commands))
+    first, again, *others = (
+        path for _, path, _ in parse(*([*asked, DIGITS] for asked in commands))
+    )
     assert first == again
-    assert len({first, *others}) == 6
+    assert len({first, *others}) == 7
     *of_this, of_other = (first, *others)
     assert all(path.startswith("runs/attack_distilled_t20_") for path in of_this)
     assert of_other.startswith("runs/attack_distilled_t5_")
-    ((_, asked),) = parse([NETWORK, "--workdir=elsewhere"])
+    ((_, asked, _),) = parse([NETWORK, DIGITS, "--workdir=elsewhere"])
     assert asked == "elsewhere"

@@ -12,7 +12,7 @@ import pytest
 
 from ddefense import config as config_lib
 from ddefense import networks, records
-from ddefense.experiments import attacking_saved
+from ddefense.experiments import attacking_saved, controlling
 from ddefense.experiments.pair import NETWORK
 from ddefense.layers import TemperatureSoftmax
 from ddefense.records import RunError
@@ -64,7 +64,8 @@ def test_the_results_say_what_was_attacked_and_how(attacked, digits):
     assert (found.dataset, found.config) == ("digits", CONFIG)
     assert found.environment["command"] == "bin/attack --network=it"
     assert found.environment["resumed_stages"] == 0
-    stages = ["attacked", "samples", *(f"{name}_on_attacked" for name in CONFIG.attacks)]
+    attacks = [f"{name}_on_attacked" for name in CONFIG.attacks]
+    stages = ["attacked", "measure_attacked", "samples", *attacks, "controls_on_attacked"]
     assert stage_names(directory) == sorted(stages)
     assert set(found.timings) == {*stages, "this_process"}
     network = keras.models.load_model(path, compile=False)
@@ -148,6 +149,8 @@ def test_samples_made_on_a_substitute_are_replayed(tmp_path):
     assert found.substitute == str(NETWORKS / "baseline.keras")
     assert stage_names(tmp_path / "run") == [
         "attacked",
+        "controls_on_attacked",
+        "measure_attacked",
         "samples",
         "substitute",
         "transfer_cw_l2_from_substitute",
@@ -173,7 +176,110 @@ def test_any_network_of_one_input_with_a_layer_named_logits_will_do(
     config = dataclasses.replace(CONFIG, attacks=("fgsm",))
     found = attacking_saved.run(config, tmp_path / "run", network=path)
     assert found.test_accuracy > 0.8
+    assert found.temperature is None
+    assert found.warnings == []
     assert found.norm_attacks["fgsm"].success_rate == 1.0
+
+
+def test_the_checks_for_masked_gradients_go_with_the_attacks(attacked):
+    found, directory = attacked
+    assert {check.network for check in found.controls} == {"attacked"}
+    # No pgd_linf among the attacks: nothing to compare with fgsm.
+    assert [check.name for check in found.controls] == [
+        "zero_gradients",
+        "unbounded_reaches_all",
+        "random_restarts",
+    ]
+    zero, unbounded, restarts = found.controls
+    assert zero.samples == CONFIG.gradient_samples == 100
+    assert not zero.passed
+    rates = records.load(
+        controlling.SignRates, directory / "stages" / "controls_on_attacked" / "rates.json"
+    )
+    assert (rates.samples, rates.restarts) == (3, CONFIG.pgd_restarts)
+    assert (unbounded.value, unbounded.samples) == (rates.unbounded, 3)
+    assert restarts.value == rates.many_starts - rates.one_start
+
+
+@pytest.fixture
+def linear(save, digits):
+    return save("linear", linear_classifier(digits, False))
+
+
+def test_a_network_that_hides_nothing_passes_every_check(tmp_path, linear):
+    config = dataclasses.replace(CONFIG, attacks=("pgd_linf", "fgsm"))
+    found = attacking_saved.run(config, tmp_path / "run", network=linear)
+    assert [(check.name, check.passed) for check in found.controls] == [
+        ("zero_gradients", True),
+        ("iterative_beats_one_step", True),
+        ("unbounded_reaches_all", True),
+        ("random_restarts", True),
+    ]
+    assert found.controls[1].value == found.norm_attacks["pgd_linf"].success_rate
+    assert found.controls[1].limit == found.norm_attacks["fgsm"].success_rate
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_the_random_starts_of_the_control_are_those_asked_for(tmp_path, linear, restarts):
+    config = dataclasses.replace(CONFIG, attacks=("fgsm",), pgd_restarts=restarts)
+    found = attacking_saved.run(config, tmp_path / "run", network=linear)
+    starts = "1 random start " if restarts == 1 else "3 random starts "
+    assert f" from {starts}" in found.controls[-1].explanation
+
+
+@pytest.mark.parametrize(
+    ("temperature", "targets", "attempts"),
+    [(20.0, "all", 18), (5.0, "random", 2), (None, "random", 2)],
+    ids=str,
+)
+def test_every_class_is_aimed_at_only_at_the_temperatures_asked_for(
+    tmp_path, linear, temperature, targets, attempts
+):
+    config = dataclasses.replace(
+        CONFIG,
+        attacks=("cw_l2",),
+        cw_samples=2,
+        cw_steps=5,
+        cw_search_steps=1,
+        cw_all_targets_at=(20.0, 100.0),
+    )
+    found = attacking_saved.run(config, tmp_path / "run", network=linear, temperature=temperature)
+    record = found.norm_attacks["cw_l2"]
+    assert (record.targets, record.attempts) == (targets, attempts)
+    # What was asked for is recorded as it was.
+    assert found.config == records.load(config_lib.Config, tmp_path / "run" / "config.json")
+    assert found.config.cw_all_targets_at == (20.0, 100.0)
+
+
+@pytest.fixture
+def warned(caplog):
+    """The warnings logged so far."""
+    return lambda: [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+
+
+def test_a_network_that_is_mostly_wrong_is_attacked_with_a_warning(tmp_path, save, digits, warned):
+    """Half of its classes have the number of another, as those of another dataset may."""
+    network = linear_classifier(digits, False)
+    shifted = [1, 2, 3, 4, 5, 0, 6, 7, 8, 9]
+    network.set_weights([weights[..., shifted] for weights in network.get_weights()])
+    config = dataclasses.replace(CONFIG, attacks=("fgsm",))
+    found = attacking_saved.run(config, tmp_path / "run", network=save("shifted", network))
+    assert 0.2 < found.test_accuracy < 0.5
+    (warning,) = found.warnings
+    assert f"only {100 * found.test_accuracy:.2f} % of the test images of digits" in warning
+    assert "another dataset" in warning
+    assert "another range than [0, 1]" in warning
+    assert warned() == [warning]
+    assert records.load(records.AttackRun, tmp_path / "run" / "attack.json") == found
+
+
+def test_the_warning_comes_before_samples_are_missed(tmp_path, save, digits, warned):
+    network = linear_classifier(digits, False)
+    network.set_weights([-weights for weights in network.get_weights()])
+    path = save("upside_down", network)
+    with pytest.raises(RunError, match="--samples: expected at most 0"):
+        attacking_saved.run(CONFIG, tmp_path / "run", network=path, temperature=1.0)
+    assert [line.split(" of the test")[0] for line in warned()] == ["The network gets only 0.00 %"]
 
 
 def linear_classifier(digits, sequential):
@@ -333,15 +439,26 @@ def test_transfer_without_a_substitute_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_attacks_on_logits_by_t_without_t_are_refused(tmp_path):
+    names = ("jsma_f", "jsma_f_temperature", "pgd_linf_temperature")
+    config = dataclasses.replace(CONFIG, attacks=names)
+    with pytest.raises(config_lib.ConfigError) as caught:
+        attacking_saved.run(config, tmp_path / "run", network=NETWORKS / "distilled_t20.keras")
+    assert "a temperature with jsma_f_temperature, pgd_linf_temperature, rec" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_directory_of_another_configuration_is_refused(attacked, tmp_path):
     _, directory = attacked
     shutil.copytree(directory, tmp_path / "run")
     other = dataclasses.replace(CONFIG, epsilon=0.1)
-    with pytest.raises(RunError, match=r"epsilon \(0.3 there, 0.1 now\)"):
-        attacking_saved.run(other, tmp_path / "run", network=NETWORKS / "distilled_t20.keras")
+    with pytest.raises(RunError, match=r"epsilon \(0.15 there, 0.1 now\)"):
+        attacking_saved.run(
+            other, tmp_path / "run", network=NETWORKS / "distilled_t20.keras", temperature=20.0
+        )
 
 
 def test_too_many_samples_are_refused_with_the_most_there_are(tmp_path):
-    config = dataclasses.replace(CONFIG, samples=360)
+    config = dataclasses.replace(CONFIG, attacks=("fgsm",), samples=360)
     with pytest.raises(RunError, match=r"--samples: expected at most 3\d\d,.*received 360"):
         attacking_saved.run(config, tmp_path / "run", network=NETWORKS / "distilled_t20.keras")
