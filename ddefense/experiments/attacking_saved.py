@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 import keras
 from absl import logging
 
-from ddefense import attacks, datasets, measurements, networks, records
+from ddefense import attacks, datasets, networks, records
 from ddefense.config import Config, ConfigError
 from ddefense.experiments import attacking, controlling, environment, measuring, workdir
-from ddefense.experiments.assessing import Attacked, NetworkAttacks
+from ddefense.experiments.assessing import NetworkAttacks
 from ddefense.experiments.pair import NETWORK, Trained
 from ddefense.experiments.stages import Stages
 
@@ -118,7 +118,9 @@ def run(
             robustness=found.robustness,
             norm_attacks=found.norm_attacks,
             transfer=found.transfer,
-            controls=_controls(attacked.name, measured.gradients, rates, found),
+            controls=controlling.own_controls(
+                attacked.name, measured.gradients, found.norm_attacks, rates
+            ),
             warnings=warnings,
         )
         records.dump(results, directory / "attack.json")
@@ -177,27 +179,6 @@ def _aiming(config: Config, temperature: float | None) -> Config:
     if temperature in config.cw_all_targets_at:
         return config
     return dataclasses.replace(config, cw_all_targets_at=())
-
-
-def _controls(
-    name: str, gradients: records.GradientsRecord, rates: controlling.SignRates, attacked: Attacked
-) -> list[records.ControlRecord]:
-    """The checks for masked gradients that need no undistilled network."""
-    found = [measurements.zero_gradients(name, gradients)]
-    fgsm, pgd = (attacked.norm_attacks.get(attack) for attack in ("fgsm", "pgd_linf"))
-    if fgsm is not None and pgd is not None:
-        found.append(
-            measurements.iterative_beats_one_step(
-                name, fgsm.success_rate, pgd.success_rate, pgd.samples
-            )
-        )
-    return [
-        *found,
-        measurements.unbounded_reaches_all(name, rates.unbounded, rates.samples),
-        measurements.random_restarts(
-            name, rates.one_start, rates.many_starts, rates.restarts, rates.samples
-        ),
-    ]
 
 
 def _adopt(stages: Stages, name: str, path: pathlib.Path, temperature: float | None) -> Trained:

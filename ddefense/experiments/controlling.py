@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 
 import pydantic
 from pydantic.dataclasses import dataclass
@@ -101,29 +102,46 @@ def controls(
         undistilled: `jsma_f` on the undistilled network, if it was run.
         scaled: the same on its logits times this network's temperature, if it was run.
     """
-    found = [measurements.zero_gradients(network.name, network.gradients)]
+    found = own_controls(network.name, network.gradients, network.norm_attacks, rates)
     if undistilled is not None and scaled is not None:
-        found.append(
-            measurements.scaled_logits(
-                network.name,
-                network.temperature,
-                undistilled.success_rate,
-                scaled.success_rate,
-                scaled.samples,
-            )
+        scaling = measurements.scaled_logits(
+            network.name,
+            network.temperature,
+            undistilled.success_rate,
+            scaled.success_rate,
+            scaled.samples,
         )
-    fgsm, pgd = (network.norm_attacks.get(name) for name in ("fgsm", "pgd_linf"))
+        found.insert(1, scaling)
+    return found
+
+
+def own_controls(
+    name: str,
+    gradients: records.GradientsRecord,
+    norm_attacks: Mapping[str, records.NormAttackRecord],
+    rates: SignRates | None,
+) -> list[records.ControlRecord]:
+    """The controls that need no other network, as far as they were measured.
+
+    Args:
+        name: of the network.
+        gradients: of its outputs.
+        norm_attacks: on it, by name.
+        rates: of PGD, if it was run.
+    """
+    found = [measurements.zero_gradients(name, gradients)]
+    fgsm, pgd = (norm_attacks.get(attack) for attack in ("fgsm", "pgd_linf"))
     if fgsm is not None and pgd is not None:
         found.append(
             measurements.iterative_beats_one_step(
-                network.name, fgsm.success_rate, pgd.success_rate, pgd.samples
+                name, fgsm.success_rate, pgd.success_rate, pgd.samples
             )
         )
     if rates is not None:
         found += [
-            measurements.unbounded_reaches_all(network.name, rates.unbounded, rates.samples),
+            measurements.unbounded_reaches_all(name, rates.unbounded, rates.samples),
             measurements.random_restarts(
-                network.name, rates.one_start, rates.many_starts, rates.restarts, rates.samples
+                name, rates.one_start, rates.many_starts, rates.restarts, rates.samples
             ),
         ]
     return found
