@@ -198,7 +198,7 @@ def transfer(results: records.Results) -> Verdict:
     low, high = record.misclassified_interval
     undistilled = next((r for r in baseline.transfer if r.kappa == record.kappa), None)
     crafted = 100 * record.crafted
-    few = f"only {lookup.percent(crafted)} fool the substitute itself: too few steps to tell"
+    few = f"only {lookup.percent(crafted)} fool the substitute itself: too few to tell"
     return unless(
         unusable(results, network)
         or too_low(network.temperature)

@@ -134,7 +134,7 @@ def test_samples_that_do_not_fool_the_substitute_say_nothing_about_transfer(judg
     networks = {None: {}, 100.0: {"transfer": [(40.0, 0.1, 0.2)]}}
     verdict = judge("C19", networks)
     assert (verdict.holds, verdict.value) == ("not measured", pytest.approx(10))
-    assert verdict.note.startswith("only 20.00 % fool the substitute itself: too few steps")
+    assert verdict.note.startswith("only 20.00 % fool the substitute itself: too few to tell")
     assert judge("C19", {None: {}, 100.0: {"transfer": [(40.0, 0.95, 0.2)]}}).holds == "yes"
 
 
