@@ -25,12 +25,17 @@ _PROTOCOL: dict[str, Callable[[Any], str]] = {
 """The settings that make the protocol, with their forms; others change how it is carried out."""
 
 _CARLINI_WAGNER = ("cw_l2", "cw_l0", "cw_linf", "transfer_cw_l2")
+_BY_ADAM = ("cw_l2", "cw_l0", "transfer_cw_l2")
 _EFFORT: dict[str, tuple[str, ...]] = {
-    "pgd_steps": ("pgd_linf", "pgd_linf_temperature"),
+    "epsilon": config_lib.SIGN_ATTACKS,
+    "pgd_steps": tuple(name for name in config_lib.SIGN_ATTACKS if name.startswith("pgd")),
+    "pgd_restarts": config_lib.SIGN_ATTACKS,
     "cw_samples": ("cw_l2", "transfer_cw_l2"),
     "cw_all_targets_at": ("cw_l2",),
     "cw_steps": _CARLINI_WAGNER,
     "cw_search_steps": ("cw_l2", "transfer_cw_l2"),
+    "cw_learning_rate": _BY_ADAM,
+    "cw_initial_c": _BY_ADAM,
     "kappas": ("transfer_cw_l2",),
     "costly_samples": ("cw_l0", "cw_linf", "labels_only"),
     "labels_only_queries": ("labels_only",),

@@ -56,7 +56,8 @@ def carlini_wagner(results: records.Results) -> Verdict:
                     _not_every_pair(baseline, network),
                 ),
                 f"at most {settings.cw_steps} steps at each of {settings.cw_search_steps} "
-                "constants (theirs: 10,000 at 9)",
+                f"constants, learning rate {settings.cw_learning_rate:g} "
+                "(theirs: 10,000 at 9, 0.01)",
             ),
             value=ratio,
         ),

@@ -143,9 +143,10 @@ def test_a_run_that_attacks_with_less_effort_says_where():
     start = "**Attacks beyond the paper's differ from preset `paper`**: "
     quick = description.departures(config.preset("quick", "digits"))
     assert quick[quick.index(start) + len(start) :] == (
-        "cw samples 5 instead of 20; cw all targets at none instead of 20, 100; cw steps 200 "
-        "instead of 1000; cw search steps 5 instead of 9; kappas 0, 10, 20 instead of 0, 10, 20, "
-        "30, 40; costly samples 3 instead of 10; labels only queries 1000 instead of 10000; "
+        "pgd restarts 3 instead of 5; cw samples 5 instead of 20; cw all targets at none instead "
+        "of 20, 100; cw steps 200 instead of 1000; cw search steps 5 instead of 9; cw initial c "
+        "0.01 instead of 0.001; kappas 0, 10, 20 instead of 0, 10, 20, 30, 40; costly samples 3 "
+        "instead of 10; labels only queries 1000 instead of 10000; "
         "not run: cw_l0, cw_linf."
     )
     # What concerns no attack of the run is no departure.
