@@ -276,9 +276,9 @@ def digest(value: Any) -> str:
 
 
 # What differs from MNIST. On digits half of the test images have a training image of another class
-# within 0.65 in L-infinity: at epsilon 0.3 nothing can resist. On CIFAR-10, what the paper sets:
-# the factor 0.95 on the learning rate is in a text on the paper; 0.5 is remembered from one of its
-# tables: docs/decisions/0008-cifar10.md.
+# within 0.65 in L-infinity: at epsilon 0.3 little is left to resist with. On CIFAR-10, what the
+# paper sets: the factor 0.95 on the learning rate is in a text on the paper; 0.5 is remembered from
+# one of its tables: docs/decisions/0008-cifar10.md.
 _DATASETS: dict[str, dict[str, Any]] = {
     "digits": {"epsilon": 0.15},
     "cifar10": {

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from ddefense import attacks
+
 SHAPE = (4, 4, 1)
 CLASSES = 3
 
@@ -68,3 +70,18 @@ def images():
 @pytest.fixture(scope="session")
 def predict(network):
     return lambda images: network(images).numpy().argmax(axis=1)
+
+
+@pytest.fixture(scope="session")
+def linear():
+    """Makes a function of two classes; the first leads by weights @ features + offset."""
+
+    def make(weights, offset, scale=1.0):
+        column = scale * np.array(weights, np.float32)[:, None]
+        shift = np.array([scale * offset, 0], np.float32)
+        return attacks.classifier(
+            lambda x: tf.reshape(x, [-1, len(weights)]) @ np.hstack([column, 0 * column]) + shift,
+            image_shape=(1, len(weights), 1),
+        )
+
+    return make

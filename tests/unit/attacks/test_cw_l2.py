@@ -4,23 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from ddefense import attacks
 from ddefense.attacks import CarliniWagner, carlini_wagner, cw_l2
 
 FEATURES = 6
 SETTINGS = CarliniWagner(steps=300)
-
-
-def linear(weights, offset, scale=1.0):
-    """Two classes; the first leads by weights @ features + offset."""
-    column = scale * np.array(weights, np.float32)[:, None]
-    shift = np.array([scale * offset, 0], np.float32)
-    return attacks.classifier(
-        lambda x: tf.reshape(x, [-1, len(weights)]) @ np.hstack([column, 0 * column]) + shift,
-        image_shape=(1, len(weights), 1),
-    )
 
 
 def attack(attacked, rows, settings=SETTINGS, targeted=True, **arguments):
@@ -45,7 +33,7 @@ def rows():
 
 @pytest.mark.parametrize("targeted", [True, False])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 1000.0])
-def test_finds_the_distance_to_a_plane(weights, rows, scale, targeted):
+def test_finds_the_distance_to_a_plane(linear, weights, rows, scale, targeted):
     offset = -0.5 * weights.sum()
     made = attack(linear(weights, offset, scale), rows, targeted=targeted)
     lead = rows @ weights + offset
@@ -57,13 +45,13 @@ def test_finds_the_distance_to_a_plane(weights, rows, scale, targeted):
     np.testing.assert_allclose(made, nearest, atol=0.01)
 
 
-def test_moves_what_the_bounds_leave():
+def test_moves_what_the_bounds_leave(linear):
     # The first feature would have to fall below its bound, so the second one goes all the way.
     made = attack(linear([1.0, 1.0], -0.2), [[0.0, 0.5]])
     np.testing.assert_allclose(made, [[0.0, 0.2]], atol=0.01)
 
 
-def test_measures_in_units_of_the_bounds(weights, rows):
+def test_measures_in_units_of_the_bounds(linear, weights, rows):
     narrow = attack(linear(weights, -0.5 * weights.sum()), rows)
     images = np.array(10 * rows - 5, np.float32)[:, None, :, None]
     labels = np.zeros(len(rows), np.int64)
@@ -73,7 +61,7 @@ def test_measures_in_units_of_the_bounds(weights, rows):
     np.testing.assert_allclose(wide[:, 0, :, 0], 10 * narrow - 5, atol=0.05)
 
 
-def test_kappa_is_met_and_costs_its_distance(weights, rows):
+def test_kappa_is_met_and_costs_its_distance(linear, weights, rows):
     offset = -0.5 * weights.sum()
     for kappa in (0.2, 0.5):
         settings = dataclasses.replace(SETTINGS, kappa=kappa)
@@ -84,7 +72,7 @@ def test_kappa_is_met_and_costs_its_distance(weights, rows):
         assert (distance <= 1.03 * (lead + kappa) / np.linalg.norm(weights)).all()
 
 
-def test_keeps_the_best_of_all_runs(weights, rows):
+def test_keeps_the_best_of_all_runs(linear, weights, rows):
     attacked = linear(weights, -0.5 * weights.sum())
     distances = [
         np.linalg.norm(
@@ -142,7 +130,7 @@ def plain_cw_l2(weights, offset, x, settings):
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.3])
-def test_equals_the_plain_algorithm(weights, rows, kappa):
+def test_equals_the_plain_algorithm(linear, weights, rows, kappa):
     settings = CarliniWagner(steps=60, search_steps=6, learning_rate=0.03, kappa=kappa)
     offset = -0.5 * weights.sum()
     made = attack(linear(weights, offset), rows, settings, batch_size=7)
@@ -151,7 +139,7 @@ def test_equals_the_plain_algorithm(weights, rows, kappa):
     np.testing.assert_allclose(made, plain, atol=1e-4)
 
 
-def test_c_stays_finite_where_none_succeeds():
+def test_c_stays_finite_where_none_succeeds(linear):
     settings = dataclasses.replace(SETTINGS, steps=1, search_steps=60)
     made = attack(linear([1.0, 1.0], 100.0), [[0.5, 0.5]], settings)
     np.testing.assert_array_equal(made, [[0.5, 0.5]])

@@ -5,24 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from ddefense import attacks
 from ddefense.attacks import CarliniWagner, cw_linf
 
 WEIGHTS = np.array([1.0, -2.0, 0.5, 3.0, -1.0, 0.2])
 OFFSET = -0.5 * WEIGHTS.sum()
 SETTINGS = CarliniWagner(steps=500)
-
-
-def linear(weights, offset, scale=1.0):
-    """Two classes; the first leads by weights @ features + offset."""
-    column = scale * np.array(weights, np.float32)[:, None]
-    shift = np.array([scale * offset, 0], np.float32)
-    return attacks.classifier(
-        lambda x: tf.reshape(x, [-1, len(weights)]) @ np.hstack([column, 0 * column]) + shift,
-        image_shape=(1, len(weights), 1),
-    )
 
 
 def attack(attacked, rows, settings=SETTINGS):
@@ -38,7 +26,7 @@ def rows():
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_finds_the_distance_to_a_plane(rows, scale):
+def test_finds_the_distance_to_a_plane(linear, rows, scale):
     made = attack(linear(WEIGHTS, OFFSET, scale), rows)
     shortest = (rows @ WEIGHTS + OFFSET) / np.abs(WEIGHTS).sum()
     distance = np.abs(made - rows).max(axis=1)
@@ -47,19 +35,19 @@ def test_finds_the_distance_to_a_plane(rows, scale):
     assert (distance <= 1.12 * shortest).all()
 
 
-def test_moves_what_the_bounds_leave():
+def test_moves_what_the_bounds_leave(linear):
     # The first feature would have to fall below its bound: 0.3 over the other two.
     made = attack(linear([1.0, 1.0, 1.0], -0.7), [[0.0, 0.5, 0.5]])
     assert (made[0, 1:] >= 0.35 - 0.15 * 0.12).all()
     assert made.sum() < 0.7
 
 
-def test_kappa_is_met(rows):
+def test_kappa_is_met(linear, rows):
     made = attack(linear(WEIGHTS, OFFSET), rows, dataclasses.replace(SETTINGS, kappa=0.3))
     assert (made @ WEIGHTS + OFFSET <= -0.3).all()
 
 
-def test_a_change_too_small_to_show_ends_the_attack(monkeypatch):
+def test_a_change_too_small_to_show_ends_the_attack(linear, monkeypatch):
     tried = []
     module = sys.modules[cw_linf.__module__]
 
@@ -81,7 +69,7 @@ def test_a_change_too_small_to_show_ends_the_attack(monkeypatch):
     assert min(tried) > 1 / 256
 
 
-def test_has_a_learning_rate_of_its_own(rows):
+def test_has_a_learning_rate_of_its_own(linear, rows):
     attacked = linear(WEIGHTS, OFFSET)
     other = dataclasses.replace(SETTINGS, learning_rate=1.0, search_steps=1, initial_c=5.0)
     np.testing.assert_array_equal(attack(attacked, rows[:3], other), attack(attacked, rows[:3]))
