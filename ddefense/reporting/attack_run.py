@@ -2,11 +2,8 @@
 
 from ddefense import records
 from ddefense.reporting.tables.table import Cell, Column, Interval, Table, fixed
+from ddefense.reporting.tables.verdict import MEANING_OF_A_FAIL
 
-_MEANING_OF_A_FAIL = (
-    "A FAIL is no strength of the network: it says that attacks by gradients through its softmax "
-    "tell nothing (random_restarts: that one start of pgd_linf tells too little)."
-)
 _UNITS = {"l0": "features", "l2": "L2", "linf": "L-infinity"}
 
 
@@ -48,7 +45,7 @@ def _checks(controls: list[records.ControlRecord]) -> list[str]:
     failed = [check for check in controls if not check.passed]
     if failed:
         lines = [f"FAIL {check.name}: {check.explanation}" for check in failed]
-        return [*lines, _MEANING_OF_A_FAIL]
+        return [*lines, MEANING_OF_A_FAIL]
     names = ", ".join(check.name for check in controls)
     return [f"Checks for masked gradients, all passed: {names}."] if names else []
 

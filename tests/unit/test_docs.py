@@ -42,8 +42,33 @@ def test_the_page_on_the_verdict_shows_the_committed_numbers() -> None:
     for name, _, *cells in rows:
         expected = [_reached(network, name.strip("| `")) for network in networks]
         assert [cell.rstrip(" |") for cell in cells] == expected, name
+    for network in networks:
+        case = network.norm_attacks["cw_l2"].average
+        assert case is not None
+        assert case.distance_interval is not None
+        low, high = case.distance_interval
+        assert f"{case.mean_distance:.2f} [{low:.2f}, {high:.2f}]" in page
     accuracies = [f"{100 * network.test_accuracy:.2f} %" for network in networks]
     assert f"| accuracy | | {' | '.join(accuracies)} |" in page
+
+
+def test_the_smaller_learning_rate_does_what_its_decision_says() -> None:
+    folder = _ROOT / "docs/results/mnist"
+    smaller = json.loads((folder / "learning_rate.json").read_text())["cw_l2"]
+    usual = {
+        network.name: network.norm_attacks["cw_l2"]
+        for network in records.load(records.Results, folder / "results.json").networks
+    }
+    failures = sum(record["attempts"] - record["successes"] for record in smaller.values())
+    assert failures == 3
+    assert sum(record.attempts - record.successes for record in usual.values()) == 1
+    assert sum(record.attempts for record in usual.values()) == 600
+    decision = (_ROOT / "docs/decisions/0009-verdict.md").read_text()
+    for name in ("baseline", "distilled_t100"):
+        average = usual[name].average
+        assert average is not None
+        before = smaller[name]["average"]["mean_distance"]
+        assert f"{average.mean_distance:.2f} instead of {before:.2f}" in decision
 
 
 def _reached(network: records.NetworkRecord, attack: str) -> str:

@@ -14,6 +14,12 @@ PARTS = (
 )
 """Captions of the two tables into which the attacks are too many for one."""
 
+MEANING_OF_A_FAIL = (
+    "A FAIL is no strength of the network: it says that attacks by gradients through its softmax "
+    "tell nothing (`random_restarts`: that one start of `pgd_linf` tells too little)."
+)
+"""What stands below failed checks for masked gradients."""
+
 
 def verdict(results: records.Results) -> Table | None:
     """Accuracy and every attack per network; None for results without a verdict."""
@@ -182,11 +188,7 @@ def controls(results: records.Results) -> Table | None:
             ]
             for check in results.controls
         ],
-        notes=(
-            "A FAIL is no strength of the network: it says that attacks by gradients through its "
-            "softmax tell nothing (`random_restarts`: that one start of `pgd_linf` tells too "
-            "little).",
-        ),
+        notes=(MEANING_OF_A_FAIL,),
     )
 
 

@@ -10,7 +10,7 @@ from ddefense.reporting import attack_run
 FAILED, PASSED = "half of the gradients are 0.", "random starts add nothing."
 MEANING = (
     "A FAIL is no strength of the network: it says that attacks by gradients through its softmax "
-    "tell nothing (random_restarts: that one start of pgd_linf tells too little)."
+    "tell nothing (`random_restarts`: that one start of `pgd_linf` tells too little)."
 )
 ACCURACY = "Test accuracy 97.53 %. Distances are means over successes."
 
