@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,13 +14,20 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import files, interruption, networks
+from ddefense.exporting import checksums, signatures, warm_up
+from ddefense.exporting.signatures import DEFAULT, ENCODED, LABELS, LOGITS, UINT8, Contract
 from ddefense.records import RunError
+from ddefense.serving import runtime
 
 _TOLERANCE = 1e-6
 _REFERENCE_IMAGES = 8
 _BISECTIONS = 30
-_NOTES = "assets.extra"
-_READER = pathlib.Path(__file__).with_name("reload.py")
+NOTES = "assets.extra"
+"""Folder of a version in which servers ignore what they do not know."""
+_READER = pathlib.Path(runtime.__file__)
+
+Arrays = dict[str, Any]
+"""NumPy arrays by name."""
 
 
 class ExportError(RunError):
@@ -32,8 +40,8 @@ class Exported:
 
     Attributes:
         path: its version directory, `<base>/<version>`.
-        max_difference: largest abs difference between its probabilities, reloaded in a process
-            that knows neither Keras nor this package, and the network's.
+        max_difference: largest abs difference between its probabilities (and logits, if exposed),
+            reloaded by TensorFlow's C++ runtime alone, and the network's.
     """
 
     path: pathlib.Path
@@ -41,96 +49,221 @@ class Exported:
 
 
 def export_for_serving(
-    network: keras.Model, base: pathlib.Path, *, notes: Mapping[str, str] | None = None
+    network: keras.Model,
+    base: pathlib.Path,
+    *,
+    class_names: tuple[str, ...] | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    expose_logits: bool = False,
+    notes: Mapping[str, str | bytes] | None = None,
 ) -> Exported:
     """Exports a deployed network as the next version below `base`.
 
-    The signature `serving_default` takes `images` (float32 in the network's value range, shape
-    [N, H, W, C], any N) and returns `probabilities` at T = 1, shape [N, classes]. Logits are not
-    exposed. A server that watches `base` never sees half a model: the directory is written under a
-    hidden name, verified there in a fresh process, and renamed.
+    The SavedModel runs in any TensorFlow runtime from 2.16 on, without Keras or this package. All
+    signatures are at T = 1 and take any number of images N >= 1:
+
+    - `serving_default`: `images`, float32 in [0, 1], shape [N, H, W, C] -> `probabilities`,
+      float32, shape [N, classes], and `classes`, int64, shape [N];
+    - `serving_uint8`: `images`, uint8 in 0-255 -> the same;
+    - `serving_encoded`: `image_bytes`, string, shape [N], PNG or JPEG files of any size and number
+      of channels, decoded and resized -> the same;
+    - `serving_labels`: `image_bytes` -> `labels`, string, shape [N], and `probabilities`;
+    - `logits`, if exposed: `images` as in the first -> `logits`, float32, shape [N, classes].
+
+    Images that are out of range, not finite, of another shape or no images are refused with
+    INVALID_ARGUMENT. A network of other than 1 or 3 channels has no signatures for encoded images.
+
+    A server that watches `base` never sees half a model: the directory is written under a hidden
+    name, verified there in a fresh process, and renamed.
 
     Args:
         network: ends in `TemperatureSoftmax` at T = 1; see `networks.with_temperature`.
         base: the model's directory; its children with integer names are versions.
-        notes: texts for `assets.extra/`, by file name; servers ignore them, people find them.
+        class_names: one per class, for `serving_labels`; by default the classes' indices.
+        value_range: of a feature, as the network was trained; what clients send, [0, 1], is brought
+            to it in the graph.
+        expose_logits: adds the signature `logits`. Gradients of logits do not vanish, so who has
+            them needs no trick to attack a distilled network.
+        notes: contents for files in `assets.extra/`, by name; servers ignore them, people find
+            them.
 
     Returns:
         The new version.
 
     Raises:
-        ValueError: if the network's temperature is not 1.
+        ValueError: if the network's temperature is not 1, it does not take images of a fixed shape,
+            or the class names or the range do not fit.
         ExportError: if the reloaded model disagrees with the network.
         StoppedError: if the run was asked to stop.
     """
+    contract = _contract(network, class_names, value_range, expose_logits)
+    served = signatures.Served(network, contract)
+    path = base / str(1 + max((int(child.name) for child in versions(base)), default=0))
+    with files.atomic_directory(path) as temporary:
+        traced = served.signatures()
+        tf.saved_model.save(served, str(temporary), signatures=traced)
+        inputs, expected = _reference(network, contract, list(traced))
+        warm_up.write(temporary, _warm_up_batches(inputs))
+        for name, content in (notes or {}).items():
+            data = content.encode() if isinstance(content, str) else content
+            (temporary / NOTES / name).write_bytes(data)
+        difference = _verify(temporary, contract, inputs, expected)
+        checksums.write(temporary)
+    return Exported(path, difference)
+
+
+def versions(base: pathlib.Path) -> list[pathlib.Path]:
+    """The version directories of a model, oldest first."""
+    found = [child for child in base.glob("*") if child.name.isdecimal()]
+    return sorted(found, key=lambda child: int(child.name))
+
+
+def _contract(
+    network: keras.Model,
+    class_names: tuple[str, ...] | None,
+    value_range: tuple[float, float],
+    expose_logits: bool,
+) -> Contract:
     temperature = networks.temperature_of(network)
     if temperature != 1.0:
         raise ValueError(
             f"Expected a network at temperature 1, as deployed; received temperature "
             f"{temperature:g}. Use `networks.with_temperature(network, 1.0)`."
         )
-    images = _reference_images(network)
-    version = 1 + max((int(child.name) for child in _versions(base)), default=0)
-    path = base / str(version)
-    with files.atomic_directory(path) as temporary:
-        _write(network, temporary)
-        for name, text in (notes or {}).items():
-            (temporary / _NOTES).mkdir(exist_ok=True)
-            (temporary / _NOTES / name).write_text(text)
-        difference = _verify(network, temporary, images)
-    return Exported(path, difference)
+    shape = network.input_shape[1:]
+    if len(shape) != 3 or None in shape:
+        raise ValueError(
+            f"Expected a network that takes images [N, H, W, C] of a fixed shape; received one "
+            f"that takes {network.input_shape}."
+        )
+    num_classes = network.output_shape[-1]
+    names = signatures.default_class_names(num_classes) if class_names is None else class_names
+    if len(names) != num_classes:
+        raise ValueError(
+            f"Expected a class name for each of the network's {num_classes} classes; received "
+            f"{len(names)}: {list(names)}."
+        )
+    low, high = value_range
+    if not (np.isfinite([low, high]).all() and low < high):
+        raise ValueError(
+            "Expected a value range of two finite numbers, the lower first; received "
+            f"{value_range}."
+        )
+    return Contract(tuple(shape), tuple(names), (float(low), float(high)), expose_logits)
 
 
-def _reference_images(network: keras.Model) -> npt.NDArray[np.float32]:
-    """Images to compare on, the last of which lies on a decision boundary if one is found.
+def _reference(
+    network: keras.Model, contract: Contract, wanted: list[str]
+) -> tuple[Arrays, Arrays]:
+    """What to ask the export, and what the network itself answers.
+
+    Returns:
+        Questions by `<signature>/<input>/<n>`, and probabilities (or logits) by `<signature>/<n>`.
+        Question 0 is a batch, 1 its last image alone: rounding depends on the batch size, so like
+        is compared with like.
+    """
+    low, high = contract.value_range
+    images = _reference_images(network, contract)
+    pixels = np.rint(images * 255).astype(np.uint8)
+    inputs: Arrays = {}
+    expected: Arrays = {}
+    for i, part in enumerate([slice(None), slice(-1, None)]):
+        floats, integers = images[part], pixels[part]
+        # By signature: its input, what to send, and the floats that this stands for.
+        asked: dict[str, tuple[str, npt.NDArray[np.generic], npt.NDArray[np.float32]]] = {
+            DEFAULT: ("images", floats, floats),
+            UINT8: ("images", integers, integers.astype(np.float32) / np.float32(255)),
+            LOGITS: ("images", floats, floats),
+        }
+        if signatures.decodable(contract.image_shape[-1]):
+            encoded = np.array([tf.io.encode_png(image).numpy() for image in integers])
+            asked |= dict.fromkeys((ENCODED, LABELS), ("image_bytes", encoded, asked[UINT8][2]))
+        for signature in wanted:
+            name, question, seen = asked[signature]
+            inside = seen if (low, high) == (0.0, 1.0) else low + seen * (high - low)
+            answering = networks.logits_of(network) if signature == LOGITS else network
+            inputs[f"{signature}/{name}/{i}"] = question
+            expected[f"{signature}/{i}"] = networks.predict(answering, inside)
+    return inputs, expected
+
+
+def _reference_images(network: keras.Model, contract: Contract) -> npt.NDArray[np.float32]:
+    """Images in [0, 1] to compare on, the last of which is on a decision boundary if one is found.
 
     A network distilled at a high temperature is certain of almost every image at T = 1. Only next
     to a boundary would a wrong temperature or slightly wrong weights show in its probabilities.
     """
-    shape = (_REFERENCE_IMAGES, *network.input_shape[1:])
+    low, high = contract.value_range
+
+    def classify(batch: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        return networks.predict(network, low + batch * (high - low)).argmax(axis=1)
+
+    shape = (_REFERENCE_IMAGES, *contract.image_shape)
     scales = np.linspace(0, 1, _REFERENCE_IMAGES).reshape(-1, *[1] * (len(shape) - 1))
     images = (np.random.default_rng(0).uniform(size=shape) * scales).astype(np.float32)
-    classes = networks.predict(network, images).argmax(axis=1)
+    classes = classify(images)
     others = np.flatnonzero(classes != classes[0])
     if not len(others):
         return images
     near, far = images[0], images[others[0]]
     for _ in range(_BISECTIONS):
         middle = (near + far) / 2
-        if int(np.argmax(network(middle[None], training=False))) == classes[0]:
+        if classify(middle[None])[0] == classes[0]:
             near = middle
         else:
             far = middle
     return np.concatenate([images, far[None]])
 
 
-def _versions(base: pathlib.Path) -> list[pathlib.Path]:
-    return [child for child in base.glob("*") if child.name.isdecimal()]
+def _warm_up_batches(inputs: Arrays) -> dict[str, dict[str, list[tf.Tensor]]]:
+    batches: dict[str, dict[str, list[tf.Tensor]]] = {}
+    for key, array in inputs.items():
+        signature, name, _ = key.split("/")
+        batches.setdefault(signature, {}).setdefault(name, []).append(tf.constant(array))
+    return batches
 
 
-def _write(network: keras.Model, directory: pathlib.Path) -> None:
-    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": tf.cast(network(images, training=False), tf.float32)}
+def _verify(directory: pathlib.Path, contract: Contract, inputs: Arrays, expected: Arrays) -> float:
+    """Loads the export in a fresh process as TF Serving does, and compares its answers.
 
-    shape = [None, *network.input_shape[1:]]
-    archive = keras.export.ExportArchive()
-    archive.track(network)
-    archive.add_endpoint(
-        "serving_default", serve, [tf.TensorSpec(shape, tf.float32, name="images")]
-    )
-    archive.write_out(str(directory), verbose=False)
+    Returns:
+        The largest abs difference of a probability (or logit).
+    """
+    found = _answers(directory, inputs)
+    largest = 0.0
+    for key, values in expected.items():
+        signature, i = key.split("/")
+        output = "logits" if signature == LOGITS else "probabilities"
+        answered = found[f"{signature}/{output}/{i}"]
+        difference = float(np.abs(answered - values).max())
+        # Relative to logits larger than 1, which probabilities never are.
+        if not difference <= _TOLERANCE * max(1.0, float(np.abs(values).max())):  # catches NaN too
+            raise ExportError(
+                f"Expected the reloaded SavedModel to give the network's {output} within "
+                f"{_TOLERANCE:g}, but in {signature} they differ by {difference:g}."
+            )
+        largest = max(largest, difference)
+        if signature == LOGITS:
+            continue
+        if signature == LABELS:
+            names = [name.encode() for name in contract.class_names]
+            chosen = np.array([names.index(label) for label in found[f"{signature}/labels/{i}"]])
+        else:
+            chosen = found[f"{signature}/classes/{i}"]
+        # Not the same class: on a boundary, rounding decides.
+        lacking = values.max(axis=1) - np.take_along_axis(values, chosen[:, None], axis=1)[:, 0]
+        if lacking.max() > _TOLERANCE:
+            raise ExportError(
+                f"Expected {signature} of the reloaded SavedModel to name the most probable class, "
+                f"but it named one whose probability is {lacking.max():g} less."
+            )
+    return largest
 
 
-def _verify(
-    network: keras.Model, directory: pathlib.Path, images: npt.NDArray[np.float32]
-) -> float:
-    """Reloads the export in a fresh process and compares, at two batch sizes."""
-    # Rounding depends on the batch size, so like is compared with like.
-    batch = networks.predict(network, images)
-    single = networks.predict(network, images[-1:])
+def _answers(directory: pathlib.Path, inputs: Arrays) -> Arrays:
     with tempfile.TemporaryDirectory() as scratch:
-        source, answers = pathlib.Path(scratch, "images.npy"), pathlib.Path(scratch, "answers.npz")
-        np.save(source, images)
+        source, answers = pathlib.Path(scratch, "inputs.npz"), pathlib.Path(scratch, "answers.npz")
+        np.savez(source, **inputs)
         # -P keeps the reader's own folder, which is this package's, off the module path.
         command = [sys.executable, "-P", str(_READER), str(directory), str(source), str(answers)]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -140,14 +273,5 @@ def _verify(
                 f"Expected {directory} to load in a fresh process, but that process failed "
                 f"(exit code {process.returncode}): {process.stderr.strip()[-2000:]}"
             )
-        with np.load(answers) as found:
-            difference = max(
-                float(np.abs(found["batch"] - batch).max()),
-                float(np.abs(found["single"] - single).max()),
-            )
-    if not difference <= _TOLERANCE:  # also catches NaN
-        raise ExportError(
-            f"Expected the reloaded SavedModel to give the network's probabilities within "
-            f"{_TOLERANCE:g}, but they differ by {difference:g}."
-        )
-    return difference
+        with np.load(answers) as arrays:
+            return dict(arrays)

@@ -1,0 +1,214 @@
+"""The graph of an exported network: what it takes, what it refuses, what it answers.
+
+Everything here is TensorFlow's own: no custom op, nothing that needs Keras or this package to run.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from ddefense import networks
+
+DEFAULT, UINT8, ENCODED, LABELS, LOGITS = (
+    "serving_default",
+    "serving_uint8",
+    "serving_encoded",
+    "serving_labels",
+    "logits",
+)
+"""Names of the signatures."""
+
+MAX_PIXELS = 2**26
+"""Largest encoded image that is decoded: a small file may hold a picture that fills the memory."""
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+# Where a PNG file has its width and height, both big-endian.
+_PNG_SIZE_AT, _PNG_SIZE_BYTES = 16, 8
+
+Outputs = dict[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """What clients see of a network.
+
+    Attributes:
+        image_shape: (height, width, channels).
+        class_names: one per class.
+        value_range: of a feature, as the network was trained; clients send [0, 1] whatever it is.
+        expose_logits: whether there is a signature that gives logits.
+    """
+
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    value_range: tuple[float, float] = (0.0, 1.0)
+    expose_logits: bool = False
+
+
+def decodable(channels: int) -> bool:
+    """Whether encoded images can be brought to so many channels: grey and RGB only."""
+    return channels in (1, 3)
+
+
+class Served(tf.Module):
+    """A network with its signatures, ready for `tf.saved_model.save`.
+
+    Args:
+        network: images -> probabilities at T = 1, with a layer named `logits`.
+        contract: what clients see.
+    """
+
+    def __init__(self, network: keras.Model, contract: Contract) -> None:
+        super().__init__(name="served")
+        self._contract = contract
+        logits_network = networks.logits_of(network)
+        # Only what a SavedModel tracks is written with it; tracking the network would write the
+        # weights a second time.
+        self._weights = [variable.value for variable in logits_network.variables]
+        low, high = contract.value_range
+
+        # One function for all signatures: the graph holds the network once.
+        @tf.function(input_signature=[tf.TensorSpec([None, *contract.image_shape], tf.float32)])
+        def logits(images: tf.Tensor) -> tf.Tensor:
+            inside = images if (low, high) == (0.0, 1.0) else low + images * (high - low)
+            return tf.cast(logits_network(inside, training=False), tf.float32)
+
+        self._logits = logits
+
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """The signatures by name, traced."""
+        shape = [None, *self._contract.image_shape]
+        floats = tf.TensorSpec(shape, tf.float32, name="images")
+        integers = tf.TensorSpec(shape, tf.uint8, name="images")
+        encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
+        wanted: dict[str, tuple[Callable[[tf.Tensor], Outputs], tf.TensorSpec]] = {
+            DEFAULT: (lambda images: self._predict(self._from_floats(images)), floats),
+            UINT8: (lambda images: self._predict(self._from_uint8(images)), integers),
+        }
+        if decodable(self._contract.image_shape[-1]):
+            wanted[ENCODED] = (lambda texts: self._predict(self._from_encoded(texts)), encoded)
+            wanted[LABELS] = (lambda texts: self._label(self._from_encoded(texts)), encoded)
+        if self._contract.expose_logits:
+            wanted[LOGITS] = (
+                lambda images: {"logits": self._logits(self._from_floats(images))},
+                floats,
+            )
+        return {
+            name: tf.function(_renamed(serve, spec.name)).get_concrete_function(spec)
+            for name, (serve, spec) in wanted.items()
+        }
+
+    def _predict(self, images: tf.Tensor) -> Outputs:
+        logits = self._logits(images)
+        return {"probabilities": tf.nn.softmax(logits), "classes": tf.argmax(logits, axis=1)}
+
+    def _label(self, images: tf.Tensor) -> Outputs:
+        found = self._predict(images)
+        names = tf.constant(self._contract.class_names)
+        return {
+            "labels": tf.gather(names, found["classes"]),
+            "probabilities": found["probabilities"],
+        }
+
+    def _from_floats(self, images: tf.Tensor) -> tf.Tensor:
+        images = self._shaped(images)
+        inside = tf.reduce_all((images >= 0.0) & (images <= 1.0))  # false where one is NaN
+        message = tf.strings.format(
+            "images: expected finite float32 values in [0, 1]; received values from {} to {}, {} "
+            f"of them NaN or infinite. Divide 0-255 images by 255, or send them to {UINT8}.",
+            (
+                tf.reduce_min(images),
+                tf.reduce_max(images),
+                tf.math.count_nonzero(~tf.math.is_finite(images)),
+            ),
+        )
+        with tf.control_dependencies([tf.debugging.Assert(inside, [message])]):
+            return tf.identity(images)
+
+    def _from_uint8(self, images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(self._shaped(images), tf.float32) / 255.0
+
+    def _shaped(self, images: tf.Tensor) -> tf.Tensor:
+        return _shaped(images, "images", list(self._contract.image_shape))
+
+    def _from_encoded(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(
+            self._decode,
+            _shaped(image_bytes, "image_bytes", []),
+            fn_output_signature=tf.TensorSpec(self._contract.image_shape, tf.float32),
+        )
+
+    def _decode(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        height, width, channels = self._contract.image_shape
+        is_png = tf.strings.substr(image_bytes, 0, len(_PNG)) == _PNG
+        is_jpeg = tf.strings.substr(image_bytes, 0, len(_JPEG)) == _JPEG
+        message = tf.strings.format(
+            "image_bytes: expected the bytes of a PNG or JPEG file; received {} bytes that are "
+            "neither. In JSON send them in base64, under the key b64.",
+            tf.strings.length(image_bytes),
+        )
+        with tf.control_dependencies([tf.debugging.Assert(is_png | is_jpeg, [message])]):
+            image_bytes = tf.identity(image_bytes)
+        pixels = tf.cond(
+            is_png, lambda: _png_pixels(image_bytes), lambda: _jpeg_pixels(image_bytes)
+        )
+        too_large = tf.strings.format(
+            f"image_bytes: expected an image of 1 to {MAX_PIXELS} pixels; received one of {{}}.",
+            pixels,
+        )
+        fits = (pixels > 0) & (pixels <= MAX_PIXELS)
+        with tf.control_dependencies([tf.debugging.Assert(fits, [too_large])]):
+            image_bytes = tf.identity(image_bytes)
+        image = tf.io.decode_image(
+            image_bytes, channels=channels, expand_animations=False, dtype=tf.uint8
+        )
+        image = tf.ensure_shape(image, [None, None, channels])
+        resized = tf.image.resize(image, [height, width], antialias=True)
+        # Rounding of the resizing may leave the box by an ulp.
+        return tf.clip_by_value(resized / 255.0, 0.0, 1.0)
+
+
+def _shaped(batch: tf.Tensor, name: str, shape: list[int]) -> tf.Tensor:
+    """A batch of at least one, if its members have the declared shape.
+
+    Tracing and the runtime take the declared shape of an input for granted, which makes constants
+    of parts of a check of it. Of what a placeholder has by default they know nothing.
+    """
+    received = tf.raw_ops.PlaceholderWithDefault(input=batch, shape=tf.TensorShape(None))
+    dimensions = tf.shape(received)
+    same = tf.raw_ops.Equal(x=dimensions[1:], y=shape, incompatible_shape_error=False)
+    right = (tf.rank(received) == 1 + len(shape)) & tf.reduce_all(same) & (tf.size(received) > 0)
+    declared = ", ".join(["N", *map(str, shape)])
+    message = tf.strings.format(
+        f"{name}: expected shape [{declared}] with N >= 1; received {{}}.", dimensions
+    )
+    with tf.control_dependencies([tf.debugging.Assert(right, [message])]):
+        return tf.ensure_shape(received, [None, *shape])
+
+
+def _png_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
+    # A file cut off before its size fails in the decoder, as one cut off later does.
+    padded = tf.strings.join([image_bytes, "\0" * (_PNG_SIZE_AT + _PNG_SIZE_BYTES)])
+    size = tf.strings.substr(padded, _PNG_SIZE_AT, _PNG_SIZE_BYTES)
+    sides = tf.io.decode_raw(size, tf.int32, little_endian=False)
+    return tf.reduce_prod(tf.cast(sides, tf.int64))
+
+
+def _jpeg_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_prod(tf.image.extract_jpeg_shape(image_bytes, tf.int64)[:2])
+
+
+def _renamed(
+    serve: Callable[[tf.Tensor], Outputs], name: str | None
+) -> Callable[[tf.Tensor], Outputs]:
+    """The function with a parameter of that name, by which the signature calls its input."""
+    if name == "image_bytes":
+        return lambda image_bytes: serve(image_bytes)
+    return lambda images: serve(images)
+
+
+def default_class_names(num_classes: int) -> Sequence[str]:
+    """Names for classes that have none: their indices."""
+    return [str(i) for i in range(num_classes)]

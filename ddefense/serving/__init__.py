@@ -1,0 +1,1 @@
+"""Running exported networks: by TensorFlow's C++ runtime, or by asking a server."""
