@@ -173,19 +173,19 @@ class Served(tf.Module):
 def _shaped(batch: tf.Tensor, name: str, shape: list[int]) -> tf.Tensor:
     """A batch of at least one, if its members have the declared shape.
 
-    Tracing and the runtime take the declared shape of an input for granted, which makes constants
-    of parts of a check of it. Of what a placeholder has by default they know nothing.
+    The runtime takes the declared shape of an input for granted: it never compares, and makes
+    constants of what follows from that shape, such as the rank in a check of it. So the dimensions
+    are compared as text, from which nothing follows.
     """
-    received = tf.raw_ops.PlaceholderWithDefault(input=batch, shape=tf.TensorShape(None))
-    dimensions = tf.shape(received)
-    same = tf.raw_ops.Equal(x=dimensions[1:], y=shape, incompatible_shape_error=False)
-    right = (tf.rank(received) == 1 + len(shape)) & tf.reduce_all(same) & (tf.size(received) > 0)
+    dimensions = tf.shape(batch)
+    text = tf.strings.reduce_join(tf.strings.as_string(dimensions), separator=", ")
+    right = tf.strings.regex_full_match(text, ", ".join(["[1-9][0-9]*", *map(str, shape)]))
     declared = ", ".join(["N", *map(str, shape)])
-    message = tf.strings.format(
-        f"{name}: expected shape [{declared}] with N >= 1; received {{}}.", dimensions
+    message = tf.strings.join(
+        [f"{name}: expected shape [{declared}] with N >= 1; received [", text, "]."]
     )
     with tf.control_dependencies([tf.debugging.Assert(right, [message])]):
-        return tf.ensure_shape(received, [None, *shape])
+        return tf.identity(batch)
 
 
 def _png_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
