@@ -128,7 +128,7 @@ class Served(tf.Module):
             return tf.identity(images)
 
     def _from_uint8(self, images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(self._shaped(images), tf.float32) / 255.0
+        return _scaled(self._shaped(images))
 
     def _shaped(self, images: tf.Tensor) -> tf.Tensor:
         return _shaped(images, "images", list(self._contract.image_shape))
@@ -167,7 +167,16 @@ class Served(tf.Module):
         image = tf.ensure_shape(image, [None, None, channels])
         resized = tf.image.resize(image, [height, width], antialias=True)
         # Rounding of the resizing may leave the box by an ulp.
-        return tf.clip_by_value(resized / 255.0, 0.0, 1.0)
+        return tf.clip_by_value(_scaled(resized), 0.0, 1.0)
+
+
+def _scaled(pixels: tf.Tensor) -> tf.Tensor:
+    """Pixels in 0-255 as float32 in [0, 1], each the float32 nearest to a 255th of it.
+
+    In float64 on the way: the runtime turns a division by a constant into a multiplication by its
+    inverse, which in float32 is another number for some pixels than a client's own division.
+    """
+    return tf.cast(tf.cast(pixels, tf.float64) / 255.0, tf.float32)
 
 
 def _shaped(batch: tf.Tensor, name: str, shape: list[int]) -> tf.Tensor:

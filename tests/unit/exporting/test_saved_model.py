@@ -2,28 +2,41 @@
 
 import threading
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from ddefense import distillation, exporting, networks, training
-from ddefense.exporting import ExportError, export_for_serving, saved_model
+from ddefense.exporting import ExportError, checksums, export_for_serving, saved_model, signatures
+from ddefense.layers import TemperatureSoftmax
+from ddefense.serving import runtime
 
 READER = """
+import importlib.util
 import sys
 for name in ("keras", "ddefense"):
     sys.modules[name] = None
 import numpy as np
-import tensorflow as tf
-directory, source, answers = sys.argv[1:]
-images = np.load(source)
-serve = tf.saved_model.load(directory).signatures["serving_default"]
+runtime_path, directory, source, answers = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("runtime", runtime_path)
+runtime = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(runtime)
+model = runtime.SavedModel(directory)
+with np.load(source, allow_pickle=True) as arrays:
+    inputs = dict(arrays)
 found = {}
-for size in (1, 3, 128):
-    answer = serve(images=tf.constant(images[:size]))
-    assert list(answer) == ["probabilities"], list(answer)
-    found[str(size)] = answer["probabilities"].numpy()
+for signature in model.signatures:
+    name = "image_bytes" if signature in ("serving_encoded", "serving_labels") else "images"
+    for size in (1, 3, 128):
+        for key, value in model.run(signature, {name: inputs[signature][:size]}).items():
+            found[f"{signature}/{key}/{size}"] = value.astype("S") if value.dtype == "O" else value
 np.savez(answers, **found)
+# Not even TensorFlow: its folder serves for message classes, its own code never ran.
+assert not [name for name in sys.modules if name.startswith("tensorflow.python")]
+assert not hasattr(sys.modules["tensorflow"], "constant")
+assert sys.modules["keras"] is None and sys.modules["ddefense"] is None
 """
 
 
@@ -79,7 +92,13 @@ def exported(trained, tmp_path_factory):
     base = tmp_path_factory.mktemp("exported") / "models" / "digits_tiny"
     watcher = Watcher(base)
     watcher.start()
-    made = export_for_serving(networks.with_temperature(trained, 1.0), base, notes=NOTES)
+    made = export_for_serving(
+        networks.with_temperature(trained, 1.0),
+        base,
+        class_names=("a", "b", "ü"),
+        expose_logits=True,
+        notes=NOTES,
+    )
     watcher.stop.wait(0.05)
     watcher.stop.set()
     watcher.join()
@@ -88,16 +107,25 @@ def exported(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(exported, run_python, tmp_path_factory):
-    """Images and what the export answers to them in a fresh process, by batch size."""
+    """What is sent to each signature, and its answers in a fresh process by batch size."""
     directory = tmp_path_factory.mktemp("reader")
     images = np.random.default_rng(7).uniform(size=(128, 4, 4, 1)).astype(np.float32)
-    np.save(directory / "images.npy", images)
-    found = run_python(
-        "-c", READER, exported[0].path, "images.npy", "answers.npz", cwd=directory, PYTHONPATH=""
+    pixels = np.rint(images * 255).astype(np.uint8)
+    files = np.empty(len(pixels), object)
+    files[:] = [tf.io.encode_png(image).numpy() for image in pixels]
+    np.savez(
+        directory / "inputs.npz",
+        serving_default=images,
+        logits=images,
+        serving_uint8=pixels,
+        serving_encoded=files,
+        serving_labels=files,
     )
+    arguments = (runtime.__file__, exported[0].path, "inputs.npz", "answers.npz")
+    found = run_python("-c", READER, *arguments, cwd=directory, PYTHONPATH="")
     assert found.returncode == 0, found.stderr
     with np.load(directory / "answers.npz") as answers:
-        return images, {int(size): answers[size] for size in answers.files}
+        return images, dict(answers)
 
 
 def test_the_first_version_is_1(exported):
@@ -115,38 +143,56 @@ def test_a_server_that_watches_never_sees_half_a_version(exported):
     assert seen["1"]
 
 
-def test_a_fresh_process_gives_the_softmax_of_the_logits_at_t_1(trained, served):
+@pytest.mark.parametrize("size", [1, 3, 128])
+def test_a_fresh_process_without_tensorflow_gives_the_networks_answers(trained, served, size):
+    images, answers = served
+    network = networks.with_temperature(trained, 1.0)
+    floats = images[:size]
+    whole = np.rint(floats * 255).astype(np.float32) / np.float32(255)
+    names = np.array([b"a", b"b", "ü".encode()])
+    logits = networks.predict(networks.logits_of(trained), floats)
+    np.testing.assert_allclose(answers[f"logits/logits/{size}"], logits, rtol=1e-6, atol=1e-6)
+    for signature, seen in [
+        ("serving_default", floats),
+        ("serving_uint8", whole),
+        ("serving_encoded", whole),
+        ("serving_labels", whole),
+    ]:
+        expected = networks.predict(network, seen)
+        probabilities = answers[f"{signature}/probabilities/{size}"]
+        assert probabilities.dtype == np.float32
+        np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-6)
+        classes = expected.argmax(axis=1)
+        if signature == "serving_labels":
+            np.testing.assert_array_equal(answers[f"{signature}/labels/{size}"], names[classes])
+        else:
+            assert answers[f"{signature}/classes/{size}"].dtype == np.int64
+            np.testing.assert_array_equal(answers[f"{signature}/classes/{size}"], classes)
+
+
+def test_answers_are_those_at_t_1(trained, served):
     images, answers = served
     logits = networks.predict(networks.logits_of(trained), images).astype(np.float64)
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected /= expected.sum(axis=1, keepdims=True)
-    assert set(answers) == {1, 3, 128}
-    for size, found in answers.items():
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected[:size], rtol=0, atol=1e-6)
+    found = answers["serving_default/probabilities/128"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     # The temperature it was trained at would give something else.
     assert np.abs(networks.predict(trained, images) - expected).max() > 0.3
 
 
-def test_the_signature(exported):
+def test_python_loads_it_too(exported, served):
+    images, answers = served
     model = tf.saved_model.load(str(exported[0].path))
-    assert set(model.signatures) == {"serving_default"}
-    signature = model.signatures["serving_default"]
-    positional, named = signature.structured_input_signature
-    assert positional == ()
-    assert set(named) == {"images"}
-    assert named["images"].dtype == tf.float32
-    assert named["images"].shape.as_list() == [None, 4, 4, 1]
-    # No logits: who has them needs no gradients of saturated probabilities.
-    assert set(signature.structured_outputs) == {"probabilities"}
-    output = signature.structured_outputs["probabilities"]
-    assert output.dtype == tf.float32
-    assert output.shape.as_list() == [None, 3]
+    answer = model.signatures["serving_default"](images=tf.constant(images))
+    expected = answers["serving_default/probabilities/128"]
+    np.testing.assert_allclose(answer["probabilities"].numpy(), expected, rtol=0, atol=1e-6)
 
 
 def test_notes_lie_where_servers_ignore_them(exported):
     made, _, _ = exported
-    assert names(made.path / "assets.extra") == sorted(NOTES)
+    ours = {"SHA256SUMS", "tf_serving_warmup_requests"}
+    assert set(names(made.path / "assets.extra")) == ours | set(NOTES)
     for name, text in NOTES.items():
         assert (made.path / "assets.extra" / name).read_text() == text
     # They are no assets of the graph, which would be copied and served.
@@ -159,7 +205,21 @@ def test_the_graph_needs_no_compiler_and_names_no_path(exported):
     graph = (made.path / "saved_model.pb").read_bytes()
     # Servers compile nothing unless told to: such an op would fail at the first request.
     assert b"_XlaMustCompile" not in graph
-    assert str(base.parent).encode() not in graph
+    for private in (str(base.parent).encode(), b"ddefense", b"TemperatureSoftmax"):
+        assert private not in graph
+
+
+def test_the_weights_are_written_once(exported, trained):
+    written = sum(file.stat().st_size for file in (exported[0].path / "variables").glob("*.data*"))
+    weights = 4 * sum(int(np.prod(variable.shape)) for variable in trained.weights)
+    # With them goes the graph of objects, a few kilobytes.
+    assert weights < written < weights + 8000
+    files = (path for path in exported[0].path.rglob("*") if path.is_file())
+    assert sum(file.stat().st_size for file in files) < 200_000
+
+
+def test_files_are_listed_with_their_digests(exported):
+    assert checksums.check(exported[0].path) == len(contents(exported[0].path)) - 1
 
 
 def test_others_may_read_a_version(exported, tmp_path):
@@ -179,8 +239,7 @@ def test_the_next_version_leaves_the_others_alone(exported, trained):
     assert contents(made.path) == before
     assert contents(base / "7") == {made.path.__class__("theirs.txt"): b"precious"}
     assert names(base) == ["1", "7", "8", "notes"]
-    # Without notes there is no folder for them.
-    assert not (again.path / "assets.extra").exists()
+    assert names(again.path / "assets.extra") == ["SHA256SUMS", "tf_serving_warmup_requests"]
 
 
 def test_a_model_that_does_not_answer_alike_is_not_published(make_tiny_network, tmp_path):
@@ -205,6 +264,63 @@ def test_a_network_without_our_softmax_is_refused(make_tiny_network, tmp_path):
         export_for_serving(networks.logits_of(make_tiny_network()), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"class_names": ("a", "b")}, r"each of the network's 3 classes; received 2: \['a', 'b'\]"),
+        ({"value_range": (1.0, 0.0)}, r"the lower first; received \(1\.0, 0\.0\)"),
+        ({"value_range": (0.0, np.inf)}, r"two finite numbers, the lower first; received"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(make_tiny_network, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        export_for_serving(make_tiny_network(), tmp_path, **settings)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("shape", [(4,), (None, None, 1), (2, 4, 4, 1)])
+def test_a_network_of_something_else_than_images_is_refused(tmp_path, shape):
+    inputs = keras.Input(shape)
+    x = keras.layers.GlobalAveragePooling2D()(inputs) if None in shape else inputs
+    x = keras.layers.Dense(3, name="logits")(keras.layers.Flatten()(x))
+    network = keras.Model(inputs, TemperatureSoftmax()(x))
+    with pytest.raises(ValueError, match=r"takes images .* of a fixed shape; received"):
+        export_for_serving(network, tmp_path)
+
+
+class TestWarmUp:
+    def requests(self, path):
+        records = tf.data.TFRecordDataset(str(path / "assets.extra/tf_serving_warmup_requests"))
+        for record in records.as_numpy_iterator():
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+            assert log.WhichOneof("log_type") == "predict_log"
+            yield log.predict_log.request
+
+    def test_each_signature_gets_a_batch_and_one_image(self, exported):
+        sizes = {}
+        for request in self.requests(exported[0].path):
+            (tensor,) = request.inputs.values()
+            name = request.model_spec.signature_name
+            sizes.setdefault(name, []).append(tensor.tensor_shape.dim[0].size)
+        assert set(sizes) == {
+            *("serving_default", "serving_uint8", "serving_encoded", "serving_labels", "logits")
+        }
+        for batches in sizes.values():
+            assert len(batches) == 2
+            assert batches[0] > 1
+            assert batches[1] == 1
+
+    def test_the_runtime_takes_every_request(self, exported):
+        model = runtime.SavedModel(exported[0].path)
+        counts = runtime.replay_warm_up(model, exported[0].path)
+        model.close()
+        assert counts == dict.fromkeys(model.signatures, 2)
+
+    def test_it_names_no_model(self, exported):
+        # TF Serving fills the name in: it is whatever the server calls the model.
+        assert {r.model_spec.name for r in self.requests(exported[0].path)} == {""}
+
+
 def test_errors_of_exporting_are_run_errors():
     from ddefense.records import RunError
 
@@ -213,7 +329,7 @@ def test_errors_of_exporting_are_run_errors():
 
 def test_a_certain_network_is_compared_where_it_is_uncertain(trained):
     network = networks.with_temperature(trained, 0.01)  # logits a hundred times as large
-    images = saved_model._reference_images(network)
+    images = saved_model._reference_images(network, signatures.Contract((4, 4, 1), ("a", "b", "c")))
     largest = networks.predict(network, images).max(axis=1)
     assert largest[-1] < 0.9
     assert (largest[1:-1] > 0.999).any()
