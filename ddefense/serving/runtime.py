@@ -56,6 +56,8 @@ def import_messages() -> None:
     if "tensorflow" not in sys.modules:
         package = types.ModuleType("tensorflow")
         package.__path__ = [str(_folder())]
+        # Or it would not be found again, by who looks for the library in its folder.
+        package.__spec__ = importlib.util.find_spec("tensorflow")
         sys.modules["tensorflow"] = package
 
 
@@ -186,7 +188,6 @@ class SavedModel:
             for name, signature in graph.signature_def.items()
             if not name.startswith("__")  # __saved_model_init_op
         }
-        self._outputs: dict[str, _Output] = {}
 
     def run(
         self,
@@ -218,8 +219,8 @@ class SavedModel:
         known = self.signatures[signature]
         names = list(known.outputs) if outputs is None else outputs
         library = self._library
-        feeds = [self._output(known.inputs[name].name) for name in inputs]
-        fetches = [self._output(known.outputs[name].name) for name in names]
+        feeds = [self._output(known.inputs, name) for name in inputs]
+        fetches = [self._output(known.outputs, name) for name in names]
         answers = (ctypes.c_void_p * len(names))()
         tensors: list[int] = []
         try:
@@ -246,12 +247,11 @@ class SavedModel:
             self._library.delete_session(self._session, status)
         self._library.delete_graph(self._graph)
 
-    def _output(self, name: str) -> _Output:
-        if name not in self._outputs:
-            operation, index = name.split(":")
-            found = self._library.operation(self._graph, operation.encode())
-            self._outputs[name] = _Output(found, int(index))
-        return self._outputs[name]
+    def _output(self, tensors: Mapping[str, Any], name: str) -> _Output:
+        if name not in tensors:  # the map would make an empty entry of it
+            raise KeyError(name)
+        operation, index = tensors[name].name.split(":")
+        return _Output(self._library.operation(self._graph, operation.encode()), int(index))
 
     def _proto(self, array: npt.NDArray[Any]) -> Any:
         dimensions = self._shape.TensorShapeProto
