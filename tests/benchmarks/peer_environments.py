@@ -56,6 +56,25 @@ def python_of(peer: str, environments: Path) -> Path:
     return python
 
 
+def python_with_tensorflow(release: str, environments: Path) -> Path:
+    """Returns the Python of an environment with that release of TensorFlow and nothing else.
+
+    Raises:
+        PeerUnavailableError: it cannot be installed.
+    """
+    folder = environments.resolve() / f"tensorflow-{release}"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    stamp = folder / "installed"
+    if not stamp.exists():
+        print(f"Installing TensorFlow {release} in {folder.name}/ ...", file=sys.stderr, flush=True)
+        _call([sys.executable, "-m", "venv", str(folder)])
+        on_linux = (sys.platform, platform.machine()) == ("linux", "x86_64")
+        name = "tensorflow-cpu" if on_linux else "tensorflow"
+        _call([str(python), "-m", "pip", "install", "--quiet", f"{name}=={release}"])
+        stamp.touch()
+    return python
+
+
 def _call(command: list[str]) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     try:
