@@ -5,10 +5,8 @@ import hashlib
 import pathlib
 import shutil
 import time
-import zipfile
 from datetime import UTC, datetime
 
-import keras
 from absl import logging
 
 from ddefense import attacks, datasets, networks, records
@@ -129,18 +127,10 @@ def run(
 
 def _check(flag: str, path: pathlib.Path, dataset: datasets.Dataset) -> None:
     """Refuses a file that is no network, or none for this dataset, before any work."""
-    if path.suffix != ".keras":
-        raise ConfigError(
-            f"{flag}: expected a .keras file, received {str(path)!r}. Load it with Keras and save "
-            "it as one."
-        )
     try:
-        network = keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(
-            f"{flag}: expected a .keras file that Keras can load, received {str(path)!r}: {first}"
-        ) from error
+        network = networks.load(path)
+    except ValueError as error:
+        raise ConfigError(f"{flag}{str(error).removeprefix('path')}") from error
     expected = (dataset.image_shape, dataset.num_classes)
     try:
         logits = networks.logits_of(network)

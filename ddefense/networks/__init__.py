@@ -5,21 +5,27 @@ To add one in the paper's style, add a line to the table in `paper.py`.
 
 from ddefense.networks.heads import (
     LOGITS,
+    deployed,
     logits_of,
     temperature_of,
     with_scaled_logits,
     with_temperature,
+    without_softmax,
 )
 from ddefense.networks.inference import predict
+from ddefense.networks.loading import load
 from ddefense.networks.paper import NAMES, build
 
 __all__ = [
     "LOGITS",
     "NAMES",
     "build",
+    "deployed",
+    "load",
     "logits_of",
     "predict",
     "temperature_of",
     "with_scaled_logits",
     "with_temperature",
+    "without_softmax",
 ]

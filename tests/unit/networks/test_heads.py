@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ddefense import networks
+from ddefense.layers import TemperatureSoftmax
 
 
 def softmax(logits, temperature):
@@ -217,3 +218,243 @@ def test_few_networks_are_kept_alive(tiny_images):
     del made, network
     gc.collect()
     assert sum(reference() is not None for reference in references) <= 5
+
+
+# --- the softmax is found, whatever it is ---------------------------------------------------------
+
+
+def on_images(*layers):
+    """A functional network of layers, or of functions of symbolic tensors."""
+    images = x = keras.Input((4, 4, 1), name="pixels")
+    for layer in (keras.layers.Flatten(), *layers):
+        x = layer(x)
+    return keras.Model(images, x, name="given")
+
+
+def in_a_network():
+    inner = keras.Sequential([keras.Input((16,)), dense("inner", activation="softmax")])
+    return on_images(keras.layers.Rescaling(2.0), inner)
+
+
+def twice():
+    """The same layer on two branches, the second of which gives the output."""
+    shared = dense("shared", activation="softmax")
+    images = keras.Input((4, 4, 1))
+    first = keras.layers.Flatten()(images)
+    shared(first)
+    return keras.Model(images, shared(keras.layers.Rescaling(-1.0)(first)))
+
+
+WITH_SOFTMAX = {
+    "activation": lambda: on_images(dense("scores", activation="softmax")),
+    "activation of logits": lambda: on_images(dense("logits", activation="softmax")),
+    "activation, then float32": lambda: on_images(
+        dense("scores", activation="softmax"), keras.layers.Activation("linear", dtype="float32")
+    ),
+    "layer": lambda: on_images(dense("scores"), keras.layers.Softmax(name="probabilities")),
+    "layer over axis 1": lambda: on_images(dense("scores"), keras.layers.Softmax(axis=1)),
+    "layer over [-1]": lambda: on_images(dense("scores"), keras.layers.Softmax(axis=[-1])),
+    "layer named logits": lambda: on_images(dense("scores"), keras.layers.Softmax(name="logits")),
+    "activation layer": lambda: on_images(dense("scores"), keras.layers.Activation("softmax")),
+    "operation": lambda: on_images(dense("scores"), keras.ops.softmax),
+    "our own": lambda: on_images(dense("scores"), TemperatureSoftmax(1.0)),
+    "after a relu": lambda: on_images(dense("scores", activation="relu"), keras.layers.Softmax()),
+    "sequential": lambda: sequential(dense("scores", activation="softmax")),
+    "in a network": in_a_network,
+    "of a shared layer": twice,
+}
+
+
+@pytest.mark.parametrize("name", WITH_SOFTMAX)
+def test_a_deployed_network_gives_the_probabilities_of_the_given_one(name, tiny_images):
+    network = WITH_SOFTMAX[name]()
+    network.set_weights([2 * weights + 0.1 for weights in network.get_weights()])  # also biases
+    before = networks.predict(network, tiny_images)
+    config, weights = network.get_config(), network.get_weights()
+    deployed = networks.deployed(network)
+    assert networks.temperature_of(deployed) == 1.0
+    np.testing.assert_allclose(networks.predict(deployed, tiny_images), before, atol=1e-6)
+    logits = networks.predict(networks.logits_of(deployed), tiny_images)
+    np.testing.assert_allclose(softmax(logits, 1.0), before, atol=1e-6)
+    assert np.abs(logits.sum(axis=1) - 1).max() > 0.1  # or these would be probabilities
+    # What was given is left as it was.
+    assert network.get_config() == config
+    np.testing.assert_array_equal(networks.predict(network, tiny_images), before)
+    for now, then in zip(network.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.parametrize("name", ["activation", "layer", "in a network"])
+def test_a_deployed_network_is_saved_and_deployed_again(name, tiny_images, tmp_path):
+    deployed = networks.deployed(WITH_SOFTMAX[name]())
+    deployed.save(tmp_path / "network.keras")
+    again = networks.deployed(networks.load(tmp_path / "network.keras"))
+    np.testing.assert_array_equal(
+        networks.predict(again, tiny_images), networks.predict(deployed, tiny_images)
+    )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 20.0])
+def test_our_networks_are_deployed_at_1_and_share_their_weights(
+    make_tiny_network, tiny_images, temperature
+):
+    network = make_tiny_network(temperature)
+    deployed = networks.deployed(network)
+    expected = networks.predict(networks.with_temperature(network, 1.0), tiny_images)
+    np.testing.assert_array_equal(networks.predict(deployed, tiny_images), expected)
+    assert all(a is b for a, b in zip(deployed.weights, network.weights, strict=True))
+    assert deployed.get_layer("logits") is network.get_layer("logits")
+
+
+LINEAR = {
+    "named logits": lambda: on_images(dense("logits")),
+    "another layer named logits": lambda: on_images(
+        dense("scores"), keras.layers.Rescaling(3.0, name="logits")
+    ),
+    "dense": lambda: on_images(dense("scores")),
+    "then float32": lambda: on_images(
+        dense("scores"), keras.layers.Activation("linear", dtype="float32")
+    ),
+    "sequential": lambda: sequential(dense("scores")),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_outputs_that_are_logits_stay_what_they_are(name, tiny_images):
+    network = LINEAR[name]()
+    found = networks.without_softmax(network)
+    assert found.layers[-1].name == "logits"
+    logits = networks.predict(network, tiny_images)
+    np.testing.assert_array_equal(networks.predict(found, tiny_images), logits)
+    deployed = networks.predict(networks.deployed(network), tiny_images)
+    np.testing.assert_allclose(deployed, softmax(logits, 1.0), rtol=1e-5)
+    assert all(a is b for a, b in zip(found.weights, network.weights, strict=True))
+
+
+def test_only_a_layer_with_a_softmax_of_its_own_is_copied(tiny_images):
+    hidden = keras.layers.Dense(5, activation="relu")
+    network = on_images(hidden, dense("scores", activation="softmax"))
+    deployed = networks.deployed(network)
+    assert all(a is b for a, b in zip(deployed.weights[:2], hidden.weights, strict=True))
+    before = networks.predict(deployed, tiny_images)
+    network.get_layer("scores").kernel.assign(np.zeros((5, 3)))
+    np.testing.assert_array_equal(networks.predict(deployed, tiny_images), before)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", ["activation", "layer", "linear"])
+def test_a_half_precision_network_keeps_its_precision_up_to_a_float32_softmax(
+    name, policy, tiny_images
+):
+    hidden = keras.layers.Dense(5, activation="relu", dtype=policy)
+    tail = {
+        "activation": [dense("scores", activation="softmax", dtype=policy)],
+        "layer": [dense("scores", dtype=policy), keras.layers.Softmax(dtype="float32")],
+        "linear": [dense("scores", dtype=policy)],
+    }[name]
+    network = on_images(hidden, *tail)
+    deployed = networks.deployed(network)
+    assert deployed.output.dtype == "float32"
+    assert all(weights.dtype == "float32" for weights in deployed.weights)
+    assert hidden in deployed.layers
+    expected = networks.predict(network, tiny_images)
+    if name == "linear":
+        expected = softmax(expected, 1.0)
+    # A softmax in half precision rounds its own results.
+    atol = 4e-3 if name == "activation" else 1e-6
+    np.testing.assert_allclose(networks.predict(deployed, tiny_images), expected, atol=atol)
+    logits = networks.predict(networks.logits_of(deployed), tiny_images)
+    kind = {"mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}[policy]
+    rounded = keras.ops.convert_to_numpy(keras.ops.cast(keras.ops.cast(logits, kind), "float32"))
+    np.testing.assert_array_equal(logits, rounded)
+
+
+def outputs_per_pixel():
+    return keras.Sequential([keras.Input((4, 4, 1)), dense("scores", activation="softmax")])
+
+
+def two_outputs():
+    images = keras.Input((3,))
+    return keras.Model(images, [dense("one")(images), dense("other")(images)])
+
+
+def masked_softmax():
+    images = keras.Input((3,))
+    return keras.Model(images, keras.layers.Softmax()(images, mask=images > 0))
+
+
+class OwnCall(keras.Sequential):
+    """A network that does more than its layers."""
+
+    def call(self, images, training=None, mask=None):
+        return keras.ops.softmax(super().call(images))
+
+
+def own_call():
+    return OwnCall([keras.Input((3,)), dense("logits")])
+
+
+def two_inputs():
+    one, other = keras.Input((3,)), keras.Input((3,))
+    return keras.Model([one, other], dense("logits")(keras.layers.add([one, other])))
+
+
+def subclassed():
+    network = Subclassed()
+    network(np.zeros((1, 3), np.float32))
+    return network
+
+
+UNFIT = {
+    "sigmoid": (
+        lambda: on_images(dense("scores", activation="sigmoid")),
+        r"ends in a softmax, or in logits: .* Dense \('scores', activation sigmoid\)",
+    ),
+    "relu": (lambda: on_images(dense("scores", activation="relu")), "'scores', activation relu"),
+    "relu named logits": (lambda: on_images(dense("logits", activation="relu")), "activation relu"),
+    "relu, then float32": (
+        lambda: on_images(dense("scores", activation="relu"), keras.layers.Activation("linear")),
+        "'scores', activation relu",
+    ),
+    "a relu layer": (lambda: on_images(dense("scores"), keras.layers.ReLU()), r"in ReLU \('re_lu"),
+    "a recurrent layer": (
+        lambda: on_images(
+            keras.layers.Reshape((4, 4)), keras.layers.LSTM(3, activation="softmax", name="last")
+        ),
+        r"LSTM \('last', activation softmax\)",
+    ),
+    "dropout": (lambda: on_images(dense("scores"), keras.layers.Dropout(0.5)), "in Dropout"),
+    "one output": (
+        lambda: on_images(keras.layers.Dense(1, activation="sigmoid")),
+        r"shape \[N, classes >= 2\]; .* \(None, 1\)",
+    ),
+    "every pixel": (outputs_per_pixel, r"of shape \(None, 4, 4, 3\)"),
+    "another axis": (
+        lambda: on_images(dense("scores"), keras.layers.Softmax(axis=0)),
+        r"Softmax \('softmax\w*'\) over axis 0",
+    ),
+    "a mask": (masked_softmax, "Expected a softmax of the logits alone; .* of 2 tensors"),
+    "two softmaxes": (
+        lambda: on_images(dense("scores", activation="softmax"), keras.layers.Softmax()),
+        "Expected one softmax; .* in two, Dense",
+    ),
+    "logits before something else": (
+        lambda: on_images(dense("logits"), keras.layers.Rescaling(0.1), keras.layers.Softmax()),
+        r"the layer named 'logits'; .* come from Rescaling \('rescaling",
+    ),
+    "two outputs": (two_outputs, "with one output, .* received one with 2"),
+    "two inputs": (two_inputs, "one input, the images; received Functional with 2"),
+    "subclassed": (subclassed, "received Subclassed with no known inputs"),
+    "a call of its own": (own_call, "received OwnCall, a class with a `call` of its own"),
+    "subclassed in a network": (
+        lambda: on_images(Subclassed()),
+        "received Subclassed with no known inputs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_network_whose_logits_cannot_be_told_is_refused(name):
+    build, reason = UNFIT[name]
+    with pytest.raises(ValueError, match=reason):
+        networks.deployed(build())

@@ -1,0 +1,213 @@
+"""Loading of `.keras` files that anybody may have made.
+
+Keras' safe mode alone is not relied on: it lets named functions pass in a `Lambda`, looks at no
+other member of the archive, and is off for good once somebody has called
+`keras.config.enable_unsafe_deserialization`. So the archive is read, as data, before Keras
+deserialises anything.
+"""
+
+import json
+import pathlib
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+import keras
+import numpy as np
+
+_SAVE = "save it as one (network.save('network.keras'))."
+_UNKNOWN = f"Load it with Keras and {_SAVE}"
+_OLDER = f"This is Keras' older format: if you trust it, load it with Keras and {_SAVE}"
+_PICKLE = f"A pickle runs whatever code it holds: load the network where it was made and {_SAVE}"
+_GRAPH = f"A SavedModel is a graph without layers: take the network that it was made of and {_SAVE}"
+_WEIGHTS = f"Weights alone have no layers: load them into their network and {_SAVE}"
+# By the ending of the name; the first that fits.
+_HINTS = {
+    ".weights.h5": _WEIGHTS,
+    ".h5": _OLDER,
+    ".hdf5": _OLDER,
+    ".pkl": _PICKLE,
+    ".pickle": _PICKLE,
+    ".joblib": _PICKLE,
+    ".pb": _GRAPH,
+    "": _UNKNOWN,
+}
+
+_CONFIG = "config.json"
+_MAX_CONFIG_BYTES = 2**26
+"""Largest configuration that is read: a small archive may unpack to more than the memory holds."""
+
+_NAMED = 8
+"""Names in a message, at most."""
+_MAX_CAUSE = 300
+"""Characters of Keras' own message, which may hold a layer's whole configuration."""
+
+_PICKLED_NAMES = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth")
+_PICKLE_START = re.compile(rb"\x80[\x02-\x05]")  # the opcode PROTO and the protocol
+_NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
+
+# Layers that are made of code, or of files outside the archive.
+_CODE_LAYERS = ("Lambda", "TFSMLayer", "TorchModuleWrapper")
+# Base64 of a marshalled code object of fewer than 16 arguments. Keras writes a lambda that is an
+# activation without saying what it is.
+_MARSHALLED = re.compile(r"[4Y]w[A-Za-z0-9+/]AAA")
+
+
+def load(path: pathlib.Path) -> keras.Model:
+    """Loads a network from a file that is not trusted: it runs no code of the file's.
+
+    Only Keras' own layers, `TemperatureSoftmax`, and classes that this process has registered with
+    Keras are made.
+
+    Args:
+        path: a `.keras` file.
+
+    Returns:
+        The network, not compiled.
+
+    Raises:
+        ValueError: if it is no such file or a damaged one, if it carries code (a `Lambda` layer, a
+            Python lambda, a pickled object), or has a layer of a class that Keras does not know;
+            the message, one line that starts with `path: `, says which and what to do.
+    """
+    _check_path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            reason = _reason_to_refuse(archive)
+        if reason is None:
+            network = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # what is wrong with a file makes Keras fail in any way
+        # Keras puts the cause behind the whole configuration.
+        cause = str(error).split("Exception encountered: ")[-1].strip()
+        first = cause.splitlines()[0][:_MAX_CAUSE] if cause else type(error).__name__
+        raise ValueError(
+            f"path: expected a .keras file that Keras can load, received {str(path)!r}: "
+            f"{first.rstrip('.')}. If it is damaged, copy it or save it again."
+        ) from error
+    if reason is None and not isinstance(network, keras.Model):
+        reason = f"it holds a {type(network).__name__} and no network"
+    if reason is not None:
+        raise ValueError(
+            f"path: expected a .keras file of a network, received {str(path)!r}: {reason}."
+        )
+    return network
+
+
+def _check_path(path: pathlib.Path) -> None:
+    """Refuses what its name or kind gives away."""
+    expected = f"path: expected a .keras file, received {str(path)!r}"
+    if path.is_dir():
+        graphs = [*path.glob("saved_model.pb"), *path.glob("*/saved_model.pb")]
+        raise ValueError(f"{expected}, a folder. {_GRAPH if graphs else _UNKNOWN}")
+    if not path.is_file():
+        raise ValueError(f"{expected}: there is no such file.")
+    if path.suffix != ".keras":
+        hint = next(hint for end, hint in _HINTS.items() if path.name.lower().endswith(end))
+        raise ValueError(f"{expected}. {hint}")
+
+
+def _reason_to_refuse(archive: zipfile.ZipFile) -> str | None:
+    """Why the archive must not be deserialised; None if nothing is wrong with it."""
+    if pickled := [repr(name) for name in _pickled_members(archive)]:
+        return (
+            "it carries pickled objects, which run whatever code they hold: "
+            f"{_few(pickled)}. Save the network again without them, its weights as HDF5"
+        )
+    size = archive.getinfo(_CONFIG).file_size
+    if size > _MAX_CONFIG_BYTES:
+        return f"its {_CONFIG} takes {size} bytes, more than the {_MAX_CONFIG_BYTES} of any network"
+    config = json.loads(archive.read(_CONFIG))
+    if not isinstance(config, dict) or "class_name" not in config:
+        return f"its {_CONFIG} describes no network"
+    if code := _code(config):
+        return (
+            f"it carries code, or loads it from elsewhere, in {_listed(code)}. Put Keras' own "
+            "layers and functions in the place of Lambda layers and lambdas, and save it again"
+        )
+    # What the whole was compiled with is not made.
+    if unknown := _unknown_classes(config | {"compile_config": None}):
+        return (
+            f"Keras does not know the class of {_listed(unknown)}. Only Keras' own layers and "
+            "ddefense's TemperatureSoftmax can be loaded: build the network of these and save it "
+            "again"
+        )
+    return None
+
+
+def _listed(found: Mapping[str, str]) -> str:
+    return _few([f"{where} ({what})" for where, what in found.items()])
+
+
+def _few(names: list[str]) -> str:
+    more = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    return ", ".join(names[:_NAMED] + more)
+
+
+def _pickled_members(archive: zipfile.ZipFile, within: str = "") -> Iterator[str]:
+    """Names of members that are pickles or hold some; also those of an archive in the archive."""
+    for info in archive.infolist():
+        name = within + info.filename
+        with archive.open(info) as member:
+            start = member.read(len(_NPY))
+            member.seek(0)
+            if name.lower().endswith(_PICKLED_NAMES) or _PICKLE_START.match(start):
+                yield name
+            if start == _NPY and _holds_objects(member):
+                yield name
+            if start.startswith(_ZIP) and not within:
+                with zipfile.ZipFile(member) as inner:
+                    yield from _pickled_members(inner, f"{name}/")
+
+
+def _holds_objects(member: IO[bytes]) -> bool:
+    """Whether a NumPy file has elements that are pickled."""
+    version = np.lib.format.read_magic(member)
+    # Version 3 differs from 2 in the encoding of names alone.
+    read = np.lib.format.read_array_header_1_0
+    if version != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    return bool(read(member)[2].hasobject)
+
+
+def _code(config: Any) -> dict[str, str]:
+    """Where a configuration has code, and what: layers that are made of it, or a Python lambda."""
+    found: dict[str, str] = {}
+    for owner, part in _parts(config, "the network"):
+        kind = part.get("class_name") if isinstance(part, dict) else None
+        if kind in _CODE_LAYERS:
+            found[owner] = str(kind)
+        elif kind == "__lambda__" or (isinstance(part, str) and _MARSHALLED.match(part)):
+            found.setdefault(owner, "a lambda")
+    return found
+
+
+def _unknown_classes(config: Any) -> dict[str, str]:
+    """Objects whose class is neither Keras' own nor registered with it, and that class."""
+    found: dict[str, str] = {}
+    for owner, part in _parts(config, "the network"):
+        if not isinstance(part, dict) or not {"module", "class_name"} <= part.keys():
+            continue
+        name, module = part["class_name"], str(part["module"])
+        # Functions are left to Keras, which looks them up by name in a few modules of its own.
+        known = name == "function" or module == "keras" or module.startswith("keras.")
+        registered = keras.saving.get_registered_object(part.get("registered_name") or name)
+        if not known and registered is None:
+            found[owner] = repr(name)
+    return found
+
+
+def _parts(part: Any, owner: str) -> Iterator[tuple[str, Any]]:
+    """Everything in a configuration, with the name of the layer that it belongs to."""
+    children: dict[Any, Any] = {}
+    if isinstance(part, list):
+        children = dict(enumerate(part))
+    elif isinstance(part, dict):
+        config = part.get("config")
+        if "class_name" in part and isinstance(config, dict) and "name" in config:
+            owner = repr(config["name"])
+        children = part
+    yield owner, part
+    for key, child in children.items():
+        compiled = f"the compile_config of {owner}"
+        yield from _parts(child, compiled if key == "compile_config" else owner)

@@ -1,0 +1,505 @@
+"""Files that anybody may have made are loaded without running any code of theirs."""
+
+import base64
+import concurrent.futures
+import io
+import json
+import marshal
+import pathlib
+import pickle
+import warnings
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from ddefense import networks
+from ddefense.layers import TemperatureSoftmax
+
+STORED = pathlib.Path(__file__).parents[3] / "docs" / "results" / "digits" / "networks"
+
+
+def on_images(*layers):
+    images = x = keras.Input((4, 4, 1), name="images")
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(images, x, name="mine")
+
+
+def dense(**settings):
+    return keras.layers.Dense(3, **settings)
+
+
+def rewritten(path, source, **members):
+    """A copy of an archive with other contents of some members, or with more members."""
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(path, "w") as copy:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+        for name, content in (contents | members).items():
+            copy.writestr(name, content)
+    return path
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(network, name="network.keras"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras warns of the lambdas that it saves
+            network.save(tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+def refusal(path):
+    with pytest.raises(ValueError, match=r"\Apath: expected a \.keras file") as caught:
+        networks.load(path)
+    assert repr(str(path)) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what loads -----------------------------------------------------------------------------------
+
+
+def test_a_network_of_ours_loads_as_it_was_saved(make_tiny_network, tiny_images, save):
+    network = make_tiny_network(20.0)
+    found = networks.load(save(network))
+    assert networks.temperature_of(found) == 20.0
+    np.testing.assert_array_equal(
+        networks.predict(found, tiny_images), networks.predict(network, tiny_images)
+    )
+
+
+def test_the_package_of_networks_alone_knows_our_layer(run_python, tmp_path):
+    code = (
+        "import pathlib, sys; from ddefense import networks; "
+        "print(networks.temperature_of(networks.load(pathlib.Path(sys.argv[1]))))"
+    )
+    process = run_python("-c", code, STORED / "baseline.keras", cwd=tmp_path)
+    assert (process.stdout, process.returncode) == ("1.0\n", 0)
+
+
+def of_many_layers():
+    normalization = keras.layers.Normalization(mean=0.5, variance=0.25)
+    inner = keras.Sequential([keras.Input((4, 4, 8)), keras.layers.Conv2D(8, 3)], name="inner")
+    network = on_images(
+        normalization,
+        keras.layers.Conv2D(8, 3, padding="same", dtype="mixed_bfloat16"),
+        keras.layers.BatchNormalization(),
+        keras.layers.LeakyReLU(),
+        inner,
+        keras.layers.TimeDistributed(keras.layers.Dense(4, "swish", kernel_regularizer="l2")),
+        keras.layers.Flatten(),
+        lambda x: keras.ops.softmax(x / 2 + 1),
+        dense(activation=keras.activations.softmax),
+    )
+    network.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return network
+
+
+def test_a_network_of_keras_layers_loads_uncompiled(tiny_images, save):
+    network = of_many_layers()
+    found = networks.load(save(network))
+    assert not found.compiled
+    np.testing.assert_allclose(
+        networks.predict(found, tiny_images), networks.predict(network, tiny_images), rtol=1e-6
+    )
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def own_loss(labels, outputs):
+    return keras.ops.mean(outputs)
+
+
+def test_what_it_was_trained_with_does_not_matter(save, tiny_images):
+    network = on_images(keras.layers.Flatten(), dense())
+    network.compile("sgd", own_loss)
+    path = save(network)
+    content = zipfile.ZipFile(path).read("config.json").replace(b"own_loss", b"lost_loss")
+    assert content.count(b"lost_loss")
+    path = rewritten(path.with_name("other.keras"), path, **{"config.json": content})
+    np.testing.assert_array_equal(
+        networks.predict(networks.load(path), tiny_images), networks.predict(network, tiny_images)
+    )
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Registered(keras.layers.Layer):
+    def call(self, inputs):
+        return 2 * inputs
+
+
+def test_a_layer_that_this_process_registered_loads(save, tiny_images):
+    network = on_images(Registered(), keras.layers.Flatten())
+    found = networks.predict(networks.load(save(network)), tiny_images)
+    np.testing.assert_array_equal(found, 2 * tiny_images.reshape(10, 16))
+
+
+# --- code in the configuration --------------------------------------------------------------------
+
+
+def leaving(marker):
+    """A lambda that leaves a file behind whenever it is called."""
+    path = str(marker)
+    return lambda x: (open(path, "w").close(), x)[1]
+
+
+def lambda_layer(marker, name="evil"):
+    return keras.layers.Lambda(leaving(marker), name=name)
+
+
+def nested(marker):
+    inner = keras.Sequential([keras.Input((4, 4, 1)), lambda_layer(marker)])
+    return on_images(keras.Sequential([keras.Input((4, 4, 1)), inner]), keras.layers.Flatten())
+
+
+def compiled(marker):
+    network = on_images(keras.layers.Flatten(), dense())
+    network.compile("sgd", loss=lambda labels, outputs: keras.ops.mean(outputs))
+    return network
+
+
+CODE = {
+    "a layer": (lambda marker: on_images(lambda_layer(marker)), "'evil' (Lambda)."),
+    "two layers": (
+        lambda marker: on_images(lambda_layer(marker), lambda_layer(marker, "worse")),
+        "'evil' (Lambda), 'worse' (Lambda).",
+    ),
+    "in a network in a network": (nested, "'evil' (Lambda)."),
+    "in a wrapper": (
+        lambda marker: on_images(keras.layers.TimeDistributed(lambda_layer(marker))),
+        "'evil' (Lambda).",
+    ),
+    "of a function that Keras knows": (
+        lambda marker: on_images(keras.layers.Lambda(keras.activations.relu, name="evil")),
+        "'evil' (Lambda).",
+    ),
+    "an activation": (
+        lambda marker: on_images(dense(activation=leaving(marker), name="evil")),
+        "'evil' (a lambda).",
+    ),
+    "an initializer": (
+        lambda marker: on_images(
+            dense(kernel_initializer=lambda shape, dtype: keras.ops.ones(shape), name="evil")
+        ),
+        "'evil' (a lambda).",
+    ),
+    "a loss": (compiled, "the compile_config of 'mine' (a lambda)."),
+}
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_code_is_refused_and_the_layer_is_named(save, tmp_path, name):
+    build, named = CODE[name]
+    marker = tmp_path / "marker"
+    path = save(build(marker))
+    marker.unlink(missing_ok=True)  # whoever builds the network runs the lambda
+    message = refusal(path)
+    assert "it carries code" in message
+    assert named in message
+    assert not marker.exists()
+
+
+def test_code_is_refused_where_keras_was_told_to_trust_it(save, tmp_path):
+    marker = tmp_path / "marker"
+    path = save(nested(marker))
+
+    def trusting():
+        # It holds for the thread, for good.
+        keras.config.enable_unsafe_deserialization()
+        marker.unlink()  # whoever builds the network runs the lambda
+        keras.models.load_model(path, safe_mode=True)
+        assert marker.exists()  # or the file would be harmless
+        marker.unlink()
+        assert "'evil' (Lambda)" in refusal(path)
+        assert not marker.exists()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(trusting).result()
+
+
+def edited(path, source, edit):
+    """A copy whose configuration `edit` has changed."""
+    with zipfile.ZipFile(source) as archive:
+        config = json.loads(archive.read("config.json"))
+    edit(config)
+    return rewritten(path, source, **{"config.json": json.dumps(config)})
+
+
+LAYERS_OF_FILES = {
+    "TFSMLayer": {"filepath": "/tmp/graph", "call_endpoint": "serve"},
+    "TorchModuleWrapper": {"module": base64.b64encode(pickle.dumps(0, 2)).decode()},
+}
+
+
+@pytest.mark.parametrize("name", LAYERS_OF_FILES)
+def test_layers_that_bring_code_of_another_kind_are_refused(save, tmp_path, name):
+    def edit(config):
+        layer = config["config"]["layers"][1]
+        layer["class_name"] = name
+        layer["config"] = {"name": "evil"} | LAYERS_OF_FILES[name]
+
+    source = save(on_images(keras.layers.Flatten()))
+    assert f"'evil' ({name})." in refusal(edited(tmp_path / "edited.keras", source, edit))
+
+
+def test_marshalled_code_is_refused_wherever_it_is(save, tmp_path):
+    code = base64.encodebytes(marshal.dumps(compile("lambda x: x", "", "eval").co_consts[0]))
+
+    def edit(config):
+        config["config"]["layers"][1]["build_config"] = {"anything": [code.decode(), None, None]}
+
+    source = save(on_images(keras.layers.Flatten(name="flat")))
+    path = edited(tmp_path / "edited.keras", source, edit)
+    assert "in 'flat' (a lambda)" in refusal(path)
+
+
+# --- pickled objects ------------------------------------------------------------------------------
+
+
+class Touches:
+    """Its unpickling makes a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.marker,)
+
+
+def pickled(marker, protocol):
+    return pickle.dumps(Touches(marker), protocol)
+
+
+def saved_arrays(save, *arrays, **named):
+    stream = io.BytesIO()
+    save(stream, *arrays, **named)
+    return stream.getvalue()
+
+
+def objects(marker):
+    return np.array([Touches(marker), None], dtype=object)
+
+
+def zipped(name, content):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(name, content)
+    return stream.getvalue()
+
+
+PICKLES = {
+    "by its name": ("assets/state.pkl", lambda marker: pickled(marker, 0)),
+    "of joblib": ("assets/STATE.joblib", lambda marker: b"compressed"),
+    "of protocol 2": ("assets/state", lambda marker: pickled(marker, 2)),
+    "of protocol 5": ("model.weights.h5", lambda marker: pickled(marker, 5)),
+    "in an array": (
+        "assets/array.npy",
+        lambda marker: saved_arrays(np.save, objects(marker)),
+    ),
+    "in a field of an array": (
+        "assets/array.npy",
+        lambda marker: saved_arrays(np.save, np.zeros(2, [("ä", "f4"), ("b", object)])),
+    ),
+    "in arrays of weights": (
+        "model.weights.npz",
+        lambda marker: saved_arrays(np.savez, a=np.ones(3), b=objects(marker)),
+    ),
+    "in compressed weights": (
+        "model.weights.npz",
+        lambda marker: saved_arrays(np.savez_compressed, b=objects(marker)),
+    ),
+    "of PyTorch": ("assets/model", lambda marker: zipped("model/data.pkl", pickled(marker, 2))),
+}
+WHERE = {
+    "model.weights.npz": "model.weights.npz/b.npy",
+    "assets/model": "assets/model/model/data.pkl",
+}
+
+
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
+@pytest.mark.parametrize("name", PICKLES)
+def test_a_pickled_object_is_refused_and_never_made(tmp_path, name):
+    member, make = PICKLES[name]
+    marker = tmp_path / "marker"
+    path = tmp_path / "network.keras"
+    rewritten(path, STORED / "baseline.keras", **{member: make(marker)})
+    message = refusal(path)
+    assert "it carries pickled objects, which run whatever code they hold: " in message
+    assert repr(WHERE.get(member, member)) in message
+    assert not marker.exists()
+
+
+def test_weights_that_keras_itself_pickles_are_refused(tmp_path):
+    network, path = on_images(keras.layers.Flatten(), *(dense() for _ in range(8))), "a.keras"
+    # What `network.save` calls; in this format it pickles a dictionary of the arrays of a layer.
+    keras.src.saving.saving_lib.save_model(network, tmp_path / path, weights_format="npz")
+    message = refusal(tmp_path / path)
+    assert ": 'model.weights.npz/__root__.npy', 'model.weights.npz/layers/input_layer" in message
+    assert ", and 3 more. Save the network again without them, its weights as HDF5." in message
+
+
+def test_the_pickles_of_these_tests_would_make_a_file(tmp_path):
+    marker = tmp_path / "marker"
+    for protocol in (0, 2, 5):
+        pickle.loads(pickled(marker, protocol))
+        marker.unlink()
+    np.load(io.BytesIO(saved_arrays(np.save, objects(marker))), allow_pickle=True)
+    assert marker.exists()
+
+
+def test_arrays_and_text_in_an_archive_are_no_pickles(tmp_path, tiny_images, save):
+    path = save(on_images(keras.layers.Flatten()))
+    members = {
+        "assets/array.npy": saved_arrays(np.save, np.ones((2, 3))),
+        "assets/words.txt": "one\ntwo\n",
+        "assets/empty": b"",
+        "assets/more.zip": zipped("words.txt", "three"),
+    }
+    found = networks.load(rewritten(tmp_path / "more.keras", path, **members))
+    np.testing.assert_array_equal(networks.predict(found, tiny_images), tiny_images.reshape(10, 16))
+
+
+# --- classes that Keras does not know -------------------------------------------------------------
+
+
+def renamed(path, source, old, new):
+    with zipfile.ZipFile(source) as archive:
+        content = archive.read("config.json").decode()
+    assert old in content
+    return rewritten(path, source, **{"config.json": content.replace(old, new)})
+
+
+class Whole(keras.Model):
+    """A subclassed network."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.last = dense()
+
+    def call(self, images):
+        return self.last(images)
+
+
+def test_a_layer_of_an_unknown_class_is_refused(tmp_path, save):
+    inner = keras.Sequential([keras.Input((4, 4, 1)), Registered(name="odd")])
+    path = renamed(tmp_path / "a.keras", save(on_images(inner)), "Registered", "Missing")
+    message = refusal(path)
+    assert "Keras does not know the class of 'odd' ('Missing'). Only Keras' own" in message
+    assert TemperatureSoftmax.__name__ in message
+
+
+def test_a_subclassed_network_is_refused(tmp_path, save):
+    network = Whole(name="whole")
+    network(np.zeros((1, 3), np.float32))
+    message = refusal(save(network))
+    assert "Keras does not know the class of the network ('Whole')" in message
+
+
+@pytest.mark.parametrize("module", ["keras_hub.layers", "os", "kerasx", "builtins"])
+def test_a_class_of_another_package_is_refused(tmp_path, save, module):
+    def edit(config):
+        config["config"]["layers"][1] |= {"module": module, "registered_name": None}
+
+    source = save(on_images(keras.layers.Flatten(name="flat")))
+    assert "'flat' ('Flatten')" in refusal(edited(tmp_path / "edited.keras", source, edit))
+
+
+def test_an_unknown_function_is_refused_by_its_name(tmp_path, save):
+    source = save(on_images(dense(activation="relu")))
+    assert "relux" in refusal(renamed(tmp_path / "a.keras", source, '"relu"', '"relux"'))
+
+
+# --- files that are no network --------------------------------------------------------------------
+
+
+def with_config(content):
+    return lambda path: rewritten(path, STORED / "baseline.keras", **{"config.json": content})
+
+
+def cut_short(path):
+    path.write_bytes((STORED / "baseline.keras").read_bytes()[:9999])
+
+
+def a_bit_flipped(path):
+    content = bytearray((STORED / "baseline.keras").read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def too_large(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", bytes(2**26 + 1))
+
+
+def weights_of_another(path):
+    on_images(keras.layers.Flatten(), dense()).save(path)
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.read("model.weights.h5")
+    rewritten(path, STORED / "baseline.keras", **{"model.weights.h5": weights})
+
+
+DAMAGE = {
+    "text": (lambda path: path.write_text("no network"), "not a zip file. If it is damaged"),
+    "empty": (lambda path: path.write_bytes(b""), "not a zip file"),
+    "cut short": (cut_short, "not a zip file"),
+    "a bit flipped": (a_bit_flipped, "Bad CRC-32"),
+    "another archive": (lambda path: path.write_bytes(zipped("a.txt", "a")), "'config.json'"),
+    "an empty configuration": (with_config("{}"), "config.json describes no network"),
+    "a list": (with_config("[]"), "config.json describes no network"),
+    "no JSON": (with_config("{"), "Expecting property name"),
+    "nested without end": (with_config('{"class_name":' + "[" * 9999 + "]" * 9999 + "}"), "recurs"),
+    "no configuration of the class": (with_config('{"class_name": "Functional"}'), ""),
+    "too large a configuration": (too_large, "config.json takes 67108865 bytes"),
+    "weights of another": (weights_of_another, "weights"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_refused(tmp_path, name):
+    damage, reason = DAMAGE[name]
+    damage(tmp_path / "network.keras")
+    assert reason in refusal(tmp_path / "network.keras")
+
+
+def test_a_layer_by_itself_is_no_network(tmp_path, save):
+    source = save(on_images(dense(name="last")))
+    layer = keras.saving.serialize_keras_object(keras.layers.Softmax())
+    path = rewritten(tmp_path / "layer.keras", source, **{"config.json": json.dumps(layer)})
+    assert "it holds a Softmax and no network" in refusal(path)
+
+
+# --- other kinds of file --------------------------------------------------------------------------
+
+KINDS = {
+    "network.h5": "Keras' older format",
+    "network.HDF5": "Keras' older format",
+    "network.weights.h5": "Weights alone have no layers",
+    "network.pkl": "A pickle runs whatever code it holds",
+    "network.pickle": "A pickle runs whatever code it holds",
+    "saved_model.pb": "A SavedModel is a graph without layers",
+    "network.onnx": "Load it with Keras",
+    "network": "Load it with Keras",
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_another_kind_of_file_is_refused_with_the_way_out(tmp_path, name):
+    (tmp_path / name).write_bytes(b"content")
+    message = refusal(tmp_path / name)
+    assert KINDS[name] in message
+    assert "save it as one" in message
+
+
+@pytest.mark.parametrize("name", ["exported.keras", "exported"])
+@pytest.mark.parametrize("graph", [".", "3"])
+def test_a_saved_model_is_refused_as_such(tmp_path, name, graph):
+    (tmp_path / name / graph).mkdir(parents=True)
+    (tmp_path / name / graph / "saved_model.pb").touch()
+    assert "a folder. A SavedModel is a graph without layers" in refusal(tmp_path / name)
+
+
+def test_nothing_and_a_folder_are_refused(tmp_path):
+    assert "there is no such file" in refusal(tmp_path / "network.keras")
+    assert "a folder. Load it with Keras" in refusal(tmp_path)
