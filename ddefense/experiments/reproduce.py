@@ -1,8 +1,6 @@
 """The paper's experiment, stage by stage."""
 
-import dataclasses
 import functools
-import json
 import pathlib
 import time
 from collections.abc import Sequence
@@ -20,11 +18,6 @@ from ddefense.experiments.pair import NetworkStages, Trained, load_network
 from ddefense.experiments.stages import Artefact, Stages, finished
 
 _EXPORT = "export.json"
-_NOTE = "verdict.json"
-_WARNING = (
-    "Defensive distillation has been broken since 2016: adaptive attacks succeed against it "
-    "(Carlini and Wagner 2016, 2017). Do not rely on it."
-)
 # In which networks are listed.
 _ORDER = ("none", "distillation", "adversarial_training")
 
@@ -158,26 +151,35 @@ def _run(
     network_records.sort(key=lambda n: (_ORDER.index(n.defense), n.temperature))
     controls = assessor.controls(network_records)
     verdict = measurements.verdict(network_records, controls, dataset.num_classes)
-    exports = [
-        _export(
-            stages,
-            dataset,
-            trained,
-            export_dir,
-            _note(trained, network_records, controls, dataset.num_classes),
+    dataset_record, described = _dataset_record(dataset), environment.describe()
+
+    def export(trained: Trained) -> records.ExportRecord:
+        network = _deployed(trained.network)
+        findings = exporting.findings_of(
+            trained.name,
+            dataset=dataset_record,
+            networks=network_records,
+            controls=controls,
+            environment=described,
         )
-        for trained in deployed
-    ]
+        card = exporting.card_of(
+            network, name=trained.name, environment=described, findings=findings
+        )
+        return _export(
+            stages, trained, network, card, export_dir / f"{dataset.name}_{trained.name}"
+        )
+
+    exports = [export(trained) for trained in deployed]
 
     indices = attacking.load_samples(samples)
     records.Samples(
         dataset.test.images[indices], dataset.test.labels[indices], indices, assessor.outcomes
     ).save(directory / "samples.npz")
     results = records.Results(
-        dataset=_dataset_record(dataset),
+        dataset=dataset_record,
         config=config,
         environment={
-            **environment.describe(),
+            **described,
             "command": command,
             "started": started.isoformat(timespec="seconds"),
             "peak_memory_bytes": environment.peak_memory_bytes(),
@@ -236,38 +238,25 @@ def _save_deployed(directory: pathlib.Path, trained: Trained) -> None:
             _deployed(trained.network).save(temporary)
 
 
-def _note(
-    trained: Trained,
-    network_records: Sequence[records.NetworkRecord],
-    controls: Sequence[records.ControlRecord],
-    num_classes: int,
-) -> str:
-    """What stands beside exported weights, whoever copies them: the verdict on them.
-
-    A network that was not distilled has the verdict of its run, and says so.
-    """
-    distilled = trained.defense == "distillation"
-    about = [n for n in network_records if n.defense == "none" or n.name == trained.name]
-    found = measurements.verdict(about if distilled else network_records, controls, num_classes)
-    note = {
-        "network": trained.name,
-        "about": trained.name if distilled else "the distilled networks of its run, not this one",
-        **dataclasses.asdict(found),
-        "warning": _WARNING,
-    }
-    return json.dumps(note, indent=1) + "\n"
-
-
 def _export(
-    stages: Stages, dataset: datasets.Dataset, trained: Trained, export_dir: pathlib.Path, note: str
+    stages: Stages,
+    trained: Trained,
+    network: keras.Model,
+    card: records.ModelCard,
+    base: pathlib.Path,
 ) -> records.ExportRecord:
-    base = export_dir / f"{dataset.name}_{trained.name}"
+    """Exports a network with its card below `base`, unless that was done and is still there."""
     stage = f"export_{trained.name}"
-    stages.forget(stage, unless=lambda directory: _is_exported(directory, base, note))
+    stages.forget(stage, unless=lambda directory: _is_exported(directory, base, card))
 
     def work(partial: pathlib.Path) -> None:
-        exported = exporting.export_for_serving(
-            _deployed(trained.network), base, notes={_NOTE: note}
+        # A process that was killed right after the export has left a version and no stage.
+        exported = exporting.adopt(network, base, card) or exporting.export_for_serving(
+            network,
+            base,
+            class_names=tuple(card.class_names),
+            value_range=card.value_range,
+            notes=exporting.notes(card),
         )
         record = records.ExportRecord(
             network=trained.name,
@@ -280,10 +269,10 @@ def _export(
     return records.load(records.ExportRecord, artefact.directory / _EXPORT)
 
 
-def _is_exported(stage: pathlib.Path, base: pathlib.Path, note: str) -> bool:
-    """Whether a stage's SavedModel is still there, below the directory asked for, with its note."""
+def _is_exported(stage: pathlib.Path, base: pathlib.Path, card: records.ModelCard) -> bool:
+    """Whether a stage's SavedModel is still there, below the directory asked for, with its card."""
     try:
         path = pathlib.Path(records.load(records.ExportRecord, stage / _EXPORT).path)
-        return path.parent == base and (path / "assets.extra" / _NOTE).read_text() == note
-    except (records.RunError, OSError):
+    except records.RunError:
         return False
+    return path.parent == base and exporting.is_export_of(path, card)

@@ -1,6 +1,18 @@
 """Exporting T = 1 networks as SavedModels that TF Serving loads."""
 
-from ddefense.exporting.checksums import ChecksumError
-from ddefense.exporting.saved_model import Exported, ExportError, export_for_serving, versions
+from ddefense.exporting.adopting import adopt, is_export_of
+from ddefense.exporting.card import Findings, card_of, findings_in, findings_of, notes
+from ddefense.exporting.saved_model import Exported, ExportError, export_for_serving
 
-__all__ = ["ChecksumError", "ExportError", "Exported", "export_for_serving", "versions"]
+__all__ = [
+    "ExportError",
+    "Exported",
+    "Findings",
+    "adopt",
+    "card_of",
+    "export_for_serving",
+    "findings_in",
+    "findings_of",
+    "is_export_of",
+    "notes",
+]

@@ -14,10 +14,11 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import files, interruption, networks
-from ddefense.exporting import checksums, signatures, warm_up
+from ddefense.exporting import signatures, warm_up
 from ddefense.exporting.signatures import DEFAULT, ENCODED, LABELS, LOGITS, UINT8, Contract
 from ddefense.records import RunError
-from ddefense.serving import runtime
+from ddefense.serving import checksums, runtime
+from ddefense.serving.versions import versions
 
 _TOLERANCE = 1e-6
 _REFERENCE_IMAGES = 8
@@ -98,7 +99,8 @@ def export_for_serving(
     """
     contract = _contract(network, class_names, value_range, expose_logits)
     served = signatures.Served(network, contract)
-    path = base / str(1 + max((int(child.name) for child in versions(base)), default=0))
+    newest = max((int(child.name) for child in versions(base)), default=0)
+    path = base / str(newest + 1)
     with files.atomic_directory(path) as temporary:
         traced = served.signatures()
         tf.saved_model.save(served, str(temporary), signatures=traced)
@@ -110,12 +112,6 @@ def export_for_serving(
         difference = _verify(temporary, contract, inputs, expected)
         checksums.write(temporary)
     return Exported(path, difference)
-
-
-def versions(base: pathlib.Path) -> list[pathlib.Path]:
-    """The version directories of a model, oldest first."""
-    found = [child for child in base.glob("*") if child.name.isdecimal()]
-    return sorted(found, key=lambda child: int(child.name))
 
 
 def _contract(

@@ -1,5 +1,17 @@
-"""Results as data: what experiments write and reporting reads."""
+"""Results as data: what experiments write and reporting reads, and the cards of exports."""
 
+from ddefense.records.model_card import (
+    CARD_SCHEMA_VERSION,
+    Defense,
+    ExtraFileRecord,
+    MeasuredRecord,
+    ModelCard,
+    SignatureRecord,
+    TensorRecord,
+    VersionsRecord,
+    WeightRecord,
+    card_json,
+)
 from ddefense.records.results import (
     SCHEMA_VERSION,
     AttackRecord,
@@ -29,6 +41,7 @@ from ddefense.records.results import (
 from ddefense.records.samples import AttackOutcome, Samples
 
 __all__ = [
+    "CARD_SCHEMA_VERSION",
     "SCHEMA_VERSION",
     "AttackOutcome",
     "AttackRecord",
@@ -36,22 +49,31 @@ __all__ = [
     "CaseRecord",
     "ControlRecord",
     "DatasetRecord",
+    "Defense",
     "ExportRecord",
+    "ExtraFileRecord",
     "GradientRecord",
     "GradientsRecord",
     "InitialRecord",
     "LayerRecord",
     "LogitRecord",
+    "MeasuredRecord",
+    "ModelCard",
     "NetworkRecord",
     "NormAttackRecord",
     "Results",
     "RobustnessRecord",
     "RunError",
     "Samples",
+    "SignatureRecord",
     "SoftLabelRecord",
+    "TensorRecord",
     "TrainingRecord",
     "TransferRecord",
     "VerdictRecord",
+    "VersionsRecord",
+    "WeightRecord",
+    "card_json",
     "dump",
     "load",
     "schema",

@@ -1,7 +1,6 @@
 """The smoke preset through the command line: every promise of a run, on one run."""
 
 import csv
-import json
 import re
 import shutil
 import xml.etree.ElementTree
@@ -135,18 +134,26 @@ def test_the_verdict_stands_in_the_report_and_beside_every_export(smoke, results
     assert sentence in (smoke.workdir / "report.md").read_text()
     for export in results.exports:
         notes = smoke.folder / export.path / "assets.extra"
-        assert [path.name for path in notes.iterdir()] == ["verdict.json"]
-        note = json.loads((notes / "verdict.json").read_text())
-        assert "broken since 2016" in note.pop("warning")
+        assert sorted(path.name for path in notes.iterdir()) == [
+            "MODEL_CARD.md",
+            "SHA256SUMS",
+            "model_card.json",
+            "tf_serving_warmup_requests",
+        ]
+        card = records.load(records.ModelCard, notes / "model_card.json")
+        measured = next(n for n in results.networks if n.name == export.network)
+        assert card.name == export.network
+        assert "broken since 2016" in card.warning
         # The one distilled network is what the verdict of the run is about.
         of_others = "the distilled networks of its run, not this one"
-        assert note == {
-            "network": export.network,
-            "about": "distilled_t20" if export.network == "distilled_t20" else of_others,
-            "masks_gradients": True,
-            "stops_adaptive_attacker": False,
-            "sentence": sentence,
-        }
+        assert card.about == ("distilled_t20" if export.network == "distilled_t20" else of_others)
+        assert card.verdict == results.verdict
+        assert card.measured.attacks == measured.attacks
+        assert card.measured.norm_attacks == measured.norm_attacks
+        text = (notes / "MODEL_CARD.md").read_text()
+        assert text.index(card.warning) < text.index(sentence)
+        assert all(f"| `{attack}` | " in text for attack in results.config.attacks)
+        assert str(smoke.folder) not in text + records.card_json(card)
 
 
 def test_the_baseline_learnt(results):

@@ -9,9 +9,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from ddefense import distillation, exporting, networks, training
-from ddefense.exporting import ExportError, checksums, export_for_serving, saved_model, signatures
+from ddefense.exporting import ExportError, export_for_serving, saved_model, signatures
 from ddefense.layers import TemperatureSoftmax
-from ddefense.serving import runtime
+from ddefense.serving import checksums, runtime
 
 READER = """
 import importlib.util
@@ -41,7 +41,7 @@ assert sys.modules["keras"] is None and sys.modules["ddefense"] is None
 
 
 # What a person finds beside a network; servers ignore it.
-NOTES = {"verdict.json": '{"sentence": "für nichts gut"}\n', "read.me": ""}
+NOTES = {"remarks.json": '{"sentence": "für nichts gut"}\n', "read.me": ""}
 
 
 def contents(directory):
@@ -197,7 +197,7 @@ def test_notes_lie_where_servers_ignore_them(exported):
         assert (made.path / "assets.extra" / name).read_text() == text
     # They are no assets of the graph, which would be copied and served.
     assert not list((made.path / "assets").glob("*"))
-    assert b"verdict" not in (made.path / "saved_model.pb").read_bytes()
+    assert b"remarks" not in (made.path / "saved_model.pb").read_bytes()
 
 
 def test_the_graph_needs_no_compiler_and_names_no_path(exported):

@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from ddefense.exporting import ChecksumError, checksums
+from ddefense.serving import checksums
+from ddefense.serving.checksums import ChecksumError
 
 
 @pytest.fixture

@@ -1,0 +1,85 @@
+"""Taking over a version that is already there, instead of writing the same once more."""
+
+import contextlib
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from ddefense import networks, records
+from ddefense.exporting.card import JSON
+from ddefense.exporting.saved_model import NOTES, Exported
+from ddefense.exporting.signatures import DEFAULT, UINT8
+from ddefense.serving import checksums, runtime
+from ddefense.serving.versions import versions
+
+_TOLERANCE = 1e-6
+
+
+def adopt(network: keras.Model, base: pathlib.Path, card: records.ModelCard) -> Exported | None:
+    """The newest version below `base`, if it is an export of this network with this card.
+
+    A process that is killed after it wrote a version, and before it noted so, would write another
+    when it is started again.
+
+    Args:
+        network: as it would be exported.
+        base: the model's directory.
+        card: of that export.
+
+    Returns:
+        The version, whose answers to its own warm-up requests have been compared with the
+        network's; None if it is another, damaged, or there is none. An older version will not do:
+        servers take the newest.
+    """
+    for path in versions(base)[-1:]:
+        if is_export_of(path, card):
+            difference = _difference(network, path, card.value_range)
+            if difference <= _TOLERANCE:
+                return Exported(path, difference)
+    return None
+
+
+def is_export_of(path: pathlib.Path, card: records.ModelCard) -> bool:
+    """Whether a version has exactly this card, and the files that were written with it."""
+    try:
+        if (path / NOTES / JSON).read_text() != records.card_json(card):
+            return False
+        checksums.check(path)
+    except (OSError, UnicodeDecodeError, checksums.ChecksumError):
+        return False
+    return True
+
+
+def _difference(
+    network: keras.Model, path: pathlib.Path, value_range: tuple[float, float]
+) -> float:
+    """The largest abs difference of a probability from the network's; infinite if none is given."""
+    low, high = value_range
+    found = []
+    try:
+        with contextlib.closing(runtime.SavedModel(path)) as model:
+            for signature, images in _requests(path):
+                answers = model.run(signature, {"images": images}, ["probabilities"])
+                seen = images / np.float32(255) if images.dtype == np.uint8 else images
+                inside = seen if (low, high) == (0.0, 1.0) else low + seen * (high - low)
+                expected = networks.predict(network, inside.astype(np.float32))
+                found.append(float(np.abs(answers["probabilities"] - expected).max()))
+    except (OSError, KeyError, runtime.StatusError):
+        return math.inf
+    return float(np.max(found)) if found else math.inf  # NaN where one is
+
+
+def _requests(path: pathlib.Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Signature and images of the version's warm-up requests that need no decoding."""
+    for record in runtime.read_records(path / runtime.WARM_UP):
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        signature = request.model_spec.signature_name
+        if signature in (DEFAULT, UINT8):
+            yield signature, tf.make_ndarray(request.inputs["images"])
