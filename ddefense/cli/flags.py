@@ -9,6 +9,7 @@ from absl import flags
 
 from ddefense import config as config_lib
 from ddefense import datasets
+from ddefense.serving import server_config
 
 _FLAGS = flags.FLAGS
 
@@ -103,6 +104,80 @@ def define_for_attack() -> None:
     _show_in_help()
 
 
+def define_for_export() -> None:
+    """Registers the flags of `bin/export`. Called by the program only."""
+    flags.DEFINE_string(
+        "network",
+        None,
+        "The network to export: a .keras file that ends in logits or in a softmax, such as those "
+        "that a run leaves in networks/. Exported at T = 1.",
+    )
+    flags.DEFINE_string(
+        "name",
+        None,
+        "Name of the model, under which clients ask for it. Default: <dataset>_<name of the "
+        "network's file>, or without a known dataset the latter alone.",
+    )
+    flags.DEFINE_string(
+        "export_dir",
+        "exported_models",
+        "Where models go: <export_dir>/<name>/<version>, the next version each time.",
+    )
+    flags.DEFINE_string(
+        "class_names",
+        None,
+        "Names of the classes, such as cat,dog; or @<file> with one name per line. Default: those "
+        "of the results or of --dataset, else 0,1,2...",
+    )
+    flags.DEFINE_string(
+        "value_range",
+        None,
+        "Smallest and largest value of a feature of the images that the network was trained on, "
+        "such as 0,255. Clients send [0, 1] or bytes whatever it is. Default: that of the results "
+        "or of --dataset, else 0,1.",
+    )
+    flags.DEFINE_bool(
+        "expose_logits",
+        False,
+        "Add a signature that gives logits. They help an attacker: see the warning it prints.",
+    )
+    flags.DEFINE_string(
+        "results",
+        None,
+        "Run directory, or its results.json, with the results about this network for its model "
+        "card. Default: the run directory that the network lies in, as networks/<name>.keras.",
+    )
+    flags.DEFINE_enum(
+        "dataset", None, datasets.NAMES, "Dataset on which the network's accuracy is measured."
+    )
+    _define_data_dir()
+    flags.DEFINE_enum(
+        "quantize",
+        None,
+        ["int8"],
+        "Add <name>_int8.tflite in assets.extra/, in 8-bit integers, calibrated on the training "
+        "images of --dataset, with its own accuracy.",
+    )
+    flags.DEFINE_string(
+        "verify",
+        None,
+        "Only check an exported model, or one version of it: checksums, that it loads, that it "
+        "answers its warm-up requests.",
+    )
+    flags.DEFINE_bool(
+        "write_server_config",
+        False,
+        "Write models.config, batching.config and monitoring.config for all models in "
+        "--export_dir. A file that was edited is kept.",
+    )
+    flags.DEFINE_string(
+        "server_base",
+        server_config.DEFAULT_BASE,
+        "--export_dir as the server sees it: an absolute path in its container, or a URI.",
+    )
+    _show_in_help()
+
+
 def _define_common() -> None:
     flags.DEFINE_enum(
         "preset",
@@ -113,12 +188,16 @@ def _define_common() -> None:
         "quick: minutes on the default dataset. smoke: about a minute, to see that everything "
         "works.",
     )
-    flags.DEFINE_string(
-        "data_dir", None, "Folder of prepared TFDS data. Default: TFDS_DATA_DIR, else TFDS's own."
-    )
+    _define_data_dir()
     flags.DEFINE_integer("seed", None, "Of weights, order of images, dropout and random choices.")
     flags.DEFINE_integer(
         "threads", None, "CPU threads per operation; 0 is one per core.", upper_bound=_MAX_THREADS
+    )
+
+
+def _define_data_dir() -> None:
+    flags.DEFINE_string(
+        "data_dir", None, "Folder of prepared TFDS data. Default: TFDS_DATA_DIR, else TFDS's own."
     )
 
 

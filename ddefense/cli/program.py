@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from absl import app, flags, logging
 
@@ -18,6 +18,8 @@ from ddefense.records import RunError
 _USAGE_ERROR, _RUN_ERROR = 2, 1
 # As a shell reports a program that a signal ended.
 _INTERRUPTED, _TERMINATED = 130, 143
+
+Asked = TypeVar("Asked")
 
 
 def run(
@@ -32,8 +34,43 @@ def run(
         command: what usage messages call it, such as `bin/reproduce`.
         define: registers its flags.
         configure: the configuration and the run directory that the flags ask for.
-        work: does everything else with them.
+        work: does everything else with them. Killed, the same command resumes in the directory.
     """
+
+    def resumable() -> None:
+        config, workdir = configure()
+        with _exit_codes(workdir):
+            interruption.listen()
+            work(config, workdir)
+
+    _run(command, define, resumable)
+
+
+def run_once(
+    command: str,
+    define: Callable[[], None],
+    configure: Callable[[], Asked],
+    work: Callable[[Asked], None],
+) -> None:
+    """The same for a command that has no run directory: whatever stops it, it starts anew.
+
+    Args:
+        command: what usage messages call it, such as `bin/export`.
+        define: registers its flags.
+        configure: what the flags ask for.
+        work: does everything else with that.
+    """
+
+    def at_once() -> None:
+        with _exit_codes(None):
+            asked = configure()
+            interruption.listen()
+            work(asked)
+
+    _run(command, define, at_once)
+
+
+def _run(command: str, define: Callable[[], None], all_else: Callable[[], None]) -> None:
     define()
 
     def parse(arguments: list[str]) -> list[str]:
@@ -47,10 +84,7 @@ def run(
             _refuse(command, f"expected flags only, received {' '.join(arguments[1:])!r}.")
         _show_our_messages()
         try:
-            config, workdir = configure()
-            with _exit_codes(workdir):
-                interruption.listen()
-                work(config, workdir)
+            all_else()
         except ConfigError as error:
             _refuse(command, f"--{error}")
 
@@ -63,37 +97,46 @@ def _refuse(command: str, message: str) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _exit_codes(workdir: pathlib.Path) -> Iterator[None]:
+def _exit_codes(workdir: pathlib.Path | None) -> Iterator[None]:
+    resumes = "" if workdir is None else f"the same command resumes in {workdir}"
     try:
         yield
     except RunError as error:
         logging.error("%s", error)
         sys.exit(_RUN_ERROR)
     except OSError as error:
-        logging.error(
-            "In %s: %s. Finished stages are kept; the same command resumes.", workdir, error
-        )
+        if workdir is None:
+            logging.error("%s.", error)
+        else:
+            logging.error(
+                "In %s: %s. Finished stages are kept; the same command resumes.", workdir, error
+            )
         sys.exit(_RUN_ERROR)
     except interruption.StoppedError:
-        logging.error("Stopped as asked, and saved; the same command resumes in %s.", workdir)
+        logging.error("Stopped as asked%s.", resumes and f", and saved; {resumes}")
         sys.exit(_TERMINATED)
     except KeyboardInterrupt:
-        logging.error("Interrupted; the same command resumes in %s.", workdir)
+        logging.error("Interrupted%s.", resumes and f"; {resumes}")
         sys.exit(_INTERRUPTED)
 
 
-def start_tensorflow(config: Config) -> None:
-    """Imports TensorFlow, which takes seconds, and sets it up: not before it is needed."""
+def start_tensorflow(config: Config | None = None) -> None:
+    """Imports TensorFlow, which takes seconds, and sets it up: not before it is needed.
+
+    Args:
+        config: of the run; None where nothing is trained.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _quiet_stderr():
+    with quiet_stderr():
         import tensorflow as tf
 
-    if config.jit_compile:
+    if config is not None and config.jit_compile:
         # It refuses a deterministic gradient of max pooling, on CPUs too, where two runs agree.
         logging.warning("--jit_compile: the seed may not determine the results on a GPU.")
     else:
         tf.config.experimental.enable_op_determinism()
-    tf.config.threading.set_intra_op_parallelism_threads(config.threads)
+    if config is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(config.threads)
     for gpu in tf.config.list_physical_devices("GPU"):
         # Or TensorFlow takes all of its memory at once.
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -112,7 +155,7 @@ def _show_our_messages() -> None:
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
+def quiet_stderr() -> Iterator[None]:
     """Hides what C++ code prints while TensorFlow is imported, before it has a log level."""
     sys.stderr.flush()
     saved = os.dup(2)

@@ -18,7 +18,7 @@ from ddefense.datasets import Dataset
 from ddefense.experiments.stages import StageRecord, finished
 
 _TIMED_STEPS = 4
-_EXPORT_SECONDS = 5.0
+_EXPORT_SECONDS = 3.0
 # To compile an attack and judge what it made.
 _ATTACK_SECONDS = 1.0
 # TensorFlow, Keras and compiled functions, as measured on a CPU.

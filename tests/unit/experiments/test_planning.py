@@ -163,7 +163,7 @@ def test_amounts_follow_from_the_rates(tiny_dataset):
     }
     for name in ("baseline", "distilled_t20", "distilled_t1"):
         expected |= {f"{attack}_on_{name}": steps * rate for attack, rate in attacks.items()}
-        expected[f"export_{name}"] = 5
+        expected[f"export_{name}"] = 3
     assert expected == seconds(CONFIG, tiny_dataset)
 
 

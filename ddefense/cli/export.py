@@ -1,0 +1,225 @@
+"""Exports a saved network as a SavedModel for TF Serving; checks exports; configures servers.
+
+Usage: bin/export --network=<file>.keras [flags]
+       bin/export --verify=<model directory>
+       bin/export --write_server_config [flags]
+"""
+
+import csv
+import math
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+
+from absl import flags, logging
+
+from ddefense.cli import flags as cli_flags
+from ddefense.cli import program
+from ddefense.config import ConfigError
+from ddefense.experiments import known_results
+from ddefense.experiments import workdir as experiment_dirs
+from ddefense.records import RunError
+from ddefense.serving import server_config, verifying
+
+Job = Callable[[], None]
+
+# What is a name in a URL as it stands, and in every file system.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_FAILED = 1
+
+
+def run() -> None:
+    """Entry point of `bin/export` and `ddefense-export`."""
+    program.run_once("bin/export", cli_flags.define_for_export, _configure, _do)
+
+
+def _configure() -> Job:
+    asked = flags.FLAGS
+    if asked.verify is not None:
+        return _configure_verify(asked.verify)
+    try:
+        server_config.check_base(asked.server_base)
+    except ValueError as error:
+        raise ConfigError(f"server_base: {error}") from error
+    if asked.network:
+        return _configure_export(pathlib.Path(asked.network))
+    if not asked.write_server_config:
+        raise ConfigError(
+            "network: expected the path of a .keras file to export (or --verify=<exported model>, "
+            "or --write_server_config); received none."
+        )
+    _refuse_beside("write_server_config", allowed=("export_dir", "server_base"))
+    return _write_server_config
+
+
+def _do(job: Job) -> None:
+    job()
+
+
+def _refuse_beside(flag: str, allowed: tuple[str, ...] = ()) -> None:
+    """Refuses flags that mean nothing beside another."""
+    defined = flags.FLAGS.flags_by_module_dict()[cli_flags.__name__]
+    given = [found.name for found in defined if found.present]
+    others = [name for name in given if name not in (flag, *allowed)]
+    if others:
+        raise ConfigError(
+            f"{flag}: expected without --{' and --'.join(others)}; received both. Drop one."
+        )
+
+
+def _configure_verify(directory: str) -> Job:
+    if not (directory and pathlib.Path(directory).is_dir()):
+        raise ConfigError(
+            "verify: expected the directory of an exported model, or of one version of it; "
+            f"received {directory!r}, which is none."
+        )
+    _refuse_beside("verify")
+    return lambda: _verify(pathlib.Path(directory))
+
+
+def _configure_export(network: pathlib.Path) -> Job:
+    asked = flags.FLAGS
+    if not network.is_file():
+        raise ConfigError(
+            f"network: expected a .keras file; received {str(network)!r}, which is none."
+        )
+    if asked.quantize and not asked.dataset:
+        raise ConfigError(
+            f"quantize: expected with --dataset=<name>, whose training images calibrate the "
+            f"{asked.quantize} network and whose test set measures it; received none."
+        )
+    class_names = None if asked.class_names is None else _class_names(asked.class_names)
+    value_range = None if asked.value_range is None else _value_range(asked.value_range)
+    known = known_results.find(network, pathlib.Path(asked.results) if asked.results else None)
+    trained_on = None if known is None else known.results.dataset.name
+    if asked.dataset and trained_on not in (None, asked.dataset):
+        raise ConfigError(
+            f"dataset: expected {trained_on}, on which the network was trained; received "
+            f"{asked.dataset}."
+        )
+    base = pathlib.Path(asked.export_dir) / _name(network, trained_on or asked.dataset)
+
+    def export() -> None:
+        # Before TensorFlow is imported, which takes seconds.
+        experiment_dirs.check_writable("--export_dir", base)
+        logging.info("exporting %s as the next version of %s", network, base)
+        if known is not None:
+            logging.info("results about it: %s", known.path)
+        program.start_tensorflow()
+
+        from ddefense.experiments import exporting_saved
+        from ddefense.reporting import saved_export
+
+        done = exporting_saved.run(
+            exporting_saved.Export(
+                network=network,
+                base=base,
+                class_names=class_names,
+                value_range=value_range,
+                expose_logits=asked.expose_logits,
+                results=known,
+                dataset=asked.dataset,
+                data_dir=cli_flags.data_dir(),
+                quantize=asked.quantize is not None,
+            )
+        )
+        table = saved_export.table(
+            done.card, done.exported.path, done.exported.max_difference, done.test_accuracy
+        )
+        logging.info("%s\n\n%s", table.title, table.markdown())
+        if asked.write_server_config:
+            _write_server_config()
+        logging.info("exported: %s", done.exported.path)
+
+    return export
+
+
+def _name(network: pathlib.Path, dataset: str | None) -> str:
+    """The model's name: `--name`, or one after the network's file."""
+    name, source = flags.FLAGS.name, ""
+    if name is None:
+        stem = network.stem
+        name = stem if dataset is None or stem.startswith(dataset) else f"{dataset}_{stem}"
+        source = ", after the network's file. Give one with --name"
+    if not _NAME.fullmatch(name) or name.isdecimal():
+        raise ConfigError(
+            "name: expected letters, digits, and ._- within, such as my_model, and not a number "
+            f"alone, which would be a version; received {name!r}{source}."
+        )
+    return str(name)
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+    """Names separated by commas, or the lines of `@<file>`."""
+    if text.startswith("@"):
+        path = pathlib.Path(text[1:])
+        try:
+            names = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"class_names: expected @<text file> with a name per line; received {text!r}: "
+                f"{error}."
+            ) from error
+        while names and not names[-1].strip():
+            names.pop()
+    else:
+        names = next(csv.reader([text]), [])
+    names = [name.strip() for name in names]
+    if len(names) < 2 or not all(names):
+        raise ConfigError(
+            "class_names: expected at least two names separated by commas, such as cat,dog, or "
+            f"@<text file> with a name per line, none of them empty; received {text!r}."
+        )
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(
+            "class_names: expected different names, or clients could not tell the classes apart; "
+            f"received {', '.join(sorted(twice))} more than once."
+        )
+    return tuple(names)
+
+
+def _value_range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(
+            "value_range: expected two finite numbers separated by a comma, the lower first, such "
+            f"as 0,255; received {text!r}."
+        )
+    return low, high
+
+
+def _verify(directory: pathlib.Path) -> None:
+    """Says of every version whether it is as it was written; exits with 1 if one is not."""
+    good = True
+    for version in verifying.versions_of(directory):
+        try:
+            found = verifying.verify(version)
+        except RunError as error:
+            good = False
+            logging.error("FAIL %s: %s", version, error)
+        else:
+            logging.info(
+                "ok %s: %d files as they were written; it loads and answers %d warm-up requests",
+                version,
+                found.files,
+                found.requests,
+            )
+    if not good:
+        sys.exit(_FAILED)
+
+
+def _write_server_config() -> None:
+    asked = flags.FLAGS
+    folder = pathlib.Path(asked.export_dir)
+    experiment_dirs.check_writable("--export_dir", folder)
+    for name, ours in server_config.write(folder, asked.server_base).items():
+        note = "written" if ours else "kept, for it was edited"
+        logging.info("%s: %s", folder / name, note)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,257 @@
+"""Sends images to a served model and prints what it answers.
+
+Usage: bin/query --model=<name> --images=<file>,... [flags]
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from absl import flags
+
+from ddefense import datasets
+from ddefense.cli import program, query_flags
+from ddefense.config import ConfigError
+from ddefense.serving import client
+
+_PORTS = {"grpc": 8500, "rest": 8501}
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the flags ask for.
+
+    Attributes:
+        images: files; empty where a dataset is asked for.
+        dataset: a dataset whose first test images are sent, or None.
+        server: host:port; None where a SavedModel answers.
+        saved_model: directory of a model that answers without a server, or None.
+        model: its name on the server.
+        signature: that is asked.
+    """
+
+    images: tuple[pathlib.Path, ...]
+    dataset: str | None
+    server: str | None
+    saved_model: pathlib.Path | None
+    model: str
+    signature: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Sent:
+    """What is sent.
+
+    Attributes:
+        names: one per image.
+        images: as the signature takes them.
+        truths: the true classes, where they are known.
+        class_names: of the classes, where they are known.
+    """
+
+    names: tuple[str, ...]
+    images: npt.NDArray[Any]
+    truths: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] | None = None
+
+
+def run() -> None:
+    """Entry point of `bin/query` and `ddefense-query`."""
+    program.run_once("bin/query", query_flags.define, _configure, _query)
+
+
+def _configure() -> Asked:
+    asked = flags.FLAGS
+    if bool(asked.images) == bool(asked.dataset):
+        received = "both" if asked.images else "neither"
+        raise ConfigError(
+            f"images: expected either --images=<PNG or JPEG files> or --dataset; received "
+            f"{received}."
+        )
+    for path in asked.images or ():
+        if not pathlib.Path(path).is_file():
+            raise ConfigError(f"images: expected PNG or JPEG files; received {path!r}, no file.")
+    if not (math.isfinite(asked.timeout) and asked.timeout > 0):
+        raise ConfigError(
+            f"timeout: expected a finite number of seconds > 0; received {asked.timeout!r}."
+        )
+    server, saved_model = _place()
+    signature = asked.signature or ("serving_labels" if asked.images else "serving_default")
+    if (client.SIGNATURES[signature].dtype == "object") != bool(asked.images):
+        fitting = [
+            name
+            for name, known in client.SIGNATURES.items()
+            if (known.dtype == "object") == bool(asked.images)
+        ]
+        source = "--images" if asked.images else "--dataset"
+        raise ConfigError(
+            f"signature: expected one that takes what {source} gives, {' or '.join(fitting)}; "
+            f"received {signature!r}."
+        )
+    images = tuple(map(pathlib.Path, asked.images or ()))
+    return Asked(images, asked.dataset, server, saved_model, asked.model or "", signature)
+
+
+def _place() -> tuple[str | None, pathlib.Path | None]:
+    """The server, or the SavedModel that answers instead."""
+    asked = flags.FLAGS
+    if asked.saved_model:
+        for name in ("server", "model"):
+            if asked[name].value is not None:
+                raise ConfigError(
+                    f"saved_model: expected without --{name}, which is about a server; received "
+                    "both."
+                )
+        directory = pathlib.Path(asked.saved_model)
+        if not directory.is_dir():
+            raise ConfigError(
+                f"saved_model: expected the directory of an exported model; received "
+                f"{asked.saved_model!r}, which is none."
+            )
+        return None, directory
+    if not asked.model:
+        raise ConfigError(
+            "model: expected the name of a model on the server, such as digits_distilled_t100, or "
+            "--saved_model=<directory>; received none."
+        )
+    server = asked.server or f"localhost:{_PORTS[asked.protocol]}"
+    host, _, port = server.rpartition(":")
+    if not host or "/" in server or not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise ConfigError(
+            f"server: expected host:port, such as localhost:{_PORTS[asked.protocol]}; received "
+            f"{server!r}."
+        )
+    return server, None
+
+
+def _query(asked: Asked) -> None:
+    # First: messages are imported without TensorFlow, which a dataset may import.
+    sent = _dataset(asked.dataset, asked.signature) if asked.dataset else _files(asked.images)
+    answer = _ask_all(asked, sent)
+    text = _as_json(asked, sent, answer) if flags.FLAGS.json else _as_table(asked, sent, answer)
+    sys.stdout.write(text + "\n")
+
+
+def _files(paths: tuple[pathlib.Path, ...]) -> Sent:
+    contents = np.empty(len(paths), object)
+    contents[:] = [path.read_bytes() for path in paths]
+    return Sent(tuple(map(str, paths)), contents)
+
+
+def _dataset(name: str, signature: str) -> Sent:
+    if name != "digits":
+        program.start_tensorflow()
+    folder = flags.FLAGS.data_dir
+    dataset = datasets.load(name, data_dir=pathlib.Path(folder) if folder else None)
+    test = dataset.test
+    count = min(flags.FLAGS.samples, len(test))
+    low, high = dataset.value_range
+    images = (test.images[:count] - low) / np.float32(high - low)
+    if client.SIGNATURES[signature].dtype == "uint8":
+        images = np.rint(images * 255)
+    return Sent(
+        names=tuple(f"{name} {i}" for i in range(count)),
+        images=images.astype(client.SIGNATURES[signature].dtype),
+        truths=tuple(test.labels[:count].tolist()),
+        class_names=dataset.class_names,
+    )
+
+
+def _ask_all(asked: Asked, sent: Sent) -> client.Answer:
+    try:
+        return _ask(asked, sent.images)
+    except client.RefusedError:
+        refused = _refused(asked, sent)
+        if len(refused) == len(sent.names):  # then it may not be about the images
+            raise
+        message = f"{', '.join(refused)}: {next(iter(refused.values()))}"
+        raise client.RefusedError(message) from None
+
+
+def _refused(asked: Asked, sent: Sent) -> dict[str, str]:
+    """Messages by image, of those that are refused: one bad image has its whole batch refused."""
+    refused = {}
+    for i, name in enumerate(sent.names):
+        try:
+            _ask(asked, sent.images[i : i + 1])
+        except client.RefusedError as error:
+            refused[name] = str(error)
+    return refused
+
+
+def _ask(asked: Asked, images: npt.NDArray[Any]) -> client.Answer:
+    given = flags.FLAGS
+    question = client.Question(asked.model, asked.signature, images, given.version)
+    if asked.saved_model is not None:
+        with program.quiet_stderr():
+            return client.ask_saved_model(asked.saved_model, question)
+    ask = {"grpc": client.ask_grpc, "rest": client.ask_rest}[given.protocol]
+    return ask(asked.server or "", question, timeout=given.timeout)
+
+
+def _scores(asked: Asked, answer: client.Answer) -> tuple[str, npt.NDArray[np.float32]]:
+    """What the classes are ranked by, in the singular, and its values."""
+    name = client.SIGNATURES[asked.signature].outputs[0]
+    return {"probabilities": "probability", "logits": "logit"}[name], answer.outputs[name]
+
+
+def _class_names(sent: Sent, scores: npt.NDArray[np.float32]) -> tuple[str, ...]:
+    """The names of a dataset's classes, if the model has as many; else their indices."""
+    if sent.class_names is not None and len(sent.class_names) == scores.shape[1]:
+        return sent.class_names
+    return tuple(map(str, range(scores.shape[1])))
+
+
+def _as_table(asked: Asked, sent: Sent, answer: client.Answer) -> str:
+    kind, scores = _scores(asked, answer)
+    names = _class_names(sent, scores)
+    labels = answer.outputs.get("labels")
+    head = ["image", *([] if sent.truths is None else ["true class"])]
+    # A server tells the label of the most probable class only.
+    head += ["class", kind, "next"] if labels is None else ["label", kind, "next, by index"]
+    rows = [head]
+    for i, row in enumerate(scores):
+        # Stable, so that of equal classes the first leads, as in the graph.
+        order = np.argsort(-row, kind="stable")[: flags.FLAGS.top]
+        truth = [] if sent.truths is None else [_name(sent.truths[i], sent.class_names)]
+        first = names[order[0]] if labels is None else str(labels[i])
+        following = ", ".join(f"{names[k]} {row[k]:.4f}" for k in order[1:])
+        rows.append([sent.names[i], *truth, first, f"{row[order[0]]:.4f}", following])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _name(index: int, names: tuple[str, ...] | None) -> str:
+    return str(index) if names is None else names[index]
+
+
+def _as_json(asked: Asked, sent: Sent, answer: client.Answer) -> str:
+    kind, scores = _scores(asked, answer)
+    plural = client.SIGNATURES[asked.signature].outputs[0]
+    labels = answer.outputs.get("labels")
+    found = []
+    for i, row in enumerate(scores):
+        known: dict[str, Any] = {"image": sent.names[i]}
+        if sent.truths is not None:
+            known["true_class"] = sent.truths[i]
+        known["class"] = int(row.argmax())
+        if labels is not None:
+            known["label"] = str(labels[i])
+        # The shortest decimals that are these float32 values.
+        values = [float(str(value)) for value in row]
+        found.append(known | {kind: max(values), plural: values})
+    place = {"saved_model": str(asked.saved_model)} if asked.saved_model else {"model": asked.model}
+    about = {**place, "version": answer.version, "signature": asked.signature}
+    return json.dumps(about | {"answers": found}, ensure_ascii=False, indent=1)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,345 @@
+"""Asking an exported network: a server by gRPC or REST, or TensorFlow's C++ runtime without one.
+
+What is asked and answered is the same in all three. Nothing here imports TensorFlow, which would
+take longer than any answer. Connections are neither encrypted nor authenticated: TLS is left to a
+proxy before the server.
+"""
+
+import base64
+import dataclasses
+import ipaddress
+import json
+import pathlib
+import re
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ddefense.records import RunError
+from ddefense.serving import runtime
+from ddefense.serving.versions import GRAPH, versions
+
+Outputs = dict[str, npt.NDArray[Any]]
+"""Arrays by name: float32 scores, int64 classes, labels as an object array of str."""
+
+_HELP = "docs/serving.md says how to start a server; bin/query --saved_model needs none."
+_NO_TF_SERVING = "what TF Serving's REST API does not send; is it the port of that API?"
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """What a signature of our exports takes and gives.
+
+    Attributes:
+        input: name of its only input.
+        dtype: of the input; object for files as bytes.
+        outputs: names of its outputs, the scores of the classes first.
+    """
+
+    input: str
+    dtype: str
+    outputs: tuple[str, ...]
+
+
+SIGNATURES: Mapping[str, Signature] = {
+    "serving_default": Signature("images", "float32", ("probabilities", "classes")),
+    "serving_uint8": Signature("images", "uint8", ("probabilities", "classes")),
+    "serving_encoded": Signature("image_bytes", "object", ("probabilities", "classes")),
+    "serving_labels": Signature("image_bytes", "object", ("probabilities", "labels")),
+    "logits": Signature("images", "float32", ("logits",)),
+}
+"""The signatures by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """Images for a signature of a model.
+
+    Attributes:
+        model: its name on the server.
+        signature: one of `SIGNATURES`.
+        images: of the signature's dtype: shape [N, H, W, C], in [0, 1] or 0-255, or [N] files.
+        version: of the model; the server's newest by default.
+    """
+
+    model: str
+    signature: str
+    images: npt.NDArray[Any]
+    version: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        outputs: as the signature has them, one row per image.
+        version: that answered; None where REST does not say.
+    """
+
+    outputs: Outputs
+    version: int | None
+
+
+class NoAnswerError(RunError):
+    """A server that cannot be reached, or does not answer in time."""
+
+
+class RefusedError(RunError):
+    """A question that was refused; the message is the server's own, in one line."""
+
+
+def ask_grpc(server: str, question: Question, *, timeout: float) -> Answer:
+    """Asks a server by gRPC.
+
+    Args:
+        server: host:port.
+        question: the images.
+        timeout: seconds until the answer must be there.
+
+    Raises:
+        NoAnswerError: if there is no answer in time.
+        RefusedError: if the server refuses the question.
+    """
+    runtime.import_messages()
+    import grpc
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = question.model
+    request.model_spec.signature_name = question.signature
+    if question.version is not None:
+        request.model_spec.version.value = question.version
+    request.inputs[SIGNATURES[question.signature].input].CopyFrom(_proto(question.images))
+    options = [
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.enable_http_proxy", int(not _is_here(server))),
+    ]
+    with grpc.insecure_channel(server, options) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        try:
+            response = stub.Predict(request, timeout=timeout)
+        except grpc.RpcError as error:
+            code, details = error.code(), _one_line(error.details() or "")
+            if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise _late(server, timeout) from None
+            if code == grpc.StatusCode.UNAVAILABLE:
+                cause = details.rpartition("Failed to connect to remote host: ")[2]
+                raise _unreachable(server, "gRPC", cause) from None
+            raise RefusedError(f"{server} refused: {code.name}: {details}") from None
+    found = {name: _array(proto) for name, proto in response.outputs.items()}
+    return Answer(_checked(server, question, found), response.model_spec.version.value)
+
+
+def ask_rest(server: str, question: Question, *, timeout: float) -> Answer:
+    """Asks a server by its REST API, in column format.
+
+    Args:
+        server: host:port.
+        question: the images.
+        timeout: seconds that connecting, and each wait for bytes, may take.
+
+    Raises:
+        NoAnswerError: if there is no answer in time.
+        RefusedError: if the server refuses the question.
+    """
+    import requests
+
+    path = f"/v1/models/{urllib.parse.quote(question.model, safe='')}"
+    if question.version is not None:
+        path += f"/versions/{question.version}"
+    body = {
+        "signature_name": question.signature,
+        "inputs": {SIGNATURES[question.signature].input: _json(question.images)},
+    }
+    try:
+        with requests.Session() as session:
+            session.trust_env = not _is_here(server)
+            reply = session.post(
+                f"http://{server}{path}:predict", data=json.dumps(body), timeout=timeout
+            )
+    except requests.Timeout:
+        raise _late(server, timeout) from None
+    except requests.RequestException as error:
+        raise _unreachable(server, "REST", _cause(str(error))) from None
+    return Answer(_checked(server, question, _outputs(server, question, reply)), question.version)
+
+
+def ask_saved_model(directory: pathlib.Path, question: Question) -> Answer:
+    """Asks an exported model without a server: what TF Serving calls is called here.
+
+    Args:
+        directory: of the model, of which the newest version answers or the one asked for; or of
+            one version.
+        question: the images. The model's name is of no account.
+
+    Raises:
+        NoAnswerError: if there is no such version, or nothing to run it with.
+        RefusedError: if the version refuses the question.
+    """
+    version = find_version(directory, question.version)
+    try:
+        model = runtime.SavedModel(version)
+    except ImportError as error:
+        raise NoAnswerError(str(error)) from None
+    except runtime.StatusError as error:
+        raise NoAnswerError(f"{version} does not load: {_one_line(error.message)}") from None
+    try:
+        if question.signature not in model.signatures:
+            raise RefusedError(
+                f"{version} has no signature {question.signature}; it has "
+                f"{', '.join(sorted(model.signatures))}."
+            )
+        inputs = {SIGNATURES[question.signature].input: question.images}
+        found = {
+            name: _decoded(array) for name, array in model.run(question.signature, inputs).items()
+        }
+    except runtime.StatusError as error:
+        raise RefusedError(f"{version} refused: {_one_line(error.message)}") from None
+    finally:
+        model.close()
+    number = int(version.name) if version.name.isdecimal() else None
+    return Answer(_checked(str(version), question, found), number)
+
+
+def find_version(directory: pathlib.Path, version: int | None = None) -> pathlib.Path:
+    """A version of a model.
+
+    Args:
+        directory: of the model, or of one version.
+        version: its number; by default the newest.
+
+    Raises:
+        NoAnswerError: if there is none.
+    """
+    if version is None and (directory / GRAPH).is_file():
+        return directory
+    found = {int(child.name): child for child in versions(directory)}
+    if not found:
+        raise NoAnswerError(
+            f"Expected {directory} to be an exported model, a directory with a version such as "
+            f"1/{GRAPH}, or such a version; it is neither."
+        )
+    if version is not None and version not in found:
+        raise NoAnswerError(
+            f"{directory} has no version {version}; it has {', '.join(map(str, found))}."
+        )
+    return found[max(found) if version is None else version]
+
+
+def _is_here(server: str) -> bool:
+    """Whether a server is on this machine, which no proxy can reach for us."""
+    host = server.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _proto(images: npt.NDArray[Any]) -> Any:
+    from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
+
+    shape = tensor_shape_pb2.TensorShapeProto()
+    for size in images.shape:
+        shape.dim.add(size=size)
+    if images.dtype == object:
+        return tensor_pb2.TensorProto(
+            dtype=types_pb2.DT_STRING, tensor_shape=shape, string_val=images.ravel().tolist()
+        )
+    dtypes = {"float32": types_pb2.DT_FLOAT, "uint8": types_pb2.DT_UINT8}
+    return tensor_pb2.TensorProto(
+        dtype=dtypes[images.dtype.name], tensor_shape=shape, tensor_content=images.tobytes()
+    )
+
+
+def _array(proto: Any) -> npt.NDArray[Any]:
+    from tensorflow.core.framework import types_pb2
+
+    shape = [dim.size for dim in proto.tensor_shape.dim]
+    if proto.dtype == types_pb2.DT_STRING:
+        return _decoded(np.array(list(proto.string_val), object).reshape(shape))
+    dtype, values = {
+        types_pb2.DT_FLOAT: (np.float32, proto.float_val),
+        types_pb2.DT_INT64: (np.int64, proto.int64_val),
+    }[proto.dtype]
+    # A server may send either form.
+    if proto.tensor_content:
+        return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
+    return np.array(values, dtype).reshape(shape)
+
+
+def _decoded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if array.dtype != object:
+        return array
+    texts = np.empty(array.shape, object)
+    texts.ravel()[:] = [text.decode(errors="replace") for text in array.ravel()]
+    return texts
+
+
+def _json(images: npt.NDArray[Any]) -> list[Any]:
+    if images.dtype == object:
+        return [{"b64": base64.b64encode(file).decode()} for file in images]
+    return list(images.tolist())
+
+
+def _outputs(server: str, question: Question, reply: Any) -> Outputs:
+    try:
+        body = reply.json()
+    except ValueError:
+        body = None
+    if reply.status_code != 200:
+        said = body.get("error") if isinstance(body, dict) else None
+        what = _one_line(str(said)) if said else _NO_TF_SERVING
+        raise RefusedError(f"{server} refused: HTTP {reply.status_code}: {what}")
+    expected = SIGNATURES[question.signature].outputs
+    try:
+        found = body["outputs"]
+        # A single output comes without its name.
+        columns = found if isinstance(found, dict) else {expected[0]: found}
+        dtypes = {"classes": np.int64, "labels": object}
+        return {
+            name: np.array(column, dtypes.get(name, np.float32)) for name, column in columns.items()
+        }
+    except (KeyError, TypeError, ValueError):
+        raise RefusedError(f"{server} sent {_NO_TF_SERVING}") from None
+
+
+def _checked(server: str, question: Question, found: Outputs) -> Outputs:
+    expected = SIGNATURES[question.signature].outputs
+    rows = len(question.images)
+    if set(found) != set(expected) or any(len(array) != rows for array in found.values()):
+        shapes = {name: array.shape for name, array in found.items()}
+        raise RefusedError(
+            f"Expected {', '.join(expected)} for {rows} images from {question.signature} of "
+            f"{server}; received {shapes}. Was the model exported by bin/export?"
+        )
+    return found
+
+
+def _late(server: str, timeout: float) -> NoAnswerError:
+    return NoAnswerError(f"{server} did not answer within {timeout:g} s; see --timeout.")
+
+
+def _unreachable(server: str, protocol: str, details: str) -> NoAnswerError:
+    return NoAnswerError(
+        f"No server answers {protocol} at {server}: {details}. Is it running, and is that its "
+        f"{protocol} port? {_HELP}"
+    )
+
+
+def _cause(message: str) -> str:
+    """What the operating system says, without the exceptions around it."""
+    found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", message)
+    if found:
+        return found.group(1)
+    return "what comes back is no HTTP" if "Connection aborted" in message else _one_line(message)
+
+
+def _one_line(message: str) -> str:
+    """What the graph says, without where in the graph that is."""
+    first = message.strip().partition("\n")[0]
+    inside = re.search(r"assertion failed: \[(.*)\]$", first)
+    return inside.group(1) if inside else first.rstrip(".")

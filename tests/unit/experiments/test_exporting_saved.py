@@ -1,0 +1,157 @@
+"""What cannot be exported together, and what is taken from results and datasets."""
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from ddefense import config, networks, records
+from ddefense.experiments import exporting_saved, known_results
+
+DIGITS = Path(__file__).resolve().parents[3] / "docs" / "results" / "digits"
+OURS = DIGITS / "networks" / "distilled_t20.keras"
+
+
+def asked(network, tmp_path, **settings):
+    return exporting_saved.Export(network=network, base=tmp_path / "out" / "model", **settings)
+
+
+def assert_refused(match, network, tmp_path, **settings):
+    with pytest.raises(config.ConfigError, match=match):
+        exporting_saved.run(asked(network, tmp_path, **settings))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def tiny(make_tiny_network, tmp_path):
+    """A saved network, and where it is."""
+    make_tiny_network(20.0).save(tmp_path / "tiny.keras")
+    return tmp_path / "tiny.keras"
+
+
+def test_the_exported_network_is_that_at_temperature_1(tiny, tmp_path, tiny_images, caplog):
+    caplog.set_level(logging.INFO, "absl")
+    done = exporting_saved.run(asked(tiny, tmp_path, class_names=("a", "b", "c")))
+    assert done.exported.path == tmp_path / "out" / "model" / "1"
+    assert done.exported.max_difference < 1e-6
+    assert done.test_accuracy is None
+    assert (done.card.name, done.card.deployed_temperature) == ("model", 1.0)
+    assert f"{tiny} is saved at T = 20; exported at T = 1" in caplog.text
+    deployed = networks.deployed(networks.load(tiny))
+    assert done.card.class_names == ["a", "b", "c"]
+    assert networks.temperature_of(deployed) == 1.0
+
+
+def test_what_is_no_network_is_refused(tmp_path):
+    (tmp_path / "text.keras").write_text("no network")
+    assert_refused("^network: expected a .keras file", tmp_path / "text.keras", tmp_path)
+
+
+def test_a_network_of_vectors_is_refused(tmp_path):
+    keras.Sequential([keras.Input((7,)), keras.layers.Dense(3, name="logits")]).save(
+        tmp_path / "vectors.keras"
+    )
+    assert_refused(
+        r"^network: .*vectors\.keras: Expected .*images", tmp_path / "vectors.keras", tmp_path
+    )
+
+
+def test_class_names_of_another_number_are_refused(tiny, tmp_path):
+    assert_refused(
+        r"^class_names: .* 3 classes; received 2: a, b", tiny, tmp_path, class_names=("a", "b")
+    )
+
+
+def test_a_dataset_of_other_images_is_refused(tiny, tmp_path):
+    assert_refused(r"^dataset: .*\(4, 4, 1\) and 3 classes", tiny, tmp_path, dataset="digits")
+
+
+def test_a_range_against_the_results_is_refused(tmp_path):
+    assert_refused(
+        r"^value_range: expected 0,1, .*received 0,255\.",
+        OURS,
+        tmp_path,
+        results=known_results.find(OURS),
+        value_range=(0.0, 255.0),
+    )
+
+
+def test_results_of_other_weights_are_refused(tmp_path):
+    network = networks.load(OURS)
+    kernel = network.layers[-2].kernel
+    kernel.assign(np.nextafter(kernel.numpy(), 1, dtype=np.float32))
+    network.save(tmp_path / OURS.name)
+    known = known_results.find(tmp_path / OURS.name, DIGITS)
+    assert_refused(
+        r"^results: expected results about the weights of .*others",
+        tmp_path / OURS.name,
+        tmp_path,
+        results=known,
+    )
+
+
+def test_a_copy_has_the_results_and_is_measured(tmp_path, digits):
+    shutil.copy(OURS, tmp_path)
+    known = known_results.find(tmp_path / OURS.name, DIGITS / "results.json")
+    done = exporting_saved.run(
+        asked(tmp_path / OURS.name, tmp_path, results=known, dataset="digits")
+    )
+    record = next(n for n in known.results.networks if n.name == "distilled_t20")
+    assert done.card.measured.test_accuracy == record.test_accuracy
+    assert done.test_accuracy == pytest.approx(record.test_accuracy, abs=1e-9)
+    assert done.card.class_names == list(digits.class_names)
+    assert done.card.extra_files == []
+
+
+def test_a_network_of_another_range_is_measured_and_quantized_in_it(
+    tiny_dataset, tmp_path, monkeypatch, caplog
+):
+    ours = networks.logits_of(networks.load(OURS))
+    images = keras.Input((28, 28, 1))
+    scaled = keras.layers.Rescaling(1 / 255)(images)
+    keras.Model(images, keras.layers.Softmax()(ours(scaled))).save(tmp_path / "bytes.keras")
+    monkeypatch.setattr(exporting_saved.datasets, "load", lambda name, data_dir: tiny_dataset)
+    found = {
+        high: exporting_saved.run(
+            asked(
+                tmp_path / "bytes.keras",
+                tmp_path / f"{high:g}",
+                value_range=(0.0, high),
+                dataset="digits",
+                quantize=high == 255,
+            )
+        )
+        for high in (255.0, 1.0)
+    }
+    assert found[255.0].test_accuracy > 0.9
+    (extra,) = found[255.0].card.extra_files
+    assert extra.name == "model_int8.tflite"
+    assert extra.test_accuracy == pytest.approx(found[255.0].test_accuracy, abs=0.05)
+    path = found[255.0].exported.path / "assets.extra" / extra.name
+    assert path.stat().st_size == extra.size_bytes
+    # Asked in a range that it was not trained on, it sees black.
+    assert found[1.0].test_accuracy < 0.5
+    assert "Does it expect features in another --value_range than 0,1?" in caplog.text
+
+
+def test_results_are_found_beside_the_network_from_any_folder(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    (run / "networks").mkdir(parents=True)
+    shutil.copy(OURS, run / "networks")
+    shutil.copy(OURS, run / "networks" / "other.keras")
+    path = run / "networks" / OURS.name
+    assert known_results.find(path) is None
+    shutil.copy(DIGITS / "results.json", run)
+    found = known_results.find(path)
+    assert (found.path, found.name, found.network) == (run / "results.json", OURS.stem, path)
+    assert found.results == records.load(records.Results, DIGITS / "results.json")
+    assert known_results.find(run / "networks" / "other.keras") is None
+    for folder, name in ((run / "networks", ""), (run, "networks"), (tmp_path, "run/networks")):
+        monkeypatch.chdir(folder)
+        found = known_results.find(Path(name, OURS.name))
+        assert found.path.samefile(run / "results.json")
+        assert dataclasses.asdict(found)["name"] == OURS.stem
