@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from absl import logging
 
 from ddefense import datasets, exporting, interruption, networks, records
@@ -119,11 +118,6 @@ def run(asked: Export) -> Done:
         )
     except ValueError as error:
         raise ConfigError(f"network: {asked.network}: {error}") from error
-    except tf.errors.OpError as error:  # a full disk, among others
-        raise records.RunError(
-            f"Expected to write a version below {asked.base}, but: {error.message}. Nothing of it "
-            "is left there."
-        ) from error
     return Done(exported, card, accuracy)
 
 

@@ -32,7 +32,7 @@ Arrays = dict[str, Any]
 
 
 class ExportError(RunError):
-    """An export that does not give the network's own answers when reloaded."""
+    """An export that cannot be written, or does not give the network's own answers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def export_for_serving(
     Raises:
         ValueError: if the network's temperature is not 1, it does not take images of a fixed shape,
             or the class names or the range do not fit.
-        ExportError: if the reloaded model disagrees with the network.
+        ExportError: if it cannot be written, or the reloaded model disagrees with the network.
         StoppedError: if the run was asked to stop.
     """
     contract = _contract(network, class_names, value_range, expose_logits)
@@ -103,9 +103,15 @@ def export_for_serving(
     path = base / str(newest + 1)
     with files.atomic_directory(path) as temporary:
         traced = served.signatures()
-        tf.saved_model.save(served, str(temporary), signatures=traced)
         inputs, expected = _reference(network, contract, list(traced))
-        warm_up.write(temporary, _warm_up_batches(inputs))
+        try:
+            tf.saved_model.save(served, str(temporary), signatures=traced)
+            warm_up.write(temporary, _warm_up_batches(inputs))
+        except tf.errors.OpError as error:  # a full disk, among others
+            raise ExportError(
+                f"Expected to write a version below {base}, but: {error.message}. Nothing of it is "
+                "left there."
+            ) from error
         for name, content in (notes or {}).items():
             data = content.encode() if isinstance(content, str) else content
             (temporary / NOTES / name).write_bytes(data)

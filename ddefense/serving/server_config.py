@@ -175,7 +175,7 @@ def _named_in(path: pathlib.Path) -> set[str]:
 def _messages() -> tuple[Any, Any]:
     """TF Serving's configuration messages, and what reads and writes their text form."""
     runtime.import_messages()
-    from google.protobuf import text_format  # type: ignore[import-untyped]
+    from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
     return model_server_config_pb2, text_format
