@@ -1,6 +1,7 @@
 """Writing so that nothing is ever seen half-written, and reading what may be damaged."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import shutil
@@ -66,6 +67,12 @@ def atomic_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

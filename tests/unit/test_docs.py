@@ -122,8 +122,11 @@ def test_links_lead_somewhere(page: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
 def test_flags_in_commands_exist(page: pathlib.Path) -> None:
-    flags = (_ROOT / "ddefense/cli/flags.py").read_text()
+    flags = "".join(
+        (_ROOT / "ddefense/cli" / name).read_text() for name in ("flags.py", "query_flags.py")
+    )
     known = {*re.findall(r'DEFINE_\w+\(\s*"(\w+)"', flags), "flagfile", "help"}
-    for command in re.findall(r"bin/(?:reproduce|attack)\b[^`\n]*", page.read_text()):
+    commands = re.findall(r"bin/(?:reproduce|attack|export|query)\b[^`\n]*", page.read_text())
+    for command in commands:
         for flag in re.findall(r"--(?:no)?(\w+)", command):
             assert flag in known, command

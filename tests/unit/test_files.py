@@ -129,3 +129,9 @@ class TestAtomicDirectory:
             be_overtaken(path)
         assert contents(path) == ["theirs"]
         assert contents(tmp_path) == ["1"]
+
+
+def test_the_digest_of_a_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"graph")
+    expected = "eef93e1d14482804277fca0172464032d1a4fdbcc338524059fa1e861454ad4d"  # by sha256sum
+    assert files.sha256(tmp_path / "a") == expected
