@@ -1,10 +1,8 @@
 """Writing a self-contained, versioned SavedModel, verified before it is seen."""
 
 import dataclasses
+import errno
 import pathlib
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,19 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from ddefense import files, interruption, networks
+from ddefense import files, networks
 from ddefense.exporting import signatures, warm_up
 from ddefense.exporting.signatures import DEFAULT, ENCODED, LABELS, LOGITS, UINT8, Contract
+from ddefense.maths.ranges import from_unit
 from ddefense.records import RunError
-from ddefense.serving import checksums, runtime
-from ddefense.serving.versions import versions
+from ddefense.serving import checksums
+from ddefense.serving.fresh_process import FailedError, ask
+from ddefense.serving.versions import next_version
 
 _TOLERANCE = 1e-6
 _REFERENCE_IMAGES = 8
 _BISECTIONS = 30
 NOTES = "assets.extra"
 """Folder of a version in which servers ignore what they do not know."""
-_READER = pathlib.Path(runtime.__file__)
 
 Arrays = dict[str, Any]
 """NumPy arrays by name."""
@@ -99,25 +98,39 @@ def export_for_serving(
     """
     contract = _contract(network, class_names, value_range, expose_logits)
     served = signatures.Served(network, contract)
-    newest = max((int(child.name) for child in versions(base)), default=0)
-    path = base / str(newest + 1)
-    with files.atomic_directory(path) as temporary:
-        traced = served.signatures()
-        inputs, expected = _reference(network, contract, list(traced))
-        try:
-            tf.saved_model.save(served, str(temporary), signatures=traced)
-            warm_up.write(temporary, _warm_up_batches(inputs))
-        except tf.errors.OpError as error:  # a full disk, among others
+    path = next_version(base)
+    try:
+        with files.atomic_directory(path) as temporary:
+            traced = served.signatures()
+            inputs, expected = _reference(network, contract, list(traced))
+            _write(served, traced, inputs, temporary)
+            for name, content in (notes or {}).items():
+                data = content.encode() if isinstance(content, str) else content
+                (temporary / NOTES / name).write_bytes(data)
+            difference = _verify(temporary, contract, inputs, expected)
+            checksums.write(temporary)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise ExportError(
-                f"Expected to write a version below {base}, but: {error.message}. Nothing of it is "
-                "left there."
+                f"Expected {path} to be free, as it was when this export began, but another one "
+                "has taken it. That one is untouched; export again for the next version."
             ) from error
-        for name, content in (notes or {}).items():
-            data = content.encode() if isinstance(content, str) else content
-            (temporary / NOTES / name).write_bytes(data)
-        difference = _verify(temporary, contract, inputs, expected)
-        checksums.write(temporary)
+        raise
     return Exported(path, difference)
+
+
+def _write(
+    served: signatures.Served, traced: dict[str, Any], inputs: Arrays, directory: pathlib.Path
+) -> None:
+    try:
+        tf.saved_model.save(served, str(directory), signatures=traced)
+        warm_up.write(directory, _warm_up_batches(inputs))
+    except (tf.errors.OpError, AssertionError) as error:
+        # A full disk; or a layer that keeps a table or another resource.
+        reason = getattr(error, "message", str(error)).strip().splitlines()[0]
+        raise ExportError(
+            f"Expected to write the network as a SavedModel in {directory}, but: {reason}"
+        ) from error
 
 
 def _contract(
@@ -136,14 +149,15 @@ def _contract(
     if len(shape) != 3 or None in shape:
         raise ValueError(
             f"Expected a network that takes images [N, H, W, C] of a fixed shape; received one "
-            f"that takes {network.input_shape}."
+            f"that takes {network.input_shape}. Grey images have C = 1: put a Reshape before it "
+            "where the network wants them without."
         )
     num_classes = network.output_shape[-1]
     names = signatures.default_class_names(num_classes) if class_names is None else class_names
-    if len(names) != num_classes:
+    if len(names) != num_classes or len(set(names)) < len(names) or not all(names):
         raise ValueError(
-            f"Expected a class name for each of the network's {num_classes} classes; received "
-            f"{len(names)}: {list(names)}."
+            f"Expected a name for each of the network's {num_classes} classes, none empty, all "
+            f"different; received {len(names)}: {list(names)}."
         )
     low, high = value_range
     if not (np.isfinite([low, high]).all() and low < high):
@@ -164,7 +178,6 @@ def _reference(
         Question 0 is a batch, 1 its last image alone: rounding depends on the batch size, so like
         is compared with like.
     """
-    low, high = contract.value_range
     images = _reference_images(network, contract)
     pixels = np.rint(images * 255).astype(np.uint8)
     inputs: Arrays = {}
@@ -182,10 +195,16 @@ def _reference(
             asked |= dict.fromkeys((ENCODED, LABELS), ("image_bytes", encoded, asked[UINT8][2]))
         for signature in wanted:
             name, question, seen = asked[signature]
-            inside = seen if (low, high) == (0.0, 1.0) else low + seen * (high - low)
             answering = networks.logits_of(network) if signature == LOGITS else network
+            answer = networks.predict(answering, from_unit(seen, contract.value_range))
+            if not np.isfinite(answer).all():
+                raise ExportError(
+                    "Expected a network with finite answers to any image in [0, 1]; received one "
+                    f"that gives NaN or infinity for one of {len(seen)} random images, the first "
+                    "of them black. Does it divide by something that is 0 in a black image?"
+                )
             inputs[f"{signature}/{name}/{i}"] = question
-            expected[f"{signature}/{i}"] = networks.predict(answering, inside)
+            expected[f"{signature}/{i}"] = answer
     return inputs, expected
 
 
@@ -195,10 +214,9 @@ def _reference_images(network: keras.Model, contract: Contract) -> npt.NDArray[n
     A network distilled at a high temperature is certain of almost every image at T = 1. Only next
     to a boundary would a wrong temperature or slightly wrong weights show in its probabilities.
     """
-    low, high = contract.value_range
 
     def classify(batch: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        return networks.predict(network, low + batch * (high - low)).argmax(axis=1)
+        return networks.predict(network, from_unit(batch, contract.value_range)).argmax(axis=1)
 
     shape = (_REFERENCE_IMAGES, *contract.image_shape)
     scales = np.linspace(0, 1, _REFERENCE_IMAGES).reshape(-1, *[1] * (len(shape) - 1))
@@ -231,7 +249,12 @@ def _verify(directory: pathlib.Path, contract: Contract, inputs: Arrays, expecte
     Returns:
         The largest abs difference of a probability (or logit).
     """
-    found = _answers(directory, inputs)
+    try:
+        found = ask(directory, inputs)
+    except FailedError as error:
+        raise ExportError(
+            f"Expected {directory} to load and answer in a fresh process, but: {error}"
+        ) from error
     largest = 0.0
     for key, values in expected.items():
         signature, i = key.split("/")
@@ -260,20 +283,3 @@ def _verify(directory: pathlib.Path, contract: Contract, inputs: Arrays, expecte
                 f"but it named one whose probability is {lacking.max():g} less."
             )
     return largest
-
-
-def _answers(directory: pathlib.Path, inputs: Arrays) -> Arrays:
-    with tempfile.TemporaryDirectory() as scratch:
-        source, answers = pathlib.Path(scratch, "inputs.npz"), pathlib.Path(scratch, "answers.npz")
-        np.savez(source, **inputs)
-        # -P keeps the reader's own folder, which is this package's, off the module path.
-        command = [sys.executable, "-P", str(_READER), str(directory), str(source), str(answers)]
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
-        if process.returncode:
-            interruption.check()  # who stops a job may signal its children too
-            raise ExportError(
-                f"Expected {directory} to load in a fresh process, but that process failed "
-                f"(exit code {process.returncode}): {process.stderr.strip()[-2000:]}"
-            )
-        with np.load(answers) as arrays:
-            return dict(arrays)

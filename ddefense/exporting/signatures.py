@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from ddefense import networks
+from ddefense.maths.ranges import from_unit
 
 DEFAULT, UINT8, ENCODED, LABELS, LOGITS = (
     "serving_default",
@@ -24,8 +25,8 @@ MAX_PIXELS = 2**26
 """Largest encoded image that is decoded: a small file may hold a picture that fills the memory."""
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-# Where a PNG file has its width and height, both big-endian.
-_PNG_SIZE_AT, _PNG_SIZE_BYTES = 16, 8
+# A PNG file begins with its signature and a header of 25 bytes, with width and height, big-endian.
+_PNG_LEAST, _PNG_SIZE_AT, _PNG_SIZE_BYTES = 33, 16, 8
 
 Outputs = dict[str, tf.Tensor]
 
@@ -67,41 +68,50 @@ class Served(tf.Module):
         # Only what a SavedModel tracks is written with it; tracking the network would write the
         # weights a second time.
         self._weights = [variable.value for variable in logits_network.variables]
-        low, high = contract.value_range
 
         # One function for all signatures: the graph holds the network once.
         @tf.function(input_signature=[tf.TensorSpec([None, *contract.image_shape], tf.float32)])
         def logits(images: tf.Tensor) -> tf.Tensor:
-            inside = images if (low, high) == (0.0, 1.0) else low + images * (high - low)
+            inside = from_unit(images, contract.value_range)
             return tf.cast(logits_network(inside, training=False), tf.float32)
 
         self._logits = logits
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
-        """The signatures by name, traced."""
+        """The signatures by name, traced. Their inputs are called as the parameters are."""
         shape = [None, *self._contract.image_shape]
         floats = tf.TensorSpec(shape, tf.float32, name="images")
         integers = tf.TensorSpec(shape, tf.uint8, name="images")
         encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
-        wanted: dict[str, tuple[Callable[[tf.Tensor], Outputs], tf.TensorSpec]] = {
+        wanted: dict[str, tuple[Callable[..., Outputs], tf.TensorSpec]] = {
             DEFAULT: (lambda images: self._predict(self._from_floats(images)), floats),
             UINT8: (lambda images: self._predict(self._from_uint8(images)), integers),
         }
         if decodable(self._contract.image_shape[-1]):
-            wanted[ENCODED] = (lambda texts: self._predict(self._from_encoded(texts)), encoded)
-            wanted[LABELS] = (lambda texts: self._label(self._from_encoded(texts)), encoded)
+            wanted |= {
+                ENCODED: (lambda image_bytes: self._predict(self._decode(image_bytes)), encoded),
+                LABELS: (lambda image_bytes: self._label(self._decode(image_bytes)), encoded),
+            }
         if self._contract.expose_logits:
             wanted[LOGITS] = (
-                lambda images: {"logits": self._logits(self._from_floats(images))},
+                lambda images: {"logits": self._finite_logits(self._from_floats(images))},
                 floats,
             )
         return {
-            name: tf.function(_renamed(serve, spec.name)).get_concrete_function(spec)
+            name: tf.function(serve).get_concrete_function(spec)
             for name, (serve, spec) in wanted.items()
         }
 
-    def _predict(self, images: tf.Tensor) -> Outputs:
+    def _finite_logits(self, images: tf.Tensor) -> tf.Tensor:
+        """The logits, unless one is NaN or infinite, of which a softmax makes nonsense."""
         logits = self._logits(images)
+        finite = tf.reduce_all(tf.math.is_finite(logits))
+        message = "images: the network has no finite logits for one of them, so no answer either."
+        with tf.control_dependencies([tf.debugging.Assert(finite, [message])]):
+            return tf.identity(logits)
+
+    def _predict(self, images: tf.Tensor) -> Outputs:
+        logits = self._finite_logits(images)
         return {"probabilities": tf.nn.softmax(logits), "classes": tf.argmax(logits, axis=1)}
 
     def _label(self, images: tf.Tensor) -> Outputs:
@@ -113,41 +123,32 @@ class Served(tf.Module):
         }
 
     def _from_floats(self, images: tf.Tensor) -> tf.Tensor:
-        images = self._shaped(images)
+        images = _shaped(images, "images", list(self._contract.image_shape))
         inside = tf.reduce_all((images >= 0.0) & (images <= 1.0))  # false where one is NaN
-        message = tf.strings.format(
-            "images: expected finite float32 values in [0, 1]; received values from {} to {}, {} "
-            f"of them NaN or infinite. Divide 0-255 images by 255, or send them to {UINT8}.",
-            (
-                tf.reduce_min(images),
-                tf.reduce_max(images),
-                tf.math.count_nonzero(~tf.math.is_finite(images)),
-            ),
-        )
+        # Made only where it is needed: the passes over the images take time.
+        message = tf.cond(inside, lambda: tf.constant(""), lambda: _out_of_range(images))
         with tf.control_dependencies([tf.debugging.Assert(inside, [message])]):
             return tf.identity(images)
 
     def _from_uint8(self, images: tf.Tensor) -> tf.Tensor:
-        return _scaled(self._shaped(images))
+        return _scaled(_shaped(images, "images", list(self._contract.image_shape)))
 
-    def _shaped(self, images: tf.Tensor) -> tf.Tensor:
-        return _shaped(images, "images", list(self._contract.image_shape))
-
-    def _from_encoded(self, image_bytes: tf.Tensor) -> tf.Tensor:
+    def _decode(self, image_bytes: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(
-            self._decode,
+            self._decode_one,
             _shaped(image_bytes, "image_bytes", []),
             fn_output_signature=tf.TensorSpec(self._contract.image_shape, tf.float32),
         )
 
-    def _decode(self, image_bytes: tf.Tensor) -> tf.Tensor:
+    def _decode_one(self, image_bytes: tf.Tensor) -> tf.Tensor:
         height, width, channels = self._contract.image_shape
-        is_png = tf.strings.substr(image_bytes, 0, len(_PNG)) == _PNG
+        size = tf.strings.length(image_bytes)
+        is_png = (tf.strings.substr(image_bytes, 0, len(_PNG)) == _PNG) & (size >= _PNG_LEAST)
         is_jpeg = tf.strings.substr(image_bytes, 0, len(_JPEG)) == _JPEG
         message = tf.strings.format(
             "image_bytes: expected the bytes of a PNG or JPEG file; received {} bytes that are "
             "neither. In JSON send them in base64, under the key b64.",
-            tf.strings.length(image_bytes),
+            size,
         )
         with tf.control_dependencies([tf.debugging.Assert(is_png | is_jpeg, [message])]):
             image_bytes = tf.identity(image_bytes)
@@ -161,13 +162,26 @@ class Served(tf.Module):
         fits = (pixels > 0) & (pixels <= MAX_PIXELS)
         with tf.control_dependencies([tf.debugging.Assert(fits, [too_large])]):
             image_bytes = tf.identity(image_bytes)
-        image = tf.io.decode_image(
-            image_bytes, channels=channels, expand_animations=False, dtype=tf.uint8
-        )
-        image = tf.ensure_shape(image, [None, None, channels])
+        # Always as RGB: the decoder makes no grey image of a CMYK file.
+        image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False, dtype=tf.uint8)
+        image = tf.ensure_shape(image, [None, None, 3])
+        if channels == 1:
+            image = tf.image.rgb_to_grayscale(image)
         resized = tf.image.resize(image, [height, width], antialias=True)
         # Rounding of the resizing may leave the box by an ulp.
         return tf.clip_by_value(_scaled(resized), 0.0, 1.0)
+
+
+def _out_of_range(images: tf.Tensor) -> tf.Tensor:
+    return tf.strings.format(
+        "images: expected finite float32 values in [0, 1]; received values from {} to {}, {} "
+        f"of them NaN or infinite. Divide 0-255 images by 255, or send them to {UINT8}.",
+        (
+            tf.reduce_min(images),
+            tf.reduce_max(images),
+            tf.math.count_nonzero(~tf.math.is_finite(images)),
+        ),
+    )
 
 
 def _scaled(pixels: tf.Tensor) -> tf.Tensor:
@@ -198,24 +212,13 @@ def _shaped(batch: tf.Tensor, name: str, shape: list[int]) -> tf.Tensor:
 
 
 def _png_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
-    # A file cut off before its size fails in the decoder, as one cut off later does.
-    padded = tf.strings.join([image_bytes, "\0" * (_PNG_SIZE_AT + _PNG_SIZE_BYTES)])
-    size = tf.strings.substr(padded, _PNG_SIZE_AT, _PNG_SIZE_BYTES)
+    size = tf.strings.substr(image_bytes, _PNG_SIZE_AT, _PNG_SIZE_BYTES)
     sides = tf.io.decode_raw(size, tf.int32, little_endian=False)
     return tf.reduce_prod(tf.cast(sides, tf.int64))
 
 
 def _jpeg_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
     return tf.reduce_prod(tf.image.extract_jpeg_shape(image_bytes, tf.int64)[:2])
-
-
-def _renamed(
-    serve: Callable[[tf.Tensor], Outputs], name: str | None
-) -> Callable[[tf.Tensor], Outputs]:
-    """The function with a parameter of that name, by which the signature calls its input."""
-    if name == "image_bytes":
-        return lambda image_bytes: serve(image_bytes)
-    return lambda images: serve(images)
 
 
 def default_class_names(num_classes: int) -> Sequence[str]:

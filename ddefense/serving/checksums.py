@@ -1,8 +1,9 @@
 """SHA-256 of every file of an exported version, in the format of `sha256sum`."""
 
-import hashlib
 import pathlib
+from collections.abc import Iterable
 
+from ddefense import files
 from ddefense.records import RunError
 
 MANIFEST = pathlib.Path("assets.extra", "SHA256SUMS")
@@ -15,7 +16,7 @@ class ChecksumError(RunError):
 
 def write(directory: pathlib.Path) -> None:
     """Writes the manifest of everything in a version directory."""
-    lines = [f"{_sha256(directory / name)}  {name}\n" for name in _files(directory)]
+    lines = [f"{files.sha256(directory / name)}  {name}\n" for name in _files(directory)]
     (directory / MANIFEST).parent.mkdir(exist_ok=True)
     (directory / MANIFEST).write_text("".join(lines))
 
@@ -41,12 +42,14 @@ def check(directory: pathlib.Path) -> int:
             f"writes it; reading it failed: {error}"
         ) from error
     present = set(_files(directory))
-    problems = [f"missing: {name}" for name in sorted(expected.keys() - present)]
+    # What a link leads to may change, or stay behind when the version is copied.
+    problems = [f"no plain file: {name}" for name in _others(directory)]
+    problems += [f"missing: {name}" for name in sorted(expected.keys() - present)]
     problems += [f"not in the manifest: {name}" for name in sorted(present - expected.keys())]
     problems += [
         f"changed: {name}"
         for name in sorted(present & expected.keys())
-        if _sha256(directory / name) != expected[name]
+        if files.sha256(directory / name) != expected[name]
     ]
     if problems:
         raise ChecksumError(
@@ -57,11 +60,21 @@ def check(directory: pathlib.Path) -> int:
 
 
 def _files(directory: pathlib.Path) -> list[str]:
-    found = (path for path in directory.rglob("*") if path.is_file())
-    names = sorted(path.relative_to(directory).as_posix() for path in found)
-    return [name for name in names if name != MANIFEST.as_posix()]
+    found = (path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
+    return [name for name in _names(directory, found) if name != MANIFEST.as_posix()]
 
 
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _others(directory: pathlib.Path) -> list[str]:
+    """Links, sockets and whatever else is neither a file nor a folder."""
+    return _names(
+        directory,
+        (
+            path
+            for path in directory.rglob("*")
+            if path.is_symlink() or not (path.is_file() or path.is_dir())
+        ),
+    )
+
+
+def _names(directory: pathlib.Path, paths: Iterable[pathlib.Path]) -> list[str]:
+    return sorted(path.relative_to(directory).as_posix() for path in paths)

@@ -1,22 +1,13 @@
 """Whether an exported version is as it was written, and a server would serve it."""
 
 import dataclasses
-import os
 import pathlib
-import re
-import subprocess
-import sys
-import tempfile
-
-import numpy as np
 
 from ddefense import interruption
 from ddefense.records import RunError
 from ddefense.serving import checksums, runtime
+from ddefense.serving.fresh_process import FailedError, ask
 from ddefense.serving.versions import GRAPH, versions
-
-_READER = pathlib.Path(runtime.__file__)
-_ERROR = re.compile(r"^(?:__main__\.)?(\w+Error: .*)$", re.MULTILINE)
 
 
 class DamagedVersionError(RunError):
@@ -42,21 +33,24 @@ def versions_of(directory: pathlib.Path) -> list[pathlib.Path]:
     """What is to be checked where a user names a directory.
 
     Args:
-        directory: of a version, or of a model.
+        directory: of a version, of a model, or of several models.
 
     Returns:
-        The one version, or all of the model's, oldest first.
+        The one version, or all of the model's, oldest first, or those of every model.
 
     Raises:
-        RunError: if it is neither.
+        RunError: if it is none of these.
     """
     if found := versions(directory):
         return found
     if (directory / GRAPH).exists() or (directory / checksums.MANIFEST).exists():
         return [directory]
+    children = sorted(child for child in directory.glob("*") if not child.name.startswith("."))
+    if several := [version for child in children for version in versions(child)]:
+        return several
     raise RunError(
-        f"Expected the directory of an exported model, with versions such as {directory / '1'}, or "
-        f"of one version, with a file {GRAPH}; {directory} has neither."
+        f"Expected the directory of an exported model, with versions such as {directory / '1'}, of "
+        f"one version, with a file {GRAPH}, or of several models; {directory} is none."
     )
 
 
@@ -78,20 +72,13 @@ def verify(version: pathlib.Path) -> Verified:
     """
     interruption.check()
     files = checksums.check(version)
-    with tempfile.TemporaryDirectory() as scratch:
-        source, answers = pathlib.Path(scratch, "inputs.npz"), pathlib.Path(scratch, "answers.npz")
-        np.savez(source)
-        # -P keeps the reader's own folder, which is this package's, off the module path.
-        command = [sys.executable, "-P", str(_READER), str(version), str(source), str(answers)]
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
-    if process.returncode:
-        interruption.check()  # who stops a job may signal its children too
-        # The error's line, below the calls that led to it and above where in the graph it was.
-        errors = _ERROR.findall(process.stderr) or [f"exit code {process.returncode}"]
+    try:
+        ask(version, {})
+    except FailedError as error:
         raise DamagedVersionError(
             f"Expected {version} to load and to answer its warm-up requests, as a server asks of "
-            f"it; its runtime says: {errors[-1]} Do not serve it; export it again."
-        )
+            f"it; its runtime says: {error} Do not serve it; export it again."
+        ) from error
     warm_up = version / runtime.WARM_UP
-    requests = sum(1 for _ in runtime.read_records(warm_up)) if os.path.exists(warm_up) else 0
+    requests = sum(1 for _ in runtime.read_records(warm_up)) if warm_up.exists() else 0
     return Verified(version, files, requests)

@@ -2,6 +2,7 @@
 
 import pathlib
 
+_MOST = 2**63 - 1
 GRAPH = "saved_model.pb"
 """The file that every version has."""
 
@@ -16,8 +17,19 @@ def versions(base: pathlib.Path) -> list[pathlib.Path]:
         Its children with integer names. Others, such as a version that is being written under a
         temporary name, are none.
     """
-    found = [child for child in base.glob("*") if child.name.isdecimal() and child.is_dir()]
-    return sorted(found, key=lambda child: int(child.name))
+    found = [child for child in base.glob("*") if _number(child) >= 0 and child.is_dir()]
+    return sorted(found, key=_number)
+
+
+def next_version(base: pathlib.Path) -> pathlib.Path:
+    """Where the next version of a model goes: one above all that bear a number."""
+    return base / str(1 + max([0, *map(_number, base.glob("*"))]))
+
+
+def _number(path: pathlib.Path) -> int:
+    """The version that a server takes a name for; -1 for none. Its numbers are 64-bit integers."""
+    number = int(path.name) if path.name.isdecimal() else -1
+    return number if number < _MOST else -1
 
 
 def models(folder: pathlib.Path) -> list[pathlib.Path]:

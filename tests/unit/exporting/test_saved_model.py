@@ -11,7 +11,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from ddefense import distillation, exporting, networks, training
 from ddefense.exporting import ExportError, export_for_serving, saved_model, signatures
 from ddefense.layers import TemperatureSoftmax
-from ddefense.serving import checksums, runtime
+from ddefense.serving import checksums, fresh_process, runtime
 
 READER = """
 import importlib.util
@@ -242,14 +242,67 @@ def test_the_next_version_leaves_the_others_alone(exported, trained):
     assert names(again.path / "assets.extra") == ["SHA256SUMS", "tf_serving_warmup_requests"]
 
 
-def test_a_model_that_does_not_answer_alike_is_not_published(make_tiny_network, tmp_path):
+def test_a_network_that_gives_nan_is_not_published(make_tiny_network, tmp_path):
     network = make_tiny_network(1.0)
     network.get_layer("logits").bias.assign([np.nan, 0.0, 0.0])
     (tmp_path / "1").mkdir()
-    with pytest.raises(ExportError, match="differ by nan"):
+    with pytest.raises(
+        ExportError, match=r"finite answers to any image .* random images, the first"
+    ):
         export_for_serving(network, tmp_path)
     assert names(tmp_path) == ["1"]
     assert not list((tmp_path / "1").iterdir())
+
+
+def test_a_model_that_does_not_answer_alike_is_not_published(
+    make_tiny_network, tmp_path, monkeypatch
+):
+    def other(directory, inputs):
+        found = fresh_process.ask(directory, inputs)
+        found["serving_uint8/probabilities/1"] += np.float32(2e-6)
+        return found
+
+    monkeypatch.setattr(saved_model, "ask", other)
+    with pytest.raises(ExportError, match=r"in serving_uint8 they differ by (2|1\.9)"):
+        export_for_serving(make_tiny_network(), tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_model_that_names_another_class_is_not_published(
+    make_tiny_network, tmp_path, monkeypatch
+):
+    def other(directory, inputs):
+        found = fresh_process.ask(directory, inputs)
+        found["serving_default/classes/0"] = (found["serving_default/classes/0"] + 1) % 3
+        return found
+
+    monkeypatch.setattr(saved_model, "ask", other)
+    with pytest.raises(ExportError, match=r"serving_default .* to name the most probable class"):
+        export_for_serving(make_tiny_network(), tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_version_taken_meanwhile_is_left_alone(make_tiny_network, tmp_path, monkeypatch):
+    def while_another_is_faster(directory, inputs):
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "theirs").touch()
+        return fresh_process.ask(directory, inputs)
+
+    monkeypatch.setattr(saved_model, "ask", while_another_is_faster)
+    with pytest.raises(ExportError, match="another one has taken it"):
+        export_for_serving(make_tiny_network(), tmp_path)
+    assert names(tmp_path) == ["1"]
+    assert names(tmp_path / "1") == ["theirs"]
+
+
+def test_a_layer_that_keeps_a_table_is_refused(tmp_path):
+    images = keras.Input((4, 4, 1))
+    x = keras.layers.IntegerLookup(vocabulary=[0, 1])(keras.ops.cast(images, "int32"))
+    x = keras.layers.Flatten()(keras.ops.cast(x, "float32"))
+    network = keras.Model(images, TemperatureSoftmax()(keras.layers.Dense(3, name="logits")(x)))
+    with pytest.raises(ExportError, match="write the network as a SavedModel in"):
+        export_for_serving(network, tmp_path / "model")
+    assert not list((tmp_path / "model").iterdir())
 
 
 @pytest.mark.parametrize("temperature", [20.0, 0.5])
@@ -267,7 +320,9 @@ def test_a_network_without_our_softmax_is_refused(make_tiny_network, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"class_names": ("a", "b")}, r"each of the network's 3 classes; received 2: \['a', 'b'\]"),
+        ({"class_names": ("a", "b")}, r"the network's 3 classes, .*; received 2: \['a', 'b'\]"),
+        ({"class_names": ("a", "b", "a")}, r"none empty, all different; received 3: \['a', "),
+        ({"class_names": ("a", "b", "")}, r"none empty, all different; received 3: \['a', "),
         ({"value_range": (1.0, 0.0)}, r"the lower first; received \(1\.0, 0\.0\)"),
         ({"value_range": (0.0, np.inf)}, r"two finite numbers, the lower first; received"),
     ],

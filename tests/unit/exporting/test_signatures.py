@@ -1,13 +1,17 @@
 """What an exported graph answers and refuses, asked through TensorFlow's C++ runtime."""
 
+import io
 import struct
 
+import keras
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
 from ddefense import networks
 from ddefense.exporting import signatures
+from ddefense.layers import TemperatureSoftmax
 from ddefense.serving.runtime import StatusError
 
 INVALID_ARGUMENT = 3
@@ -157,9 +161,40 @@ class TestEncoded:
         deep = photos[0].astype(np.uint16) * 256 + 7
         self.same(photo_model, [png(deep)], [photos[0]])
 
-    def test_rgb_becomes_grey(self, grey_model):
-        levels = np.random.default_rng(4).integers(256, size=(4, 4, 1)).astype(np.uint8)
-        self.same(grey_model, [png(np.repeat(levels, 3, axis=2))], [levels])
+    def test_grey_stays_grey(self, grey_model):
+        levels = np.arange(256, dtype=np.uint8).reshape(16, 4, 4, 1)
+        self.same(grey_model, map(png, levels), levels)
+        self.same(grey_model, [png(np.repeat(image, 3, axis=2)) for image in levels], levels)
+
+    def test_rgb_becomes_grey_by_luma(self, grey_model):
+        # Of pure red, green and blue: 29.9, 58.7 and 11.4 % of 255.
+        for channel, level in enumerate((76, 149, 29)):
+            image = np.zeros((4, 4, 3), np.uint8)
+            image[:, :, channel] = 255
+            self.same(grey_model, [png(image)], [np.full((4, 4, 1), level, np.uint8)])
+
+    @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+    @pytest.mark.parametrize("progressive", [False, True])
+    def test_jpeg_of_any_kind(self, photo_model, grey_model, mode, progressive):
+        image = PIL.Image.new("RGB", (40, 40), (200, 40, 90)).convert(mode)
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=95, progressive=progressive)
+        for model, shape, wanted in ((photo_model, (6, 5, 3), "RGB"), (grey_model, (4, 4, 1), "L")):
+            answer = model.run("serving_encoded", {"image_bytes": strings(file.getvalue())})
+            color = np.asarray(image.convert("RGB").convert(wanted)).reshape(40, 40, -1)[0, 0]
+            expected = model.run(
+                "serving_uint8", {"images": np.broadcast_to(color, (1, *shape)).copy()}
+            )
+            np.testing.assert_allclose(
+                answer["probabilities"], expected["probabilities"], atol=0.03
+            )
+
+    @pytest.mark.parametrize("mode", ["1", "P", "LA"])
+    def test_png_of_any_kind(self, photo_model, mode):
+        image = PIL.Image.new("RGB", (5, 6), (255, 255, 255)).convert(mode)
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        self.same(photo_model, [file.getvalue()], [np.full((6, 5, 3), 255, np.uint8)])
 
     def test_other_sizes_are_averaged_down(self, photo_model, photos):
         # Each pixel four times as wide and high, with a pattern that only averaging removes.
@@ -251,6 +286,12 @@ class TestRefusals:
         expected = "image_bytes: expected the bytes of a PNG or JPEG file; received"
         assert f"{expected} {len(content)} bytes that are neither." in message
 
+    @pytest.mark.parametrize("kept", [8, 16, 24, 32])
+    def test_the_beginning_of_a_png(self, photo_model, photos, kept):
+        cut = png(photos[0])[:kept]
+        message = refusal(photo_model, "serving_encoded", "image_bytes", strings(cut))
+        assert f"received {kept} bytes that are neither" in message
+
     @pytest.mark.parametrize("encode", [png, jpeg])
     @pytest.mark.parametrize("kept", [0.3, 0.7, 0.95])
     def test_half_an_image(self, photo_model, encode, kept):
@@ -265,7 +306,7 @@ class TestRefusals:
 
     def test_a_png_that_would_fill_the_memory(self, photo_model):
         header = struct.pack(">II", 100_000, 100_000) + bytes([8, 2, 0, 0, 0])
-        bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
+        bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + bytes(4)
         message = refusal(photo_model, "serving_encoded", "image_bytes", strings(bomb))
         assert f"of 1 to {signatures.MAX_PIXELS} pixels; received one of 10000000000." in message
 
@@ -285,6 +326,23 @@ class TestRefusals:
         expected = photo_model.run("serving_default", {"images": images})
         # A mean of a million weights is 1 up to its rounding.
         np.testing.assert_allclose(answer["probabilities"], expected["probabilities"], atol=1e-4)
+
+    def test_an_image_of_which_the_network_makes_nan(self, open_export):
+        images = keras.Input((4, 4, 1))
+        x = keras.layers.Flatten()(images)
+        # Overflows for an image that is white all over, and for no other.
+        x = keras.layers.Dense(
+            2, activation=keras.ops.exp, kernel_initializer="ones", bias_initializer="zeros"
+        )(keras.layers.Rescaling(88.73 / 16)(x))
+        x = keras.layers.Dense(3, kernel_initializer="ones", name="logits")(x)
+        model = open_export(keras.Model(images, TemperatureSoftmax()(x)), expose_logits=True)
+        white = np.ones((1, 4, 4, 1), np.float32)
+        for signature in ("serving_default", "logits"):
+            model.run(signature, {"images": white / 2})
+            message = refusal(model, signature, "images", white)
+            assert "the network has no finite logits for one of them" in message
+        file = strings(png(np.full((4, 4, 1), 255, np.uint8)))
+        assert "no finite logits" in refusal(model, "serving_labels", "image_bytes", file)
 
     def test_the_next_batch_is_answered_as_if_nothing_had_been(self, photo_model, photos):
         before = photo_model.run("serving_uint8", {"images": photos})["probabilities"]

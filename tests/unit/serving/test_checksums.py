@@ -53,6 +53,20 @@ def test_a_difference_is_named(version, spoil, problem):
         checksums.check(version)
 
 
+def test_a_link_is_no_file(version, tmp_path):
+    (version / "saved_model.pb").rename(tmp_path / "graph")
+    (version / "saved_model.pb").symlink_to(tmp_path / "graph")
+    with pytest.raises(ChecksumError, match=r"no plain file: saved_model\.pb; missing"):
+        checksums.check(version)
+
+
+def test_a_linked_folder_is_none(version, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (version / "more").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ChecksumError, match="no plain file: more"):
+        checksums.check(version)
+
+
 def test_all_differences_are_named(version):
     (version / "saved_model.pb").unlink()
     (version / "new").touch()

@@ -70,7 +70,10 @@ def test_a_directory_of_a_model_or_of_a_version(version, tmp_path):
     older = shutil.copytree(version, version.parent / "2")
     assert verifying.versions_of(version.parent) == [older, version]
     assert verifying.versions_of(older) == [older]
+    other = shutil.copytree(version, tmp_path / "another" / "1")
+    assert verifying.versions_of(tmp_path) == [other, older, version]
     (older / "saved_model.pb").unlink()  # whose absence is what is to be found
     assert verifying.versions_of(older) == [older]
-    with pytest.raises(RunError, match="has neither"):
-        verifying.versions_of(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="is none"):
+        verifying.versions_of(tmp_path / "empty")
