@@ -1,7 +1,7 @@
 """Exports a saved network as a SavedModel for TF Serving; checks exports; configures servers.
 
 Usage: bin/export --network=<file>.keras [flags]
-       bin/export --verify=<model directory>
+       bin/export --verify=<directory of a model, a version, or several models>
        bin/export --write_server_config [flags]
 """
 
@@ -71,8 +71,8 @@ def _refuse_beside(flag: str, allowed: tuple[str, ...] = ()) -> None:
 def _configure_verify(directory: str) -> Job:
     if not (directory and pathlib.Path(directory).is_dir()):
         raise ConfigError(
-            "verify: expected the directory of an exported model, or of one version of it; "
-            f"received {directory!r}, which is none."
+            "verify: expected the directory of an exported model, of one version of it, or of "
+            f"several models; received {directory!r}, which is none."
         )
     _refuse_beside("verify")
     return lambda: _verify(pathlib.Path(directory))
@@ -92,13 +92,13 @@ def _configure_export(network: pathlib.Path) -> Job:
     class_names = None if asked.class_names is None else _class_names(asked.class_names)
     value_range = None if asked.value_range is None else _value_range(asked.value_range)
     known = known_results.find(network, pathlib.Path(asked.results) if asked.results else None)
-    trained_on = None if known is None else known.results.dataset.name
-    if asked.dataset and trained_on not in (None, asked.dataset):
+    measured_on = None if known is None else known.dataset
+    if asked.dataset and measured_on not in (None, asked.dataset):
         raise ConfigError(
-            f"dataset: expected {trained_on}, on which the network was trained; received "
+            f"dataset: expected {measured_on}, on which the network was measured; received "
             f"{asked.dataset}."
         )
-    base = pathlib.Path(asked.export_dir) / _name(network, trained_on or asked.dataset)
+    base = pathlib.Path(asked.export_dir) / _name(network, measured_on or asked.dataset)
 
     def export() -> None:
         # Before TensorFlow is imported, which takes seconds.
@@ -125,7 +125,11 @@ def _configure_export(network: pathlib.Path) -> Job:
             )
         )
         table = saved_export.table(
-            done.card, done.exported.path, done.exported.max_difference, done.test_accuracy
+            done.card,
+            done.exported.path,
+            done.exported.max_difference,
+            done.test_accuracy,
+            range_given=done.range_given,
         )
         logging.info("%s\n\n%s", table.title, table.markdown())
         if asked.write_server_config:

@@ -1,4 +1,4 @@
-"""Every flag of the commands, and the configuration they make."""
+"""The flags of `bin/reproduce`, `bin/attack` and `bin/export`, and the configuration they make."""
 
 import dataclasses
 import pathlib
@@ -144,11 +144,16 @@ def define_for_export() -> None:
     flags.DEFINE_string(
         "results",
         None,
-        "Run directory, or its results.json, with the results about this network for its model "
-        "card. Default: the run directory that the network lies in, as networks/<name>.keras.",
+        "Results about this network for its model card: the directory of a run of bin/reproduce or "
+        "bin/attack, or its results.json or attack.json. Default: the run directory that the "
+        "network lies in, as networks/<name>.keras.",
     )
     flags.DEFINE_enum(
-        "dataset", None, datasets.NAMES, "Dataset on which the network's accuracy is measured."
+        "dataset",
+        None,
+        datasets.NAMES,
+        "Dataset on which the network's accuracy is measured. Default: none, or that of a run of "
+        "bin/attack in --results.",
     )
     _define_data_dir()
     flags.DEFINE_enum(
@@ -161,8 +166,9 @@ def define_for_export() -> None:
     flags.DEFINE_string(
         "verify",
         None,
-        "Only check an exported model, or one version of it: checksums, that it loads, that it "
-        "answers its warm-up requests.",
+        "Only check all versions of an exported model, or of every model in a folder such as "
+        "exported_models, or one version: checksums, that it loads, that it answers its warm-up "
+        "requests.",
     )
     flags.DEFINE_bool(
         "write_server_config",

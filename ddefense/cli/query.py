@@ -17,6 +17,7 @@ from absl import flags
 from ddefense import datasets
 from ddefense.cli import program, query_flags
 from ddefense.config import ConfigError
+from ddefense.maths import ranges
 from ddefense.serving import client
 
 _PORTS = {"grpc": 8500, "rest": 8501}
@@ -150,8 +151,7 @@ def _dataset(name: str, signature: str) -> Sent:
     dataset = datasets.load(name, data_dir=pathlib.Path(folder) if folder else None)
     test = dataset.test
     count = min(flags.FLAGS.samples, len(test))
-    low, high = dataset.value_range
-    images = (test.images[:count] - low) / np.float32(high - low)
+    images = ranges.to_unit(test.images[:count], dataset.value_range)
     if client.SIGNATURES[signature].dtype == "uint8":
         images = np.rint(images * 255)
     return Sent(
@@ -200,6 +200,16 @@ def _scores(asked: Asked, answer: client.Answer) -> tuple[str, npt.NDArray[np.fl
     return {"probabilities": "probability", "logits": "logit"}[name], answer.outputs[name]
 
 
+def _classes(asked: Asked, answer: client.Answer) -> npt.NDArray[np.int64]:
+    """The class of every image: the model's own word, where its signature has it.
+
+    It knows the logits, of which different ones may have equal probabilities.
+    """
+    if "classes" in answer.outputs:
+        return answer.outputs["classes"]
+    return _scores(asked, answer)[1].argmax(axis=1)
+
+
 def _class_names(sent: Sent, scores: npt.NDArray[np.float32]) -> tuple[str, ...]:
     """The names of a dataset's classes, if the model has as many; else their indices."""
     if sent.class_names is not None and len(sent.class_names) == scores.shape[1]:
@@ -215,9 +225,9 @@ def _as_table(asked: Asked, sent: Sent, answer: client.Answer) -> str:
     # A server tells the label of the most probable class only.
     head += ["class", kind, "next"] if labels is None else ["label", kind, "next, by index"]
     rows = [head]
-    for i, row in enumerate(scores):
-        # Stable, so that of equal classes the first leads, as in the graph.
-        order = np.argsort(-row, kind="stable")[: flags.FLAGS.top]
+    for i, (row, leading) in enumerate(zip(scores, _classes(asked, answer), strict=True)):
+        ranked = np.argsort(-row, kind="stable")
+        order = [leading, *ranked[ranked != leading]][: flags.FLAGS.top]
         truth = [] if sent.truths is None else [_name(sent.truths[i], sent.class_names)]
         first = names[order[0]] if labels is None else str(labels[i])
         following = ", ".join(f"{names[k]} {row[k]:.4f}" for k in order[1:])
@@ -238,16 +248,16 @@ def _as_json(asked: Asked, sent: Sent, answer: client.Answer) -> str:
     plural = client.SIGNATURES[asked.signature].outputs[0]
     labels = answer.outputs.get("labels")
     found = []
-    for i, row in enumerate(scores):
+    for i, (row, leading) in enumerate(zip(scores, _classes(asked, answer), strict=True)):
         known: dict[str, Any] = {"image": sent.names[i]}
         if sent.truths is not None:
             known["true_class"] = sent.truths[i]
-        known["class"] = int(row.argmax())
+        known["class"] = int(leading)
         if labels is not None:
             known["label"] = str(labels[i])
         # The shortest decimals that are these float32 values.
         values = [float(str(value)) for value in row]
-        found.append(known | {kind: max(values), plural: values})
+        found.append(known | {kind: values[leading], plural: values})
     place = {"saved_model": str(asked.saved_model)} if asked.saved_model else {"model": asked.model}
     about = {**place, "version": answer.version, "signature": asked.signature}
     return json.dumps(about | {"answers": found}, ensure_ascii=False, indent=1)

@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Callable
 
-from ddefense import records
+from ddefense import exporting, records
 from ddefense.config import JSMA_ATTACKS, SIGN_ATTACKS, Config
 from ddefense.datasets import Dataset
 from ddefense.experiments import attacking, controlling, measuring, norm_attacking
-from ddefense.experiments.pair import Trained, load_training
+from ddefense.experiments.pair import Trained, load_network, load_training
 from ddefense.experiments.stages import Artefact, Stages
 
 
@@ -137,6 +137,7 @@ class Assessor:
             norm_attacks=attacked.norm_attacks,
             transfer=attacked.transfer,
             initial=measured.initial,
+            weights_sha256=exporting.weights_of(load_network(trained.network))[1],
         )
 
     def _prepare_controls(self, trained: Trained) -> None:

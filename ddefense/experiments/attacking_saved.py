@@ -1,7 +1,6 @@
 """Attacks on one saved network, without the experiment around it."""
 
 import dataclasses
-import hashlib
 import pathlib
 import shutil
 import time
@@ -9,7 +8,7 @@ from datetime import UTC, datetime
 
 from absl import logging
 
-from ddefense import attacks, datasets, networks, records
+from ddefense import attacks, datasets, files, networks, records
 from ddefense.config import Config, ConfigError
 from ddefense.experiments import attacking, controlling, environment, measuring, workdir
 from ddefense.experiments.assessing import NetworkAttacks
@@ -94,7 +93,7 @@ def run(
         )
         results = records.AttackRun(
             network=str(network),
-            sha256=_sha256(network),
+            sha256=files.sha256(network),
             substitute=None if substitute is None else str(substitute),
             temperature=temperature,
             dataset=dataset.name,
@@ -180,10 +179,6 @@ def _adopt(stages: Stages, name: str, path: pathlib.Path, temperature: float | N
     def work(directory: pathlib.Path) -> None:
         shutil.copyfile(path, directory / NETWORK)
 
-    settings = {"sha256": _sha256(path), "temperature": temperature}
+    settings = {"sha256": files.sha256(path), "temperature": temperature}
     artefact = stages.run(name, settings, [], work)
     return Trained(name, 1.0 if temperature is None else temperature, artefact)
-
-
-def _sha256(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

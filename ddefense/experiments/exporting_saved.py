@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -14,13 +14,22 @@ from ddefense import datasets, exporting, interruption, networks, records
 from ddefense.config import ConfigError
 from ddefense.experiments import environment
 from ddefense.experiments.attacking_saved import LOW_ACCURACY
-from ddefense.experiments.known_results import KnownResults
-from ddefense.exporting import quantized
+from ddefense.experiments.dataset_record import dataset_record
+from ddefense.experiments.known_results import Known, KnownAttacks, KnownResults
+from ddefense.exporting import quantized, scaling, signatures
+from ddefense.maths.ranges import from_unit, to_unit
 
 _LOGITS_WARNING = (
     "WARNING: --expose_logits: whoever can ask for logits attacks a distilled network with no "
     "trick at all. Defensive distillation makes the gradients of its probabilities vanish, and "
     "never those of its logits."
+)
+_OTHER_RESULTS = (
+    "Give the results of this network, or none (a network outside a run's networks/ has none)."
+)
+_BY_NAME = (
+    "The results hold no digest of the weights that were measured: they are taken to be about this "
+    "network by its name."
 )
 
 
@@ -36,7 +45,8 @@ class Export:
             the dataset, else [0, 1].
         expose_logits: whether clients may ask for logits.
         results: about the network, if there are any.
-        dataset: to measure on, if any: one of `datasets.NAMES`.
+        dataset: to measure on, if any: one of `datasets.NAMES`; by default that of `results` of
+            `bin/attack`.
         data_dir: folder of prepared TFDS data.
         quantize: whether to add an 8-bit TFLite file, calibrated and measured on the dataset.
     """
@@ -46,7 +56,7 @@ class Export:
     class_names: tuple[str, ...] | None = None
     value_range: tuple[float, float] | None = None
     expose_logits: bool = False
-    results: KnownResults | None = None
+    results: Known | None = None
     dataset: str | None = None
     data_dir: pathlib.Path | None = None
     quantize: bool = False
@@ -61,11 +71,13 @@ class Done:
         card: of the network.
         test_accuracy: of the network on the test set, a share: measured now if there was a dataset,
             else by the run that trained it; None if neither.
+        range_given: whether the range that the network was trained on was given, and not assumed.
     """
 
     exported: exporting.Exported
     card: records.ModelCard
     test_accuracy: float | None
+    range_given: bool
 
 
 def run(asked: Export) -> Done:
@@ -80,14 +92,14 @@ def run(asked: Export) -> Done:
         StoppedError: if the run was asked to stop.
     """
     network = _load(asked.network)
-    if asked.results is not None:
-        _check_weights(network, asked.network, asked.results)
-    dataset = None
-    if asked.dataset is not None:
-        dataset = datasets.load(asked.dataset, data_dir=asked.data_dir)
-        _check_fits(network, dataset)
+    caveats = _check_weights(network, asked.network, asked.results)
+    dataset = _dataset(network, asked)
     class_names = _class_names(asked, network, dataset)
     value_range = _value_range(asked, dataset)
+    range_given = value_range is not None
+    if value_range is None:
+        value_range = (0.0, 1.0)
+        caveats.append(_assumed_range(network))
     logging.info(
         "classes %s; clients send features in [0, 1], which the network gets in [%g, %g]",
         ", ".join(class_names),
@@ -96,15 +108,17 @@ def run(asked: Export) -> Done:
     if asked.expose_logits:
         logging.warning("%s", _LOGITS_WARNING)
     interruption.check()
-    card = _card(network, asked, class_names, value_range)
-    accuracy = None if card.measured is None else card.measured.test_accuracy
+    measured = None if dataset is None else _accuracy(network, dataset, value_range)
+    findings = _findings(asked, dataset, measured, caveats)
+    card = _card(network, asked, findings, class_names, value_range)
+    accuracy = measured
+    if accuracy is None and card.measured is not None:
+        accuracy = card.measured.test_accuracy
     files: dict[str, bytes] = {}
-    if dataset is not None:
-        accuracy = measured = _accuracy(network, dataset, value_range)
-        if asked.quantize:
-            content, record = _quantize(network, asked.base.name, dataset, value_range, measured)
-            files[record.name] = content
-            card = dataclasses.replace(card, extra_files=[record])
+    if dataset is not None and measured is not None and asked.quantize:
+        content, record = _quantize(network, asked.base.name, dataset, value_range, measured)
+        files[record.name] = content
+        card = dataclasses.replace(card, extra_files=[record])
     interruption.check()
     notes: Mapping[str, str | bytes] = {**exporting.notes(card), **files}
     try:
@@ -118,7 +132,7 @@ def run(asked: Export) -> Done:
         )
     except ValueError as error:
         raise ConfigError(f"network: {asked.network}: {error}") from error
-    return Done(exported, card, accuracy)
+    return Done(exported, card, accuracy, range_given)
 
 
 def _load(path: pathlib.Path) -> keras.Model:
@@ -140,19 +154,45 @@ def _load(path: pathlib.Path) -> keras.Model:
     return deployed
 
 
-def _check_weights(network: keras.Model, path: pathlib.Path, known: KnownResults) -> None:
-    """Refuses results of a network with other weights."""
-    if path.samefile(known.network):
-        return
-    received, expected = (
-        [keras.ops.convert_to_numpy(variable) for variable in networks.logits_of(model).weights]
-        for model in (network, _load(known.network))
-    )
-    if len(received) != len(expected) or not all(map(np.array_equal, received, expected)):
-        raise ConfigError(
-            f"results: expected results about the weights of {path}; {known.path} is about those "
-            f"of {known.network}, which are others. Give the results of this network, or none."
+def _check_weights(network: keras.Model, path: pathlib.Path, known: Known | None) -> list[str]:
+    """Refuses results of a network with other weights; what remains to be said of them."""
+    if not isinstance(known, KnownResults):  # attacks are known by the file's digest
+        return []
+    if known.weights_sha256 is not None:
+        if exporting.weights_of(network)[1] != known.weights_sha256:
+            raise ConfigError(
+                f"results: expected results about the weights of {path}; {known.path} is about a "
+                f"{known.name} with others, of another SHA-256. {_OTHER_RESULTS}"
+            )
+        return []
+    if not path.samefile(known.network):
+        received, expected = (
+            [keras.ops.convert_to_numpy(variable) for variable in networks.logits_of(model).weights]
+            for model in (network, _load(known.network))
         )
+        if len(received) != len(expected) or not all(map(np.array_equal, received, expected)):
+            raise ConfigError(
+                f"results: expected results about the weights of {path}; {known.path} is about "
+                f"those of {known.network}, which are others. {_OTHER_RESULTS}"
+            )
+    logging.info(
+        "%s holds no digest of the weights: it is taken to be about this network by its name, %s",
+        known.path,
+        known.name,
+    )
+    return [_BY_NAME]
+
+
+def _dataset(network: keras.Model, asked: Export) -> datasets.Dataset | None:
+    """What is measured on, if anything."""
+    name = asked.dataset
+    if name is None and isinstance(asked.results, KnownAttacks):
+        name = asked.results.dataset  # which says less of it than a card has to
+    if name is None:
+        return None
+    dataset = datasets.load(name, data_dir=asked.data_dir)
+    _check_fits(network, dataset)
+    return dataset
 
 
 def _check_fits(network: keras.Model, dataset: datasets.Dataset) -> None:
@@ -171,12 +211,12 @@ def _class_names(
 ) -> tuple[str, ...]:
     num_classes = network.output_shape[-1]
     names = asked.class_names
-    if names is None and asked.results is not None:
+    if names is None and isinstance(asked.results, KnownResults):
         names = tuple(asked.results.results.dataset.class_names)
     if names is None and dataset is not None:
         names = dataset.class_names
     if names is None:
-        return tuple(str(i) for i in range(num_classes))
+        return tuple(signatures.default_class_names(num_classes))
     if len(names) != num_classes:
         raise ConfigError(
             f"class_names: expected one name for each of the network's {num_classes} classes; "
@@ -185,24 +225,100 @@ def _class_names(
     return names
 
 
-def _value_range(asked: Export, dataset: datasets.Dataset | None) -> tuple[float, float]:
-    if asked.results is not None:
-        known = asked.results.results.dataset.value_range
-        if asked.value_range not in (None, known):
-            raise ConfigError(
-                f"value_range: expected {known[0]:g},{known[1]:g}, on which the network was "
-                f"trained by {asked.results.path}; received "
-                f"{','.join(f'{end:g}' for end in asked.value_range or ())}."
-            )
-        return known
-    if asked.value_range is not None:
-        return asked.value_range
-    return (0.0, 1.0) if dataset is None else dataset.value_range
+def _value_range(asked: Export, dataset: datasets.Dataset | None) -> tuple[float, float] | None:
+    """The range that the network was trained on; None if nobody says."""
+    used = None if dataset is None else dataset.value_range
+    if isinstance(asked.results, KnownResults):
+        used = asked.results.results.dataset.value_range
+    if asked.results is not None and used is not None and asked.value_range not in (None, used):
+        raise ConfigError(
+            f"value_range: expected {used[0]:g},{used[1]:g}, with which the network was measured "
+            f"in {asked.results.path}; received "
+            f"{','.join(f'{end:g}' for end in asked.value_range or ())}."
+        )
+    return used if asked.value_range is None else asked.value_range
+
+
+def _assumed_range(network: keras.Model) -> str:
+    """What the card says of a range that was not given; a warning where it is likely wrong."""
+    caveat = "The range of the features that it was trained on was not given; [0, 1] was assumed"
+    layer = scaling.wide_input_layer(network)
+    if layer is None:
+        return f"{caveat}."
+    logging.warning(
+        "WARNING: the network's layer %r scales features as of a wider range than [0, 1], such as "
+        "0-255, and no --value_range says which: the network gets [0, 1], and its answers are "
+        "probably wrong. Give the range that it was trained on, such as --value_range=0,255.",
+        layer,
+    )
+    return f"{caveat}, though its layer `{layer}` looks made for a wider range."
+
+
+def _findings(
+    asked: Export,
+    dataset: datasets.Dataset | None,
+    accuracy: float | None,
+    caveats: Sequence[str],
+) -> exporting.Findings:
+    """What is known of the network: from its results, or measured now."""
+    known = asked.results
+    if isinstance(known, KnownResults):
+        findings = exporting.findings_in(known.results, known.name)
+    elif dataset is None or accuracy is None:
+        return exporting.Findings(caveats=caveats)
+    else:
+        # How the network standardises its features, if at all, is not known.
+        described = dataclasses.replace(dataset_record(dataset), standardized_range=None)
+        findings = _measured_now(accuracy) if known is None else _attacked(known.run)
+        findings = dataclasses.replace(findings, dataset=described)
+    if known is not None and dataset is not None and accuracy is not None:
+        _check_accuracy(findings, known, dataset, accuracy)
+    return dataclasses.replace(findings, caveats=[*findings.caveats, *caveats])
+
+
+def _measured_now(accuracy: float) -> exporting.Findings:
+    return exporting.Findings(
+        measured=records.MeasuredRecord(
+            test_accuracy=accuracy, attacks={}, robustness={}, norm_attacks={}, transfer=[]
+        ),
+        environment=environment.describe(),
+    )
+
+
+def _attacked(run: records.AttackRun) -> exporting.Findings:
+    return exporting.Findings(
+        temperature=run.temperature,
+        measured=records.MeasuredRecord(
+            test_accuracy=run.test_accuracy,
+            attacks=run.attacks,
+            robustness=run.robustness,
+            norm_attacks=run.norm_attacks,
+            transfer=run.transfer,
+        ),
+        controls=run.controls,
+        environment=run.environment,
+        caveats=run.warnings,
+    )
+
+
+def _check_accuracy(
+    findings: exporting.Findings, known: Known, dataset: datasets.Dataset, accuracy: float
+) -> None:
+    """Refuses results with another accuracy than the network has now."""
+    recorded = accuracy if findings.measured is None else findings.measured.test_accuracy
+    # Other hardware rounds otherwise, by which an image on a boundary may change sides.
+    if round(abs(accuracy - recorded) * len(dataset.test)) > 1:
+        raise ConfigError(
+            f"results: expected the accuracy that the network has, {100 * accuracy:.2f} % of the "
+            f"test images of {dataset.name}; {known.path} says {100 * recorded:.2f} %, so it is "
+            f"about other weights. {_OTHER_RESULTS}"
+        )
 
 
 def _card(
     network: keras.Model,
     asked: Export,
+    findings: exporting.Findings,
     class_names: tuple[str, ...],
     value_range: tuple[float, float],
 ) -> records.ModelCard:
@@ -210,9 +326,9 @@ def _card(
     try:
         return exporting.card_of(
             network,
-            name=asked.base.name if known is None else known.name,
+            name=known.name if isinstance(known, KnownResults) else asked.base.name,
             environment=environment.describe(),
-            findings=None if known is None else exporting.findings_in(known.results, known.name),
+            findings=findings,
             class_names=class_names,
             value_range=value_range,
             expose_logits=asked.expose_logits,
@@ -228,9 +344,8 @@ def _seen(
     """Images of a dataset in the range that the network was trained on."""
     if dataset.value_range == value_range:
         return images
-    (low, high), (lowest, highest) = value_range, dataset.value_range
-    shares = (images - lowest) / (highest - lowest)
-    return (low + shares * (high - low)).astype(np.float32)
+    seen: npt.NDArray[np.float32] = from_unit(to_unit(images, dataset.value_range), value_range)
+    return seen.astype(np.float32)
 
 
 def _accuracy(
@@ -260,8 +375,7 @@ def _quantize(
     content = quantized.convert(
         network, _seen(dataset.train.images, dataset, value_range), value_range=value_range
     )
-    low, high = dataset.value_range
-    pixels = np.rint((dataset.test.images - low) / (high - low) * 255).astype(np.uint8)
+    pixels = np.rint(to_unit(dataset.test.images, dataset.value_range) * 255).astype(np.uint8)
     right = quantized.predict(content, pixels).argmax(axis=1) == dataset.test.labels
     record = records.ExtraFileRecord(
         name=f"{name}_int8.tflite",

@@ -3,22 +3,23 @@
 import dataclasses
 import pathlib
 
-from ddefense import records
+from ddefense import files, records
 from ddefense.config import ConfigError
 
-_RESULTS = "results.json"
+_RESULTS, _ATTACKS = "results.json", "attack.json"
 _NETWORKS = "networks"
 
 
 @dataclasses.dataclass(frozen=True)
 class KnownResults:
-    """What a run found out about a network.
+    """What a run of `bin/reproduce` found out about a network.
 
     Attributes:
         path: of its `results.json`.
         results: what it holds.
         name: of the network there.
-        network: the file that the run left of that network, which a copy has to equal.
+        network: the file that the run left of that network, which a copy has to equal; it may be
+            gone where the results hold the digest of the weights.
     """
 
     path: pathlib.Path
@@ -26,14 +27,46 @@ class KnownResults:
     name: str
     network: pathlib.Path
 
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+        return self.results.dataset.name
 
-def find(network: pathlib.Path, given: pathlib.Path | None = None) -> KnownResults | None:
+    @property
+    def weights_sha256(self) -> str | None:
+        """Of the network measured; None if it was not recorded."""
+        return _record(self.results, self.name).weights_sha256
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownAttacks:
+    """What a run of `bin/attack` did to a network, which is known by the digest of its file.
+
+    Attributes:
+        path: of its `attack.json`.
+        run: what it holds.
+    """
+
+    path: pathlib.Path
+    run: records.AttackRun
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+        return self.run.dataset
+
+
+Known = KnownResults | KnownAttacks
+
+
+def find(network: pathlib.Path, given: pathlib.Path | None = None) -> Known | None:
     """The results about a network.
 
     Args:
-        network: the `.keras` file; the results call it by the name of the file.
-        given: a run directory or its `results.json`; by default the run directory that the file
-            lies in, as `networks/<name>.keras`.
+        network: the `.keras` file; `results.json` calls it by the name of the file.
+        given: the directory of a run of `bin/reproduce` or `bin/attack`, or its `results.json` or
+            `attack.json`; by default the run directory that the file lies in, as
+            `networks/<name>.keras`.
 
     Returns:
         The results; None if none were given, and there are none of this network beside it.
@@ -48,12 +81,9 @@ def find(network: pathlib.Path, given: pathlib.Path | None = None) -> KnownResul
         if folder.name != _NETWORKS or not path.is_file():
             return None
     else:
-        path = given / _RESULTS if given.is_dir() else given
-        if not path.is_file():
-            raise ConfigError(
-                f"results: expected a run directory or its {_RESULTS}; received {str(given)!r}, "
-                f"but there is no {path}."
-            )
+        path = _file(given)
+        if path.name == _ATTACKS:
+            return _attacks(network, path)
     results = records.load(records.Results, path)
     names = [record.name for record in results.networks]
     if network.stem not in names:
@@ -64,9 +94,35 @@ def find(network: pathlib.Path, given: pathlib.Path | None = None) -> KnownResul
             f"file; {path} is about {', '.join(names)}. Give the file the name it has there."
         )
     original = path.parent / _NETWORKS / f"{network.stem}.keras"
-    if not original.is_file():
+    if _record(results, network.stem).weights_sha256 is None and not original.is_file():
         raise ConfigError(
             f"results: expected the run's own network at {original}, to see whether the results "
             "are about these weights; there is none."
         )
     return KnownResults(path, results, network.stem, original)
+
+
+def _file(given: pathlib.Path) -> pathlib.Path:
+    """The file with the results that a user names, by itself or by its directory."""
+    found = [given / name for name in (_RESULTS, _ATTACKS)] if given.is_dir() else [given]
+    path = next((path for path in found if path.is_file()), None)
+    if path is None:
+        raise ConfigError(
+            f"results: expected the directory of a run, with {_RESULTS} or {_ATTACKS}, or one of "
+            f"these files; received {str(given)!r}, but there is no {found[0]}."
+        )
+    return path
+
+
+def _attacks(network: pathlib.Path, path: pathlib.Path) -> KnownAttacks:
+    run = records.load(records.AttackRun, path)
+    if files.sha256(network) != run.sha256:
+        raise ConfigError(
+            f"results: expected attacks on {network}; {path} is about {run.network}, a file with "
+            "another SHA-256. Give the results of this network, or none."
+        )
+    return KnownAttacks(path, run)
+
+
+def _record(results: records.Results, name: str) -> records.NetworkRecord:
+    return next(network for network in results.networks if network.name == name)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import keras
-import numpy as np
 from absl import logging
 
 from ddefense import datasets, exporting, files, measurements, networks, records
 from ddefense.config import Config
 from ddefense.experiments import attacking, environment, planning, workdir
 from ddefense.experiments.assessing import Assessor
+from ddefense.experiments.dataset_record import dataset_record
 from ddefense.experiments.pair import NetworkStages, Trained, load_network
 from ddefense.experiments.stages import Artefact, Stages, finished
 
@@ -151,13 +151,13 @@ def _run(
     network_records.sort(key=lambda n: (_ORDER.index(n.defense), n.temperature))
     controls = assessor.controls(network_records)
     verdict = measurements.verdict(network_records, controls, dataset.num_classes)
-    dataset_record, described = _dataset_record(dataset), environment.describe()
+    described_dataset, described = dataset_record(dataset), environment.describe()
 
     def export(trained: Trained) -> records.ExportRecord:
         network = _deployed(trained.network)
         findings = exporting.findings_of(
             trained.name,
-            dataset=dataset_record,
+            dataset=described_dataset,
             networks=network_records,
             controls=controls,
             environment=described,
@@ -176,7 +176,7 @@ def _run(
         dataset.test.images[indices], dataset.test.labels[indices], indices, assessor.outcomes
     ).save(directory / "samples.npz")
     results = records.Results(
-        dataset=dataset_record,
+        dataset=described_dataset,
         config=config,
         environment={
             **described,
@@ -204,27 +204,6 @@ def _run(
 def _distinct(makers: list[dict[str, str]]) -> list[dict[str, str]]:
     """Which code and machine made the stages: more than one entry if a run was continued."""
     return [maker for i, maker in enumerate(makers) if maker not in makers[:i]]
-
-
-def _dataset_record(dataset: datasets.Dataset) -> records.DatasetRecord:
-    return records.DatasetRecord(
-        name=dataset.name,
-        image_shape=dataset.image_shape,
-        class_names=list(dataset.class_names),
-        num_train=len(dataset.train),
-        num_test=len(dataset.test),
-        value_range=dataset.value_range,
-        standardized_range=_standardized_range(dataset),
-    )
-
-
-def _standardized_range(dataset: datasets.Dataset) -> tuple[float, float] | None:
-    statistics = dataset.feature_statistics()
-    if statistics is None:
-        return None
-    mean, variance = statistics
-    values = (dataset.test.images - mean) / np.sqrt(variance)
-    return float(values.min()), float(values.max())
 
 
 def _deployed(artefact: Artefact) -> keras.Model:

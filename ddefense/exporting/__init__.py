@@ -1,7 +1,14 @@
 """Exporting T = 1 networks as SavedModels that TF Serving loads."""
 
 from ddefense.exporting.adopting import adopt, is_export_of
-from ddefense.exporting.card import Findings, card_of, findings_in, findings_of, notes
+from ddefense.exporting.card import (
+    Findings,
+    card_of,
+    findings_in,
+    findings_of,
+    notes,
+    weights_of,
+)
 from ddefense.exporting.saved_model import Exported, ExportError, export_for_serving
 
 __all__ = [
@@ -15,4 +22,5 @@ __all__ = [
     "findings_of",
     "is_export_of",
     "notes",
+    "weights_of",
 ]

@@ -16,6 +16,7 @@ from ddefense import networks, records
 from ddefense.exporting.card import JSON
 from ddefense.exporting.saved_model import NOTES, Exported
 from ddefense.exporting.signatures import DEFAULT, UINT8
+from ddefense.maths.ranges import from_unit
 from ddefense.serving import checksums, runtime
 from ddefense.serving.versions import versions
 
@@ -61,15 +62,14 @@ def _difference(
     network: keras.Model, path: pathlib.Path, value_range: tuple[float, float]
 ) -> float:
     """The largest abs difference of a probability from the network's; infinite if none is given."""
-    low, high = value_range
     found = []
     try:
         with contextlib.closing(runtime.SavedModel(path)) as model:
             for signature, images in _requests(path):
                 answers = model.run(signature, {"images": images}, ["probabilities"])
                 seen = images / np.float32(255) if images.dtype == np.uint8 else images
-                inside = seen if (low, high) == (0.0, 1.0) else low + seen * (high - low)
-                expected = networks.predict(network, inside.astype(np.float32))
+                inside = from_unit(seen, value_range).astype(np.float32)
+                expected = networks.predict(network, inside)
                 found.append(float(np.abs(answers["probabilities"] - expected).max()))
     except (OSError, KeyError, runtime.StatusError):
         return math.inf

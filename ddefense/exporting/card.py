@@ -9,17 +9,32 @@ from typing import Any
 import keras
 import numpy as np
 
-from ddefense import measurements, records
+from ddefense import files, measurements, records
 from ddefense.exporting import signatures
 from ddefense.exporting.card_text import markdown
 from ddefense.networks import logits_of
 
 JSON, MARKDOWN = "model_card.json", "MODEL_CARD.md"
 """File names of a card's two forms."""
-WARNING = (
-    "Defensive distillation has been broken since 2016: adaptive attacks succeed against it "
-    "(Carlini and Wagner 2016, 2017). Do not rely on it."
-)
+WARNINGS: dict[records.Defense, str] = {
+    "none": (
+        "Nothing defends this network: small perturbations of an image, made for it, change its "
+        "class. Do not rely on its answers where somebody may choose the image."
+    ),
+    "distillation": (
+        "Defensive distillation has been broken since 2016: adaptive attacks succeed against it "
+        "(Carlini and Wagner 2016, 2017). Do not rely on it."
+    ),
+    "adversarial_training": (
+        "Adversarial training resists the perturbations that it was trained on, and these to the "
+        "degree measured. Do not rely on it against others."
+    ),
+    "unknown": (
+        "Whether anything defends this network is not known. Do not rely on it to resist "
+        "perturbations that were made to change its class."
+    ),
+}
+"""What a defence is worth."""
 OF_OTHERS = "the distilled networks of its run, not this one"
 """To whom the verdict of a run applies, on the card of a network that was not distilled."""
 
@@ -38,7 +53,7 @@ class Findings:
     Attributes:
         defense: how it is meant to resist.
         temperature: T it was trained at.
-        dataset: what it was trained and measured on.
+        dataset: what it was measured on, and trained on where `training` is known.
         training: how its training went.
         seed: of its training.
         measured: what was measured on it.
@@ -47,6 +62,7 @@ class Findings:
         verdict: what the defence is worth.
         about: to which networks the verdict applies.
         environment: of the process that finished the measurements, as in `records.Results`.
+        caveats: sentences on what makes the above doubtful.
     """
 
     defense: records.Defense = "unknown"
@@ -60,6 +76,7 @@ class Findings:
     verdict: records.VerdictRecord | None = None
     about: str | None = None
     environment: Mapping[str, Any] | None = None
+    caveats: Sequence[str] = ()
 
 
 def findings_of(
@@ -175,11 +192,11 @@ def card_of(
             f"Expected a class name for each of the network's {num_classes} classes; received "
             f"{len(class_names)}: {list(class_names)}."
         )
-    weights, digest = _weights(network)
+    weights, digest = weights_of(network)
     return records.ModelCard(
         name=name,
         description=_description(shape, num_classes, known),
-        warning=WARNING,
+        warning=WARNINGS[known.defense],
         defense=known.defense,
         temperature=known.temperature,
         dataset=dataset,
@@ -196,15 +213,41 @@ def card_of(
         logits_exposed=expose_logits,
         weights=weights,
         weights_sha256=digest,
-        keras_sha256=None if keras_file is None else _sha256(keras_file),
+        keras_sha256=None if keras_file is None else files.sha256(keras_file),
         versions=_versions(environment),
         measured_with=None if known.environment is None else _versions(known.environment),
+        caveats=list(known.caveats),
     )
 
 
 def notes(card: records.ModelCard) -> dict[str, str]:
     """Both forms of a card by file name, for the `notes` of `export_for_serving`."""
     return {JSON: records.card_json(card), MARKDOWN: markdown(card)}
+
+
+def weights_of(network: keras.Model) -> tuple[list[records.WeightRecord], str]:
+    """The variables of a network with a hash of each, and one of all.
+
+    Args:
+        network: with a layer named `logits`.
+
+    Returns:
+        `weights` and `weights_sha256` of its card; `records.ModelCard` says of which bytes.
+    """
+    found, together = [], hashlib.sha256()
+    for variable in logits_of(network).variables:
+        if not keras.backend.is_float_dtype(variable.dtype):
+            continue
+        data = np.asarray(keras.ops.convert_to_numpy(variable), "<f4").tobytes()
+        together.update(data)
+        found.append(
+            records.WeightRecord(
+                name=variable.path,
+                shape=list(variable.shape),
+                sha256=hashlib.sha256(data).hexdigest(),
+            )
+        )
+    return found, together.hexdigest()
 
 
 def _measured(network: records.NetworkRecord) -> records.MeasuredRecord:
@@ -219,7 +262,8 @@ def _measured(network: records.NetworkRecord) -> records.MeasuredRecord:
 
 def _description(shape: tuple[int, ...], num_classes: int, known: Findings) -> str:
     images = " x ".join(map(str, shape))
-    trained_for = "" if known.dataset is None else f" for {known.dataset.name}"
+    dataset = None if known.training is None else known.dataset
+    trained_for = "" if dataset is None else f" for {dataset.name}"
     at = f" at T = {known.temperature:g}" if known.defense == "distillation" else ""
     return (
         f"An image classifier{trained_for}, from images of {images} to {num_classes} classes; "
@@ -263,29 +307,6 @@ def _signatures(
         logits = tensor(dtype="float32", shape=each, content="before the softmax; any number")
         found[signatures.LOGITS] = signature(inputs=floats, outputs={"logits": logits})
     return found
-
-
-def _weights(network: keras.Model) -> tuple[list[records.WeightRecord], str]:
-    """The variables with a hash of each, and one of all; `ModelCard` says of which bytes."""
-    found, together = [], hashlib.sha256()
-    for variable in logits_of(network).variables:
-        if not keras.backend.is_float_dtype(variable.dtype):
-            continue
-        data = np.asarray(keras.ops.convert_to_numpy(variable), "<f4").tobytes()
-        together.update(data)
-        found.append(
-            records.WeightRecord(
-                name=variable.path,
-                shape=list(variable.shape),
-                sha256=hashlib.sha256(data).hexdigest(),
-            )
-        )
-    return found, together.hexdigest()
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions(environment: Mapping[str, Any]) -> records.VersionsRecord:

@@ -10,6 +10,10 @@ _NOTHING_MEASURED = (
     "No attack on this network was measured, and no verdict on it can be given. Unless it was "
     "measured elsewhere, expect that small perturbations of an image change its class."
 )
+_NOTHING_COMPARED = (
+    "There is no verdict: the attacks were measured on this network alone, with no undistilled one "
+    "beside it."
+)
 _NORMS = {"l0": "L0", "l2": "L2", "linf": "Linf"}
 _ATTACKS = {
     "jsma_f": "JSMA, the paper's attack: few features, by gradients of the softmax at T = 1",
@@ -265,13 +269,15 @@ def _controls(controls: Sequence[records.ControlRecord]) -> list[str]:
 
 def _verdict(card: records.ModelCard) -> list[str]:
     if card.verdict is None:
-        return ["## Verdict", _NOTHING_MEASURED]
+        attacked = card.measured is not None and _attacked(card.measured)
+        return ["## Verdict", _NOTHING_COMPARED if attacked else _NOTHING_MEASURED]
     about = "" if card.about == card.name else f"It is about {card.about}."
     return ["## Verdict", card.verdict.sentence, about]
 
 
 def _training(card: records.ModelCard) -> list[str]:
-    dataset, training = card.dataset, card.training
+    training = card.training
+    dataset = None if training is None else card.dataset
     rows = {"data": _NOT_KNOWN if dataset is None else dataset.name}
     if dataset is not None:
         low, high = dataset.value_range
@@ -336,22 +342,26 @@ def _made_with(card: records.ModelCard) -> list[str]:
 
 
 def _limits(card: records.ModelCard) -> list[str]:
-    limits = []
-    if card.measured is None:
-        limits.append("Not measured: its accuracy, any attack, any check for masked gradients.")
-    else:
-        ran = _attacked(card.measured)
-        missing = [f"`{name}`" for name in config.ATTACKS if name not in ran]
-        if missing:
-            limits.append(f"Attacks that were not run: {', '.join(missing)}.")
+    limits = list(card.caveats)
+    ran = [] if card.measured is None else _attacked(card.measured)
+    if not ran:
+        what = ["its accuracy"] if card.measured is None else []
+        what += ["any attack"]
+        what += [] if card.controls else ["any check for masked gradients"]
+        limits.append(f"Not measured: {', '.join(what)}.")
+    elif missing := [f"`{name}`" for name in config.ATTACKS if name not in ran]:
+        limits.append(f"Attacks that were not run: {', '.join(missing)}.")
+    if ran:
         limits.append(
             "Attacks were run on a sample of test images, with the settings above: a stronger "
             "attack may succeed more often or nearer."
         )
+    if card.measured is not None:
+        tried = "test images and small perturbations of them" if ran else "test images"
         limits.append(
-            "One training, of one seed. Only test images of its own data set and small "
-            "perturbations of them were tried: no other noise, no physical attack, no image of "
-            "another kind. The network gives a class to any image, be it of a class or not."
+            f"One training{', of one seed' if card.training else ''}. Only {tried} were tried: no "
+            "other noise, no physical attack, no image of another kind. The network gives a class "
+            "to any image, be it of a class or not."
         )
         limits.append("Everything was measured on the Keras network, before it was exported.")
     limits.append(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import interruption, networks
+from ddefense.maths.ranges import from_unit, to_unit
 from ddefense.records import RunError
 
 Images = npt.NDArray[np.float32]
@@ -49,13 +50,12 @@ def convert(
     Raises:
         QuantizationError: if TFLite cannot convert the network.
     """
-    low, high = value_range
     logits_network = networks.logits_of(network)
     shape = [None, *network.input_shape[1:]]
 
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="images")])
     def serve(images: tf.Tensor) -> tf.Tensor:
-        inside = images if (low, high) == (0.0, 1.0) else low + images * (high - low)
+        inside = from_unit(images, value_range)
         return tf.nn.softmax(tf.cast(logits_network(inside, training=False), tf.float32))
 
     module = tf.Module()
@@ -63,7 +63,7 @@ def convert(
     # TFLite saves and loads what it converts, and only what a module tracks comes along.
     module.tracked = [variable.value for variable in logits_network.variables]
     places = np.linspace(0, len(calibration) - 1, min(len(calibration), CALIBRATION_IMAGES))
-    seen = ((calibration[places.astype(int)] - low) / (high - low)).astype(np.float32)
+    seen = to_unit(calibration[places.astype(int)], value_range).astype(np.float32)
     # The file's input gets scale and offset from the values seen. With both ends among them it
     # takes 0-255 as they come.
     seen[0, 0, 0, 0], seen[0, -1, -1, -1] = 0.0, 1.0

@@ -24,6 +24,7 @@ _GRAPH = f"A SavedModel is a graph without layers: take the network that it was 
 _WEIGHTS = f"Weights alone have no layers: load them into their network and {_SAVE}"
 # By the ending of the name; the first that fits.
 _HINTS = {
+    ".keras": "Keras tells it by its suffix in small letters alone: rename it.",
     ".weights.h5": _WEIGHTS,
     ".h5": _OLDER,
     ".hdf5": _OLDER,

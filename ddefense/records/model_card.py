@@ -73,7 +73,7 @@ class WeightRecord:
 
 @dataclass(config=_STRICT, kw_only=True)
 class MeasuredRecord:
-    """What a run measured on one deployed (T = 1) network.
+    """What was measured on one deployed (T = 1) network; empty where no such attack was run.
 
     Attributes:
         test_accuracy: on the whole test set, a share.
@@ -138,18 +138,19 @@ class ModelCard:
         schema_version: of this record.
         name: of the network.
         description: what it is, in one sentence.
-        warning: what the defence is worth, in words that need no other context.
+        warning: what its defence is worth, in words that need no other context.
         defense: how it is meant to resist; `unknown` where nothing is known of its training.
-        temperature: T it was trained at; null if not known.
+        temperature: T it was trained at, or is said to have been; null if not known.
         deployed_temperature: T of the softmax that is served.
-        dataset: what it was trained and measured on; null if not known.
+        dataset: what it was measured on, and trained on where `training` is known; null if not
+            known.
         training: how its training went; null if not known.
         seed: of its training; null if not known.
         measured: what was measured on it; null if nothing was.
         undistilled: the same of the undistilled network of its run; null if there is none or it is
             this one.
         controls: checks of this network for masked gradients.
-        verdict: what the defence is worth; null if nothing was measured.
+        verdict: what the defence is worth; null if too little was measured.
         about: to which networks the verdict applies; null without a verdict.
         class_names: one per class, in the order of the outputs.
         value_range: of a feature, as the network was trained; clients send [0, 1] whatever it is.
@@ -165,6 +166,7 @@ class ModelCard:
         versions: of the process that exported it.
         measured_with: of the process that finished the measurements; null if nothing was measured.
         extra_files: other forms of the network beside the SavedModel.
+        caveats: sentences on what makes the rest doubtful.
     """
 
     name: str
@@ -191,6 +193,7 @@ class ModelCard:
     versions: VersionsRecord
     measured_with: VersionsRecord | None
     extra_files: list[ExtraFileRecord] = dataclasses.field(default_factory=list)
+    caveats: list[str] = dataclasses.field(default_factory=list)
     schema_version: Literal[1] = CARD_SCHEMA_VERSION
 
 

@@ -389,6 +389,8 @@ class NetworkRecord:
         norm_attacks: per attack measured by a norm.
         transfer: by rising kappa.
         initial: the network it was distilled from; null unless distilled.
+        weights_sha256: of its weights, of the bytes that `ModelCard.weights_sha256` names; null in
+            results of versions that did not record it.
     """
 
     name: str
@@ -405,6 +407,7 @@ class NetworkRecord:
     norm_attacks: dict[str, NormAttackRecord] = dataclasses.field(default_factory=dict)
     transfer: list[TransferRecord] = dataclasses.field(default_factory=list)
     initial: InitialRecord | None = None
+    weights_sha256: str | None = None
 
 
 @dataclass(config=_STRICT, kw_only=True)

@@ -13,6 +13,8 @@ def table(
     version: pathlib.Path,
     max_difference: float,
     test_accuracy: float | None,
+    *,
+    range_given: bool = True,
 ) -> Table:
     """One row per signature; below, size, exactness and accuracy.
 
@@ -21,6 +23,7 @@ def table(
         version: its directory.
         max_difference: largest abs difference of an answer from the network's, reloaded.
         test_accuracy: a share; None if it is not known.
+        range_given: whether the user, results or a dataset told the range of the features.
     """
     columns = (
         Column("signature", "signature", text=True),
@@ -34,6 +37,8 @@ def table(
     files = [path for path in version.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     known = "not known" if test_accuracy is None else f"{100 * test_accuracy:.2f} %"
+    low, high = card.value_range
+    otherwise = "." if range_given else ": --value_range if it was trained on another."
     return Table(
         name="export",
         title=f"Signatures of {version}",
@@ -43,6 +48,8 @@ def table(
             f"{size / _MB:.2f} MB in {len(files)} files. Reloaded by TensorFlow's C++ runtime, its "
             f"answers differ from the network's by {max_difference:.1g} at most. Test accuracy: "
             f"{known}.",
+            f"Clients send features in [0, 1], or bytes; the network gets [{low:g}, {high:g}]"
+            f"{otherwise}",
             *(_extra(file) for file in card.extra_files),
         ),
     )

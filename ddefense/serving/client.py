@@ -27,6 +27,7 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 _HELP = "docs/serving.md says how to start a server; bin/query --saved_model needs none."
 _NO_TF_SERVING = "what TF Serving's REST API does not send; is it the port of that API?"
+_OURS = "Was the model exported by bin/export?"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,10 @@ def ask_grpc(server: str, question: Question, *, timeout: float) -> Answer:
                 cause = details.rpartition("Failed to connect to remote host: ")[2]
                 raise _unreachable(server, "gRPC", cause) from None
             raise RefusedError(f"{server} refused: {code.name}: {details}") from None
-    found = {name: _array(proto) for name, proto in response.outputs.items()}
+    try:
+        found = {name: _array(proto) for name, proto in response.outputs.items()}
+    except ValueError as error:
+        raise RefusedError(f"{server} sent what cannot be read: {error}. {_OURS}") from None
     return Answer(_checked(server, question, found), response.model_spec.version.value)
 
 
@@ -193,6 +197,7 @@ def ask_saved_model(directory: pathlib.Path, question: Question) -> Answer:
                 f"{version} has no signature {question.signature}; it has "
                 f"{', '.join(sorted(model.signatures))}."
             )
+        _expect_ours(f"{question.signature} of {version}", question, model.signatures)
         inputs = {SIGNATURES[question.signature].input: question.images}
         found = {
             name: _decoded(array) for name, array in model.run(question.signature, inputs).items()
@@ -261,14 +266,55 @@ def _array(proto: Any) -> npt.NDArray[Any]:
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.dtype == types_pb2.DT_STRING:
         return _decoded(np.array(list(proto.string_val), object).reshape(shape))
-    dtype, values = {
-        types_pb2.DT_FLOAT: (np.float32, proto.float_val),
-        types_pb2.DT_INT64: (np.int64, proto.int64_val),
-    }[proto.dtype]
+    dtype: type[np.generic]
+    if proto.dtype == types_pb2.DT_FLOAT:
+        dtype, values = np.float32, proto.float_val
+    elif proto.dtype == types_pb2.DT_INT64:
+        dtype, values = np.int64, proto.int64_val
+    else:
+        raise ValueError(f"values of type {_type_name(proto.dtype)}")
     # A server may send either form.
     if proto.tensor_content:
         return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
     return np.array(values, dtype).reshape(shape)
+
+
+def _type_name(dtype: int) -> str:
+    """As NumPy says it, such as float32 for DT_FLOAT, where it has a word for it."""
+    from tensorflow.core.framework import types_pb2
+
+    if dtype not in types_pb2.DataType.values():  # newer than these messages
+        return f"number {dtype}"
+    name = types_pb2.DataType.Name(dtype).removeprefix("DT_").lower()
+    return {"float": "float32", "double": "float64", "half": "float16"}.get(name, name)
+
+
+def _expect_ours(where: str, question: Question, signatures: Mapping[str, Any]) -> None:
+    """Refuses a signature that only has the name of one of ours."""
+    signature, known = signatures[question.signature], SIGNATURES[question.signature]
+    types = {"object": "string"}
+    expected = (
+        {known.input: types.get(known.dtype, known.dtype)},
+        {name: types.get(_dtype(name), _dtype(name)) for name in known.outputs},
+    )
+    # What is no single tensor, such as a sparse one, has no name.
+    found = tuple(
+        {name: _type_name(info.dtype) if info.name else "no tensor" for name, info in part.items()}
+        for part in (signature.inputs, signature.outputs)
+    )
+    if found != expected:
+        raise RefusedError(
+            f"Expected {where} to take {_listed(expected[0])} and to give {_listed(expected[1])}; "
+            f"it takes {_listed(found[0])} and gives {_listed(found[1])}. {_OURS}"
+        )
+
+
+def _listed(types: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {types[name]}" for name in sorted(types)) or "nothing"
+
+
+def _dtype(output: str) -> str:
+    return {"classes": "int64", "labels": "object"}.get(output, "float32")
 
 
 def _decoded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -299,24 +345,36 @@ def _outputs(server: str, question: Question, reply: Any) -> Outputs:
         found = body["outputs"]
         # A single output comes without its name.
         columns = found if isinstance(found, dict) else {expected[0]: found}
-        dtypes = {"classes": np.int64, "labels": object}
-        return {
-            name: np.array(column, dtypes.get(name, np.float32)) for name, column in columns.items()
-        }
-    except (KeyError, TypeError, ValueError):
+        return {name: np.array(column, _dtype(name)) for name, column in columns.items()}
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise RefusedError(f"{server} sent {_NO_TF_SERVING}") from None
 
 
 def _checked(server: str, question: Question, found: Outputs) -> Outputs:
     expected = SIGNATURES[question.signature].outputs
     rows = len(question.images)
-    if set(found) != set(expected) or any(len(array) != rows for array in found.values()):
-        shapes = {name: array.shape for name, array in found.items()}
+    if not _fits(found, expected, rows):
+        shapes = {name: (array.dtype.name, array.shape) for name, array in found.items()}
         raise RefusedError(
             f"Expected {', '.join(expected)} for {rows} images from {question.signature} of "
-            f"{server}; received {shapes}. Was the model exported by bin/export?"
+            f"{server}; received {shapes}. {_OURS}"
         )
     return found
+
+
+def _fits(found: Outputs, expected: tuple[str, ...], rows: int) -> bool:
+    """Whether there are scores of every class for every image, and one class or label."""
+    if {name: array.dtype for name, array in found.items()} != {
+        name: np.dtype(_dtype(name)) for name in expected
+    }:
+        return False
+    scores, *rest = (found[name] for name in expected)
+    if scores.ndim != 2 or len(scores) != rows or not scores.shape[1]:
+        return False
+    classes = found.get("classes", np.zeros(rows, np.int64))
+    return all(array.shape == (rows,) for array in rest) and bool(
+        ((classes >= 0) & (classes < scores.shape[1])).all()
+    )
 
 
 def _late(server: str, timeout: float) -> NoAnswerError:

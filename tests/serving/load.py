@@ -3,7 +3,8 @@
     python -P load.py ADDRESS PID QUESTIONS.npz
 
 reads `<signature>/<input>/<output>` -> values, `<signature>/batches` -> indices of those to send
-together (-1 where a batch has fewer) and `<signature>/expected` -> the answers to each batch. It
+together (-1 where a batch has fewer), `<signature>/expected` -> the answers to each batch and
+`<signature>/named` -> its classes or labels, empty where the signature answers with neither. It
 sends `WARM_UP` and then `MEASURED` requests from `CLIENTS` threads, each with a connection of its
 own, and prints as JSON what came of them. It is a process of its own, so that clients and server
 share no interpreter, and knows TensorFlow's messages only.
@@ -33,6 +34,7 @@ from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 NAME = "digits_distilled_t100"
+VERSION = 2
 CLIENTS = 16
 WARM_UP, MEASURED = 2_000, 8_000
 MALFORMED_EVERY = 20
@@ -44,7 +46,7 @@ DTYPES = {"float32": types_pb2.DT_FLOAT, "uint8": types_pb2.DT_UINT8}
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What to send a signature, in batches, and what it answers."""
+    """What to send a signature, in batches, and what it answers: scores, and classes or labels."""
 
     signature: str
     input: str
@@ -52,6 +54,7 @@ class Question:
     values: np.ndarray
     batches: np.ndarray
     expected: np.ndarray
+    named: np.ndarray
 
 
 def read(path):
@@ -60,9 +63,10 @@ def read(path):
         for key in arrays.files:
             signature, name, *output = key.split("/")
             if output:
-                batches, expected = arrays[f"{signature}/batches"], arrays[f"{signature}/expected"]
-                asked = Question(signature, name, *output, arrays[key], batches, expected)
-                questions[signature] = asked
+                answers = (
+                    arrays[f"{signature}/{part}"] for part in ("batches", "expected", "named")
+                )
+                questions[signature] = Question(signature, name, *output, arrays[key], *answers)
     return questions
 
 
@@ -161,16 +165,49 @@ def _send_good(stub, question, batch):
         response = stub.Predict(asked, timeout=TIMEOUT)
     except grpc.RpcError as error:
         return error.code().name
-    answer = response.outputs[question.output]
+    return "right" if _is_right(response, question, batch, len(chosen)) else "wrong"
+
+
+def _is_right(response, question, batch, rows):
+    """Whether the version, the scores and the classes or labels are the expected ones."""
+    spec, outputs = response.model_spec, dict(response.outputs)
+    if (spec.name, spec.version.value, spec.signature_name) != (NAME, VERSION, question.signature):
+        return False
+    if question.output not in outputs:
+        return False
+    answer = outputs.pop(question.output)
     found = np.array(answer.float_val, np.float32)
     if answer.tensor_content:
         found = np.frombuffer(answer.tensor_content, np.float32)
-    expected = question.expected[batch][: len(chosen)]
+    expected = question.expected[batch][:rows]
     scale = max(1.0, float(np.abs(expected).max())) if question.output == "logits" else 1.0
-    if found.size != expected.size:
-        return "wrong"
-    right = np.abs(found.reshape(expected.shape) - expected).max() <= TOLERANCE * scale
-    return "right" if right else "wrong"
+    if _shape(answer) != expected.shape or found.size != expected.size:
+        return False
+    if not np.abs(found.reshape(expected.shape) - expected).max() <= TOLERANCE * scale:
+        return False
+    return _names(outputs, rows) == _expected_names(question, batch, rows)
+
+
+def _names(outputs, rows):
+    """Classes or labels by the name of the output, of all outputs that are no scores."""
+    found = {}
+    for name, answer in outputs.items():
+        values = [*answer.int64_val, *answer.string_val]
+        if answer.tensor_content:
+            values = np.frombuffer(answer.tensor_content, np.int64).tolist()
+        found[name] = values if _shape(answer) == (rows,) else None
+    return found
+
+
+def _expected_names(question, batch, rows):
+    if not question.named.size:
+        return {}
+    name = "labels" if question.named.dtype == object else "classes"
+    return {name: question.named[batch][:rows].tolist()}
+
+
+def _shape(tensor):
+    return tuple(dim.size for dim in tensor.tensor_shape.dim)
 
 
 def memory(pid):

@@ -1,16 +1,25 @@
 """`bin/query` against a server, and against an exported model without one."""
 
+import concurrent.futures
+import contextlib
+import http.server
 import json
 import os
 import re
 import socket
 import subprocess
+import threading
 import time
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import get_model_metadata_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from ddefense.exporting import signatures
 from ddefense.serving import client
@@ -24,6 +33,12 @@ from ddefense.cli import query
 import ddefense.datasets.digits
 for name in ("tensorflow", "grpc"):
     assert name not in sys.modules
+import requests  # what every fork would import anew, and may be imported before it
+from ddefense import datasets
+from ddefense.serving import runtime
+datasets.load("digits")
+runtime.import_messages()
+from tensorflow_serving.apis import predict_pb2
 for line in open(sys.argv[1]):
     child = os.fork()
     if not child:
@@ -193,6 +208,174 @@ def test_a_version_that_does_not_load_is_refused(query, folder):
     (folder / "damaged" / "1").mkdir(parents=True)
     (folder / "damaged" / "1" / "saved_model.pb").write_bytes(b"no graph")
     assert_refused(query("--saved_model=damaged", "--images=grey.png"), "damaged/1 does not load: ")
+
+
+HINT = "Was the model exported by bin/export?"
+PROBABILITIES = np.full(10, 0.05, np.float32)
+PROBABILITIES[[2, 5]] = 0.3
+
+
+@pytest.fixture(scope="module")
+def save(tmp_path_factory):
+    """Exports a model whose signature `serving_default` answers with these values per image."""
+
+    def saved(dtype=tf.float32, **values):
+        module = tf.Module()
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 28, 28, 1), dtype, name="images")])
+        def answer(images):
+            count = tf.shape(images)[0]
+            return {
+                name: tf.repeat(tf.constant(value)[None], count, axis=0)
+                for name, value in values.items()
+            }
+
+        base = tmp_path_factory.mktemp("foreign")
+        tf.saved_model.save(module, str(base / "1"), signatures={"serving_default": answer})
+        return base
+
+    return saved
+
+
+def test_a_model_that_bin_export_did_not_write_is_refused(query, make_tiny_network, tmp_path):
+    # Keras calls the input after itself.
+    make_tiny_network().export(tmp_path / "1", verbose=False)
+    place = f"--saved_model={tmp_path}"
+    found = query(place, "--dataset=digits")
+    assert_refused(
+        found,
+        f"Expected serving_default of {tmp_path / '1'} to take images float32 and to give classes "
+        "int64, probabilities float32; it takes ",
+        "and gives output_0 float32. " + HINT,
+    )
+    assert_refused(query(place, "--images=grey.png"), "has no signature serving_labels; it has")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"classes": np.int32(5)}, "gives classes int32, probabilities float32"),
+        ({}, "gives probabilities float32."),
+        ({"classes": np.int64(5), "dtype": tf.int32}, "it takes images int32 and gives"),
+        # The right names and types, but no such class.
+        ({"classes": np.int64(10)}, "received {'"),
+    ],
+    ids=str,
+)
+def test_a_saved_model_with_other_inputs_or_outputs_is_refused(query, save, settings, named):
+    base = save(**{"probabilities": PROBABILITIES} | settings)
+    assert_refused(query(f"--saved_model={base}", "--dataset=digits"), named, HINT)
+
+
+def test_the_class_is_the_model_s_own_also_in_a_tie(query, save):
+    place = f"--saved_model={save(probabilities=PROBABILITIES, classes=np.int64(5))}"
+    _, row = table(query(place, "--dataset=digits", "--samples=1"))
+    assert row == ["digits 0", "0", "5", "0.3000", "2 0.3000, 0 0.0500"]
+    answer = json.loads(query(place, "--dataset=digits", "--samples=1", "--json").stdout)
+    (found,) = answer["answers"]
+    assert (found["class"], found["probability"]) == (5, 0.3)
+
+
+@contextlib.contextmanager
+def grpc_server(outputs):
+    """Answers every request with these outputs, as a server of some other model may."""
+
+    class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def Predict(self, request, context):  # noqa: N802
+            return predict_pb2.PredictResponse(model_spec=request.model_spec, outputs=outputs)
+
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Service(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(None).wait()
+
+
+@contextlib.contextmanager
+def rest_server(body):
+    """Answers every request with this JSON."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+BLANK = client.Question("other", "serving_default", np.zeros((1, 28, 28, 1), np.float32))
+ROW = tf.make_tensor_proto(PROBABILITIES[None])
+CLASS = tf.make_tensor_proto([5], tf.int64)
+CUT_OFF = tf.make_tensor_proto(PROBABILITIES[None])
+CUT_OFF.tensor_content = CUT_OFF.tensor_content[:-3]
+TOO_FEW = tf.make_tensor_proto(np.float32([[0.5]]))
+TOO_FEW.tensor_shape.dim[1].size = 10
+
+
+@pytest.mark.parametrize(
+    ("outputs", "named"),
+    [
+        (
+            {"probabilities": ROW, "classes": tf.make_tensor_proto([5], tf.int32)},
+            "sent what cannot be read: values of type int32.",
+        ),
+        ({"probabilities": tf.make_tensor_proto([[0.5]], tf.float64)}, "values of type float64."),
+        ({"probabilities": CUT_OFF, "classes": CLASS}, "sent what cannot be read: "),
+        ({"probabilities": TOO_FEW, "classes": CLASS}, "sent what cannot be read: "),
+        ({"output_0": ROW}, "received {'output_0': ('float32', (1, 10))}."),
+        ({"probabilities": CLASS, "classes": ROW}, "'classes': ('float32', (1, 10))"),
+        ({"probabilities": tf.make_tensor_proto(1.0), "classes": CLASS}, "('float32', ())"),
+        ({"probabilities": ROW, "classes": tf.make_tensor_proto([10], tf.int64)}, "received {'"),
+        ({"probabilities": ROW, "classes": tf.make_tensor_proto([-1], tf.int64)}, "received {'"),
+        ({"probabilities": ROW, "classes": tf.make_tensor_proto([[5]], tf.int64)}, "(1, 1)"),
+        ({"probabilities": ROW, "classes": CLASS, "more": CLASS}, "'more': ('int64', (1,))"),
+        ({}, "received {}."),
+    ],
+)
+def test_an_answer_by_grpc_of_another_kind_is_refused(outputs, named):
+    with grpc_server(outputs) as port, pytest.raises(client.RefusedError) as caught:
+        client.ask_grpc(f"localhost:{port}", BLANK, timeout=60)
+    for part in (f"localhost:{port}", named, HINT):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ('{"outputs": [[0.5, 0.5]]}', "received {'probabilities': ('float32', (1, 2))}"),
+        ('{"outputs": {"probabilities": 1.0, "classes": 0}}', "'classes': ('int64', ())"),
+        ('{"outputs": {"probabilities": [[0.5, 0.5]], "classes": [2]}}', "received {'"),
+        ('{"outputs": {"output_0": [[0.5]], "output_1": [1]}}', "'output_1': ('float32', (1,))"),
+        ('{"outputs": {"probabilities": [["a"]], "classes": [0]}}', ""),
+        ('{"outputs": {"probabilities": [[0.5]], "classes": [1e999]}}', ""),
+        ('{"outputs": {"probabilities": [[0.5], [0.1, 0.2]], "classes": [0]}}', ""),
+        ('{"outputs": {"probabilities": [[0.5]], "classes": [99999999999999999999]}}', ""),
+        ('{"predictions": [0.5]}', ""),
+        ("[0.5]", ""),
+    ],
+)
+def test_an_answer_by_rest_of_another_kind_is_refused(body, named):
+    with rest_server(body) as port, pytest.raises(client.RefusedError) as caught:
+        client.ask_rest(f"localhost:{port}", BLANK, timeout=60)
+    said = (named, HINT) if named else ("sent what TF Serving's REST API does not send",)
+    for part in (f"localhost:{port}", *said):
+        assert part in str(caught.value)
 
 
 @pytest.fixture

@@ -232,6 +232,42 @@ def test_bad_images_are_refused_and_the_server_lives_on(
     assert_close(arrays(good)[asked.output], asked.expected(slice(1)), asked.output)
 
 
+def out_of_range_pixels():
+    """Integers beyond 0-255, as a client may send them, and what is left of them modulo 256."""
+    pixels = np.random.default_rng(1).integers(-300, 600, (2, 28, 28, 1))
+    pixels[0, 0, 0] = 300
+    return pixels, pixels % 256
+
+
+def test_grpc_pixels_out_of_0_to_255_are_taken_modulo_256_before_the_graph_sees_them(
+    server, ask_network
+):
+    pixels, wrapped = out_of_range_pixels()
+    assert wrapped[0, 0, 0] == 44
+    sent = tf.make_tensor_proto(wrapped.astype(np.uint8))
+    sent.ClearField("tensor_content")
+    sent.int_val[:] = pixels.ravel().tolist()
+    found = arrays(server.predict("serving_uint8", {"images": sent}))
+    expected = ask_network(wrapped / np.float32(255))
+    assert_close(found["probabilities"], expected)
+    np.testing.assert_array_equal(found["classes"], expected.argmax(axis=1))
+
+
+def test_rest_pixels_out_of_0_to_255_are_taken_modulo_256_before_the_graph_sees_them(
+    server, ask_network
+):
+    pixels, wrapped = out_of_range_pixels()
+    response = server.post({"signature_name": "serving_uint8", "inputs": pixels.tolist()})
+    assert response.status_code == 200, response.text
+    found = response.json()["outputs"]
+    expected = ask_network(wrapped / np.float32(255))
+    assert_close(np.array(found["probabilities"], np.float32), expected)
+    assert found["classes"] == expected.argmax(axis=1).tolist()
+    # The same numbers as floats in [0, 1] are refused: only integers can wrap.
+    refused = server.post({"inputs": (pixels / 255).tolist()})
+    assert re.search(RANGE, refused.json()["error"]), refused.text
+
+
 def test_a_tensor_whose_content_does_not_fit_its_shape_is_refused(server):
     damaged = tf.make_tensor_proto(IMAGES)
     damaged.tensor_content = damaged.tensor_content[:-1]

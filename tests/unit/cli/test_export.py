@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ddefense import config, files, records
+
 USAGE, RUN = 2, 1
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results" / "digits"
 NETWORK = f"--network={RESULTS / 'networks' / 'distilled_t20.keras'}"
@@ -45,7 +47,7 @@ for arguments in json.loads(sys.argv[1]):
     asked = flags.FLAGS
     network = pathlib.Path(asked.network)
     known = known_results.find(network, pathlib.Path(asked.results) if asked.results else None)
-    dataset = known.results.dataset.name if known else asked.dataset
+    dataset = known.dataset if known else asked.dataset
     found.append([
         export._name(network, dataset),
         export._class_names(asked.class_names) if asked.class_names else None,
@@ -88,6 +90,29 @@ def elsewhere(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def attack_run(tmp_path):
+    """The directory of a run of bin/attack on the network: as little as it can hold."""
+    run = records.AttackRun(
+        network="its.keras",
+        sha256=files.sha256(RESULTS / "networks" / "distilled_t20.keras"),
+        substitute=None,
+        temperature=None,
+        dataset="digits",
+        config=config.preset("smoke", "digits"),
+        environment={},
+        timings={},
+        test_accuracy=0.5,
+        sample_indices=[],
+        attacks={},
+        robustness={},
+        norm_attacks={},
+        transfer=[],
+    )
+    records.dump(run, tmp_path / "attacked" / "attack.json")
+    return tmp_path / "attacked"
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -116,7 +141,7 @@ def elsewhere(tmp_path_factory):
         ([NETWORK, "--quantize=int4"], ["--quantize=int4", "int8"]),
         ([NETWORK, "--dataset=mnist"], ["--dataset", "expected digits", "received mnist"]),
         ([NETWORK, "--dataset=cifar"], ["--dataset=cifar", "digits"]),
-        ([NETWORK, "--results=missing"], ["--results", "'missing'", "results.json"]),
+        ([NETWORK, "--results=missing"], ["--results", "'missing'", "results.json", "attack.json"]),
         ([NETWORK, "--server_base=models"], ["--server_base", "absolute", "'models'"]),
         (["--write_server_config", "--server_base=../m"], ["--server_base", "'../m'"]),
         (["--write_server_config", "--name=a"], ["--write_server_config", "--name"]),
@@ -164,6 +189,17 @@ def test_results_without_the_runs_own_network_are_refused(cli, elsewhere, tmp_pa
     assert str(tmp_path / "networks" / "distilled_t20.keras") in found.stderr
 
 
+def test_attacks_on_another_file_are_refused(cli, attack_run):
+    other = RESULTS / "networks" / "baseline.keras"
+    for given in (attack_run, attack_run / "attack.json"):
+        found = cli(f"--network={other}", f"--results={given}", "--name=a")
+        assert found.returncode == USAGE
+        assert "--results: expected attacks on " in found.stderr
+        assert f"{attack_run / 'attack.json'} is about its.keras" in found.stderr
+    found = cli(NETWORK, f"--results={attack_run}", "--dataset=mnist")
+    assert "--dataset: expected digits, on which" in found.stderr
+
+
 def assert_run_error(found, *named):
     assert found.returncode == RUN
     lines = found.stderr.splitlines()
@@ -194,18 +230,19 @@ def test_there_is_nothing_to_serve(cli, tmp_path):
 
 
 def test_there_is_nothing_to_verify(cli, tmp_path):
-    assert_run_error(cli(f"--verify={tmp_path}"), str(tmp_path / "1"), "has neither")
+    assert_run_error(cli(f"--verify={tmp_path}"), str(tmp_path / "1"), "several models", "is none")
 
 
 def test_damaged_versions_are_named_without_tensorflow(cli, tmp_path):
-    for version in ("2", "10"):
-        (tmp_path / version).mkdir()
-        (tmp_path / version / "saved_model.pb").touch()
-    found = cli(f"--verify={tmp_path}")
-    assert found.returncode == RUN
-    first, second = found.stderr.splitlines()
-    assert first.startswith(f"FAIL {tmp_path / '2'}: Expected the manifest")
-    assert second.startswith(f"FAIL {tmp_path / '10'}: Expected the manifest")
+    versions = [tmp_path / name for name in ("a/2", "a/10", "b/1")]
+    for version in versions:
+        version.mkdir(parents=True)
+        (version / "saved_model.pb").touch()
+    for directory, expected in ((tmp_path / "a", versions[:2]), (tmp_path, versions)):
+        found = cli(f"--verify={directory}")
+        assert found.returncode == RUN
+        for line, version in zip(found.stderr.splitlines(), expected, strict=True):
+            assert line.startswith(f"FAIL {version}: Expected the manifest")
 
 
 def test_help_lists_the_flags_and_needs_no_tensorflow(run_python, folder):

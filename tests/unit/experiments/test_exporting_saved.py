@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from ddefense import config, networks, records
-from ddefense.experiments import exporting_saved, known_results
+from ddefense import config, exporting, networks, records
+from ddefense.experiments import attacking_saved, exporting_saved, known_results
 
 DIGITS = Path(__file__).resolve().parents[3] / "docs" / "results" / "digits"
 OURS = DIGITS / "networks" / "distilled_t20.keras"
@@ -40,6 +40,11 @@ def test_the_exported_network_is_that_at_temperature_1(tiny, tmp_path, tiny_imag
     assert done.exported.max_difference < 1e-6
     assert done.test_accuracy is None
     assert (done.card.name, done.card.deployed_temperature) == ("model", 1.0)
+    assert not done.range_given
+    assert done.card.caveats == [
+        "The range of the features that it was trained on was not given; [0, 1] was assumed."
+    ]
+    assert "WARNING" not in caplog.text
     assert f"{tiny} is saved at T = 20; exported at T = 1" in caplog.text
     deployed = networks.deployed(networks.load(tiny))
     assert done.card.class_names == ["a", "b", "c"]
@@ -92,6 +97,159 @@ def test_results_of_other_weights_are_refused(tmp_path):
         tmp_path,
         results=known,
     )
+
+
+def in_a_run(folder, network=OURS, **changes):
+    """A run directory whose results are about one network, and where that network is."""
+    results = records.load(records.Results, DIGITS / "results.json")
+    record = next(n for n in results.networks if n.name == OURS.stem)
+    record = dataclasses.replace(record, **changes)
+    (folder / "networks").mkdir(parents=True)
+    records.dump(dataclasses.replace(results, networks=[record]), folder / "results.json")
+    return Path(shutil.copy(network, folder / "networks" / OURS.name))
+
+
+@pytest.fixture(scope="module")
+def digest():
+    return exporting.weights_of(networks.load(OURS))[1]
+
+
+def test_results_with_a_digest_are_of_these_weights_wherever_the_file_lies(tmp_path, digest):
+    path = in_a_run(tmp_path / "run", weights_sha256=digest)
+    moved = tmp_path / OURS.name
+    path.rename(moved)
+    known = known_results.find(moved, tmp_path / "run")
+    done = exporting_saved.run(asked(moved, tmp_path, results=known))
+    assert done.card.weights_sha256 == digest
+    assert done.card.caveats == []
+    assert done.range_given
+
+
+def test_results_with_another_digest_are_refused_in_the_run_itself(tmp_path, digest):
+    """The file of the run was replaced by another network, under the same name."""
+    other = DIGITS / "networks" / "distilled_t100.keras"
+    path = in_a_run(tmp_path / "run", other, weights_sha256=digest)
+    assert_refused(
+        "^results: expected results about the weights of .*another SHA-256",
+        path,
+        tmp_path,
+        results=known_results.find(path),
+    )
+
+
+def test_results_without_a_digest_are_taken_by_the_name(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "absl")
+    path = in_a_run(tmp_path / "run")
+    done = exporting_saved.run(asked(path, tmp_path, results=known_results.find(path)))
+    (caveat,) = done.card.caveats
+    assert caveat.endswith("taken to be about this network by its name.")
+    assert "holds no digest of the weights" in caplog.text
+    text = (done.exported.path / "assets.extra" / "MODEL_CARD.md").read_text()
+    assert f"- {caveat}\n" in text
+
+
+def test_results_with_another_accuracy_are_refused(tmp_path, digits):
+    """By two images; one may be rounded otherwise elsewhere."""
+    results = records.load(records.Results, DIGITS / "results.json")
+    accuracy = next(n for n in results.networks if n.name == OURS.stem).test_accuracy
+    one, two = (
+        in_a_run(tmp_path / str(images), test_accuracy=accuracy - images / len(digits.test))
+        for images in (1, 2)
+    )
+    assert_refused(
+        r"^results: expected the accuracy .* % of the test images of digits; .* says ",
+        two,
+        tmp_path,
+        results=known_results.find(two),
+        dataset="digits",
+    )
+    done = exporting_saved.run(
+        asked(one, tmp_path, results=known_results.find(one), dataset="digits")
+    )
+    assert done.test_accuracy == pytest.approx(accuracy)
+
+
+def test_what_is_measured_now_goes_into_the_card(tmp_path, digits):
+    done = exporting_saved.run(asked(OURS, tmp_path, dataset="digits"))
+    assert done.card.measured.test_accuracy == done.test_accuracy > 0.9
+    assert done.card.measured.attacks == done.card.measured.norm_attacks == {}
+    assert (done.card.dataset.name, done.card.dataset.num_test) == ("digits", len(digits.test))
+    assert (done.card.defense, done.card.training, done.card.verdict) == ("unknown", None, None)
+    assert done.card.measured_with == done.card.versions
+    text = (done.exported.path / "assets.extra" / "MODEL_CARD.md").read_text()
+    assert f"{100 * done.test_accuracy:.2f} % of the 360 test images of digits." in text
+
+
+# --- runs of bin/attack ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """The directory of a run of one attack, and its results."""
+    directory = tmp_path_factory.mktemp("attacked") / "run"
+    settings = config.preset("smoke", "digits", attacks=("fgsm",), samples=2)
+    return directory, attacking_saved.run(settings, directory, network=OURS, temperature=20.0)
+
+
+def test_attacks_on_a_network_are_on_its_card(attacked, tmp_path, digits):
+    directory, run = attacked
+    copy = Path(shutil.copy(OURS, tmp_path / "copy.keras"))
+    known = known_results.find(copy, directory)
+    assert known == known_results.find(copy, directory / "attack.json")
+    done = exporting_saved.run(asked(copy, tmp_path, results=known))
+    card = done.card
+    assert (card.name, card.defense, card.temperature) == ("model", "unknown", 20.0)
+    assert card.measured.test_accuracy == run.test_accuracy == done.test_accuracy
+    assert card.measured.norm_attacks == run.norm_attacks
+    assert [control.name for control in card.controls] == [c.name for c in run.controls]
+    assert (card.verdict, card.about, card.caveats) == (None, None, [])
+    assert card.class_names == list(digits.class_names)
+    text = (done.exported.path / "assets.extra" / "MODEL_CARD.md").read_text()
+    assert "\nThere is no verdict: the attacks were measured on this network alone" in text
+    assert "| `fgsm` | untargeted | 2 |" in text
+
+
+def test_warnings_of_an_attack_are_limits_of_the_card(attacked, tmp_path):
+    directory, run = attacked
+    run = dataclasses.replace(run, warnings=["It is doubtful."])
+    known = known_results.KnownAttacks(directory / "attack.json", run)
+    done = exporting_saved.run(asked(OURS, tmp_path, results=known))
+    assert done.card.caveats == ["It is doubtful."]
+    assert_refused(
+        "^value_range: expected 0,1, ",
+        OURS,
+        tmp_path / "again",
+        results=known,
+        value_range=(0.0, 255.0),
+    )
+
+
+def test_attacks_on_another_file_are_refused(attacked):
+    other = DIGITS / "networks" / "distilled_t100.keras"
+    with pytest.raises(config.ConfigError, match=r"^results: expected attacks on .*t100\.keras"):
+        known_results.find(other, attacked[0])
+
+
+# --- the range of the features --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value_range", [None, (0.0, 255.0)])
+def test_a_network_of_bytes_without_a_range_is_warned_of(tmp_path, caplog, value_range):
+    images = keras.Input((4, 4, 1))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255, name="scale")(images))
+    keras.Model(images, keras.layers.Dense(3, "softmax")(x)).save(tmp_path / "a.keras")
+    done = exporting_saved.run(asked(tmp_path / "a.keras", tmp_path, value_range=value_range))
+    warned = "WARNING: the network's layer 'scale' scales features" in caplog.text
+    assert warned == (value_range is None)
+    assert "such as --value_range=0,255" in caplog.text or not warned
+    assert done.range_given == (not warned)
+    assert done.card.value_range == (value_range or (0.0, 1.0))
+    assert ["`scale` looks made for a wider" in caveat for caveat in done.card.caveats] == (
+        [True] if warned else []
+    )
+
+
+# --- results and datasets -------------------------------------------------------------------------
 
 
 def test_a_copy_has_the_results_and_is_measured(tmp_path, digits):

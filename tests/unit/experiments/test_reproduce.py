@@ -110,7 +110,7 @@ def test_exports_have_the_card_of_their_network(finished):
             folder / RUN / "networks" / f"{export.network}.keras", compile=False
         )
         digest = exporting.card_of(kept, name="a", environment={}).weights_sha256
-        assert digest == card.weights_sha256
+        assert digest == card.weights_sha256 == measured.weights_sha256
 
 
 def test_a_finished_run_exports_nothing_again(finished, again):

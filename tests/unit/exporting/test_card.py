@@ -16,6 +16,7 @@ from ddefense.exporting import (
     findings_in,
     findings_of,
     notes,
+    weights_of,
 )
 
 NAMES = ["cat", "dog", "bird|s"]
@@ -345,8 +346,65 @@ def test_nothing_known_is_said_plainly(network):
     assert "| temperature, trained | not known |" in text
     assert "| data | not known |" in section(text, "Training")
     assert "`logits` is exposed" in section(text, "What it takes and gives")
-    assert "> **Defensive distillation has been broken since 2016" in text
+    assert "> **Whether anything defends this network is not known. " in text
+    assert "broken" not in text
     assert "| keras | not known |" in section(text, "Versions")
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("baseline", "Nothing defends this network: small perturbations of an image"),
+        ("distilled_t20", "Defensive distillation has been broken since 2016"),
+        ("adversarially_trained", "Adversarial training resists the perturbations that it was "),
+    ],
+)
+def test_the_warning_fits_the_defence(network, results, name, start):
+    card = card_of(network, name=name, environment={}, findings=findings_in(results, name))
+    assert card.warning.startswith(start)
+    assert notes(card)["MODEL_CARD.md"].startswith(f"# {name}: model card\n\n> **{card.warning}**")
+
+
+def test_accuracy_alone_may_be_measured(network, results):
+    """On a dataset of which nobody says that the network was trained on it."""
+    measured = records.MeasuredRecord(
+        test_accuracy=0.875, attacks={}, robustness={}, norm_attacks={}, transfer=[]
+    )
+    findings = Findings(dataset=results.dataset, measured=measured, caveats=["Doubtful."])
+    card = card_of(network, name="mine", environment={}, findings=findings)
+    assert (card.measured, card.caveats) == (measured, ["Doubtful."])
+    assert card.description.startswith("An image classifier, from images")
+    text = notes(card)["MODEL_CARD.md"]
+    assert section(text, "Accuracy") == "87.50 % of the 6,789 test images of pets."
+    assert section(text, "Attacks") == "Not measured."
+    assert section(text, "Verdict").startswith("No attack on this network was measured")
+    training = section(text, "Training")
+    assert "| data | not known |" in training
+    assert "pets" not in training
+    assert "12,345" not in training
+    limits = section(text, "Limits").splitlines()
+    assert limits[:2] == [
+        "- Doubtful.",
+        "- Not measured: any attack, any check for masked gradients.",
+    ]
+    assert not [line for line in limits if "Attacks" in line or "of one seed" in line]
+    assert "Only test images were tried" in limits[2]
+
+
+def test_attacks_without_an_undistilled_network_give_no_verdict(network, results):
+    _, distilled, _ = results.networks
+    measured = records.MeasuredRecord(
+        test_accuracy=0.875,
+        attacks=distilled.attacks,
+        robustness={},
+        norm_attacks=distilled.norm_attacks,
+        transfer=[],
+    )
+    findings = Findings(dataset=results.dataset, measured=measured, temperature=20.0)
+    text = notes(card_of(network, name="mine", environment={}, findings=findings))["MODEL_CARD.md"]
+    assert section(text, "Verdict").startswith("There is no verdict: the attacks were measured on ")
+    assert "| `cw_l2` | random | 9 |" in section(text, "Attacks")
+    assert "small perturbations of them" in section(text, "Limits")
 
 
 def test_a_temperature_alone_may_be_known(network):
@@ -402,7 +460,10 @@ def test_the_weights_hash_is_of_float32_bytes_in_order(network, card):
 
 def test_the_weights_hash_tells_weights_apart_and_nothing_else(make_tiny_network):
     def digest(network):
-        return card_of(network, name="a", environment={}).weights_sha256
+        weights, together = weights_of(network)
+        card = card_of(network, name="a", environment={})
+        assert (card.weights, card.weights_sha256) == (weights, together)
+        return together
 
     # Dropout brings the state of a random generator, which no hash may depend on.
     digests = [digest(make_tiny_network(dropout=rate)) for rate in (0.0, 0.25, 0.5)]

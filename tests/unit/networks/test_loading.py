@@ -7,6 +7,7 @@ import json
 import marshal
 import pathlib
 import pickle
+import shutil
 import warnings
 import zipfile
 
@@ -490,6 +491,12 @@ def test_another_kind_of_file_is_refused_with_the_way_out(tmp_path, name):
     message = refusal(tmp_path / name)
     assert KINDS[name] in message
     assert "save it as one" in message
+
+
+def test_a_suffix_in_capitals_is_to_be_renamed(tmp_path):
+    """Keras does not take it for one of its files."""
+    path = shutil.copy(STORED / "baseline.keras", tmp_path / "UP.KERAS")
+    assert refusal(path).endswith("in small letters alone: rename it.")
 
 
 @pytest.mark.parametrize("name", ["exported.keras", "exported"])

@@ -73,7 +73,7 @@ def test_json_is_readable(card):
     found = json.loads(text)
     assert found["schema_version"] == records.CARD_SCHEMA_VERSION == 1
     assert found["deployed_temperature"] == 1.0
-    assert found["extra_files"] == []
+    assert found["extra_files"] == found["caveats"] == []
     assert found["signatures"]["serving_default"]["inputs"]["images"]["shape"] == [None, 28, 28, 1]
 
 

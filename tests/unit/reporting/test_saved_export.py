@@ -1,5 +1,7 @@
 """The table that `bin/export` ends with."""
 
+import dataclasses
+
 import pytest
 
 from ddefense import records
@@ -64,7 +66,20 @@ def test_a_row_for_each_signature(make_card, version):
     assert table.notes == (
         "1.23 MB in 2 files. Reloaded by TensorFlow's C++ runtime, its answers differ from the "
         "network's by 2e-07 at most. Test accuracy: not known.",
+        "Clients send features in [0, 1], or bytes; the network gets [0, 1].",
     )
+
+
+@pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 255.0)])
+def test_the_range_that_the_network_gets_is_said(make_card, version, value_range):
+    card = dataclasses.replace(make_card(), value_range=value_range)
+    found = {
+        given: saved_export.table(card, version, 0.0, None, range_given=given).notes[1]
+        for given in (True, False)
+    }
+    low, high = value_range
+    assert found[True].endswith(f"; the network gets [{low:g}, {high:g}].")
+    assert found[False] == f"{found[True][:-1]}: --value_range if it was trained on another."
 
 
 def test_accuracy_of_the_network_and_of_other_files(make_card, version):
@@ -77,6 +92,6 @@ def test_accuracy_of_the_network_and_of_other_files(make_card, version):
     )
     notes = saved_export.table(make_card(extra_files=[extra]), version, 0.0, 0.98125).notes
     assert "Test accuracy: 98.12 %." in notes[0]
-    assert notes[1] == (
+    assert notes[2] == (
         "model_int8.tflite: 0.34 MB, test accuracy 97.50 %. TFLite in 8-bit integers."
     )
