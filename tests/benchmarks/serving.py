@@ -124,7 +124,11 @@ def _parse() -> argparse.Namespace:
 
 
 def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+    """An option as it goes into the report: paths in the checkout start there."""
+    if not isinstance(value, Path):
+        return value
+    root = Path(__file__).resolve().parents[2]
+    return str(value.relative_to(root) if value.is_relative_to(root) else value.name)
 
 
 class Runner:

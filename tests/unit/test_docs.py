@@ -130,3 +130,24 @@ def test_flags_in_commands_exist(page: pathlib.Path) -> None:
     for command in commands:
         for flag in re.findall(r"--(?:no)?(\w+)", command):
             assert flag in known, command
+
+
+def test_the_page_on_serving_shows_the_committed_latencies() -> None:
+    page = (_ROOT / "docs/serving.md").read_text()
+    report = json.loads((_ROOT / "docs/results/serving.json").read_text())
+    ratios = {(r["contest"], r["what"]): r for r in report["ratios"]}
+    for batch in (1, 32, 256):
+        contest, cells = f"mnist images, batch {batch}", []
+        for which in ("distilled", "undistilled, loaded twice"):
+            found = ratios[contest, f"{which} / undistilled"]
+            low, high = min(found["rounds"]), max(found["rounds"])
+            cells.append(f"{found['ratio']:.3f} [{low:.3f}, {high:.3f}]")
+        assert " | ".join(cells) in page
+        for variant in ("frozen", "XLA"):
+            assert (
+                f"{ratios[f'variants, batch {batch}', f'{variant} / shipped']['ratio']:.2f}" in page
+            )
+    assert len(report["targets"]) == 7
+    assert all(target["met"] for target in report["targets"])
+    # The last target is the throughput beside the .keras network.
+    assert f"{report['targets'][-1]['value']:.2f} times as many images" in page
