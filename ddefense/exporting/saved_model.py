@@ -71,7 +71,8 @@ def export_for_serving(
     - `logits`, if exposed: `images` as in the first -> `logits`, float32, shape [N, classes].
 
     Images that are out of range, not finite, of another shape or no images are refused with
-    INVALID_ARGUMENT. A network of other than 1 or 3 channels has no signatures for encoded images.
+    INVALID_ARGUMENT (but integers beyond uint8 are wrapped by TF Serving before they get here). A
+    network of other than 1 or 3 channels has no signatures for encoded images.
 
     A server that watches `base` never sees half a model: the directory is written under a hidden
     name, verified there in a fresh process, and renamed.

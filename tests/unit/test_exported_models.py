@@ -48,6 +48,7 @@ def test_its_card_has_what_the_committed_run_measured(card):
     results = records.load(records.Results, _RUN / "results.json")
     (network,) = [network for network in results.networks if network.name == card.name]
     assert card.name == "distilled_t100"
+    assert card.weights_sha256 == network.weights_sha256
     assert card.measured.test_accuracy == network.test_accuracy
     assert card.measured.attacks == network.attacks
     assert card.measured.norm_attacks == network.norm_attacks

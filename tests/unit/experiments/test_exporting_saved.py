@@ -139,7 +139,7 @@ def test_results_with_another_digest_are_refused_in_the_run_itself(tmp_path, dig
 
 def test_results_without_a_digest_are_taken_by_the_name(tmp_path, caplog):
     caplog.set_level(logging.INFO, "absl")
-    path = in_a_run(tmp_path / "run")
+    path = in_a_run(tmp_path / "run", weights_sha256=None)
     done = exporting_saved.run(asked(path, tmp_path, results=known_results.find(path)))
     (caveat,) = done.card.caveats
     assert caveat.endswith("taken to be about this network by its name.")
