@@ -18,6 +18,8 @@ from ddefense import networks, records
 from ddefense.exporting import quantized
 from ddefense.serving import checksums, runtime
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "docs" / "results" / "digits"
 OURS = DIGITS / "networks" / "distilled_t100.keras"

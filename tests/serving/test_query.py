@@ -39,6 +39,8 @@ from ddefense.serving import runtime
 datasets.load("digits")
 runtime.import_messages()
 from tensorflow_serving.apis import predict_pb2
+
+pytestmark = pytest.mark.slow
 for line in open(sys.argv[1]):
     child = os.fork()
     if not child:

@@ -72,6 +72,7 @@ def test_a_network_of_ours_loads_as_it_was_saved(make_tiny_network, tiny_images,
     )
 
 
+@pytest.mark.slow
 def test_the_package_of_networks_alone_knows_our_layer(run_python, tmp_path):
     code = (
         "import pathlib, sys; from ddefense import networks; "

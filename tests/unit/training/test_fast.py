@@ -67,6 +67,7 @@ for jit_compile in (False, True, True):
 """
 
 
+@pytest.mark.slow
 def test_xla_trains_the_papers_network(run_python, tmp_path):
     # In a process without TensorFlow's determinism, under which XLA refuses to pool.
     found = run_python("-c", PAPERS_NETWORK, cwd=tmp_path)
