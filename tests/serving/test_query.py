@@ -24,6 +24,8 @@ from tensorflow_serving.apis import (
 from ddefense.exporting import signatures
 from ddefense.serving import client
 
+pytestmark = pytest.mark.slow
+
 NAME = "digits_distilled_t100"
 RUN = 1
 
@@ -39,8 +41,6 @@ from ddefense.serving import runtime
 datasets.load("digits")
 runtime.import_messages()
 from tensorflow_serving.apis import predict_pb2
-
-pytestmark = pytest.mark.slow
 for line in open(sys.argv[1]):
     child = os.fork()
     if not child:
@@ -81,12 +81,15 @@ def query(start_python, folder, tmp_path_factory):
     os.mkfifo(pipe)
     with (
         start_python("-c", FORKS, pipe, scratch, cwd=folder) as forking,
-        pipe.open("w") as requests,
+        # For reading too: it opens even if the Python at the other end never gets that far.
+        os.fdopen(os.open(pipe, os.O_RDWR), "w") as requests,
     ):
 
         def run(*arguments):
             print(json.dumps(arguments), file=requests, flush=True)
-            found = subprocess.CompletedProcess(arguments, *json.loads(forking.stdout.readline()))
+            answer = forking.stdout.readline()
+            assert answer, forking.stderr.read()
+            found = subprocess.CompletedProcess(arguments, *json.loads(answer))
             assert "Traceback" not in found.stderr
             return found
 
