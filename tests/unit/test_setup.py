@@ -218,7 +218,7 @@ class TestChoice:
         assert answer.stdout.strip() == str(checkout / ".venv" / "bin" / "python"), answer.stderr
 
     def test_development_tools_matter_only_where_they_are_used(self, checkout):
-        edit(checkout / "setup.cfg", "    pytest>=8\n", "    pytest>=999\n")
+        edit(checkout / "setup.cfg", "    pytest>=9\n", "    pytest>=999\n")
         declare_ready(checkout)
         plain = run_setup(checkout, "--python", PYTHONPATH=str(checkout))
         dev = run_setup(checkout, "--python", "--dev", PYTHONPATH=str(checkout))
