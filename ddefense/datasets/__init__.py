@@ -6,7 +6,8 @@ To add one, write a module with a `load(data_dir) -> Dataset` function and add a
 import importlib
 import pathlib
 
-from ddefense.datasets.dataset import Dataset, Split
+from ddefense.datasets.dataset import Dataset
+from ddefense.datasets.examples import Examples, Split
 
 # Modules are imported on use: TFDS and scikit-learn are slow to import.
 _LOADERS = {
@@ -39,4 +40,4 @@ def load(name: str, *, data_dir: pathlib.Path | None = None) -> Dataset:
     return dataset
 
 
-__all__ = ["NAMES", "Dataset", "Split", "load"]
+__all__ = ["NAMES", "Dataset", "Examples", "Split", "load"]

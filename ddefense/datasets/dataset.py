@@ -6,24 +6,9 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
+from ddefense.datasets.examples import Split
+
 Statistics = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Images and their hard labels.
-
-    Attributes:
-        images: float32, shape [N, H, W, C], in the dataset's value range.
-        labels: int64 class indices, shape [N].
-    """
-
-    images: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +43,7 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
-        height, width, channels = self.train.images.shape[1:]
-        return height, width, channels
+        return self.train.image_shape
 
     def feature_statistics(self) -> Statistics | None:
         """Mean and variance of every feature over the training images; None if not standardised.

@@ -6,7 +6,8 @@ import numpy as np
 import scipy.ndimage
 import sklearn.datasets
 
-from ddefense.datasets.dataset import Dataset, Split
+from ddefense.datasets.dataset import Dataset
+from ddefense.datasets.examples import Split
 
 _NUM_TRAIN = 1437  # 80 %
 _SIDE = 28  # of MNIST images, so that the paper's MNIST network takes them

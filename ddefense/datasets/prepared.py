@@ -7,7 +7,8 @@ import requests
 import tensorflow_datasets as tfds
 from absl import logging
 
-from ddefense.datasets.dataset import Dataset, Split
+from ddefense.datasets.dataset import Dataset
+from ddefense.datasets.examples import Split
 from ddefense.records import RunError
 
 _PROBE_SECONDS = 5.0
@@ -27,11 +28,7 @@ def load(name: str, *, network: str, data_dir: pathlib.Path | None) -> Dataset:
     Raises:
         RunError: if the data is not prepared and its host cannot be reached.
     """
-    builder = tfds.builder(name, data_dir=data_dir)
-    if not builder.is_prepared():
-        _check_reachable(builder)
-        logging.info("Downloading %s to %s", name, builder.data_dir)
-        builder.download_and_prepare()
+    builder = prepare(name, data_dir)
     splits = {}
     for split in ("train", "test"):
         arrays = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, shuffle_files=False))
@@ -46,6 +43,25 @@ def load(name: str, *, network: str, data_dir: pathlib.Path | None) -> Dataset:
         test=splits["test"],
         class_names=tuple(builder.info.features["label"].names),
     )
+
+
+def prepare(name: str, data_dir: pathlib.Path | None) -> tfds.core.DatasetBuilder:
+    """The builder of a TFDS dataset, downloaded and prepared if it was not.
+
+    Args:
+        name: TFDS name, with `/<configuration>` and `:<version>` where they matter.
+        data_dir: folder of prepared data; `TFDS_DATA_DIR` or TFDS's default if None.
+
+    Raises:
+        RunError: if the data is not prepared and its host cannot be reached.
+        ValueError: if TFDS has no such dataset.
+    """
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not builder.is_prepared():
+        _check_reachable(builder)
+        logging.info("Downloading %s to %s", name, builder.data_dir)
+        builder.download_and_prepare()
+    return builder
 
 
 def _check_reachable(builder: tfds.core.DatasetBuilder) -> None:

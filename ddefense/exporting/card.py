@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from ddefense import files, measurements, records
+from ddefense.datasets.decoding import decodable
 from ddefense.exporting import signatures
 from ddefense.exporting.card_text import markdown
 from ddefense.networks import logits_of
@@ -300,7 +301,7 @@ def _signatures(
         signatures.DEFAULT: signature(inputs=floats, outputs=probabilities | classes),
         signatures.UINT8: signature(inputs=integers, outputs=probabilities | classes),
     }
-    if signatures.decodable(shape[-1]):
+    if decodable(shape[-1]):
         found[signatures.ENCODED] = signature(inputs=encoded, outputs=probabilities | classes)
         found[signatures.LABELS] = signature(inputs=encoded, outputs=labels | probabilities)
     if expose_logits:

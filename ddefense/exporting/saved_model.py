@@ -12,6 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import files, networks
+from ddefense.datasets.decoding import decodable
 from ddefense.exporting import signatures, warm_up
 from ddefense.exporting.signatures import DEFAULT, ENCODED, LABELS, LOGITS, UINT8, Contract
 from ddefense.maths.ranges import from_unit
@@ -191,7 +192,7 @@ def _reference(
             UINT8: ("images", integers, integers.astype(np.float32) / np.float32(255)),
             LOGITS: ("images", floats, floats),
         }
-        if signatures.decodable(contract.image_shape[-1]):
+        if decodable(contract.image_shape[-1]):
             encoded = np.array([tf.io.encode_png(image).numpy() for image in integers])
             asked |= dict.fromkeys((ENCODED, LABELS), ("image_bytes", encoded, asked[UINT8][2]))
         for signature in wanted:

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from ddefense import networks
+from ddefense.datasets.decoding import decodable, decoded, scaled
 from ddefense.maths.ranges import from_unit
 
 DEFAULT, UINT8, ENCODED, LABELS, LOGITS = (
@@ -46,11 +47,6 @@ class Contract:
     class_names: tuple[str, ...]
     value_range: tuple[float, float] = (0.0, 1.0)
     expose_logits: bool = False
-
-
-def decodable(channels: int) -> bool:
-    """Whether encoded images can be brought to so many channels: grey and RGB only."""
-    return channels in (1, 3)
 
 
 class Served(tf.Module):
@@ -131,7 +127,7 @@ class Served(tf.Module):
             return tf.identity(images)
 
     def _from_uint8(self, images: tf.Tensor) -> tf.Tensor:
-        return _scaled(_shaped(images, "images", list(self._contract.image_shape)))
+        return scaled(_shaped(images, "images", list(self._contract.image_shape)))
 
     def _decode(self, image_bytes: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(
@@ -141,7 +137,6 @@ class Served(tf.Module):
         )
 
     def _decode_one(self, image_bytes: tf.Tensor) -> tf.Tensor:
-        height, width, channels = self._contract.image_shape
         size = tf.strings.length(image_bytes)
         is_png = (tf.strings.substr(image_bytes, 0, len(_PNG)) == _PNG) & (size >= _PNG_LEAST)
         is_jpeg = tf.strings.substr(image_bytes, 0, len(_JPEG)) == _JPEG
@@ -162,14 +157,7 @@ class Served(tf.Module):
         fits = (pixels > 0) & (pixels <= MAX_PIXELS)
         with tf.control_dependencies([tf.debugging.Assert(fits, [too_large])]):
             image_bytes = tf.identity(image_bytes)
-        # Always as RGB: the decoder makes no grey image of a CMYK file.
-        image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False, dtype=tf.uint8)
-        image = tf.ensure_shape(image, [None, None, 3])
-        if channels == 1:
-            image = tf.image.rgb_to_grayscale(image)
-        resized = tf.image.resize(image, [height, width], antialias=True)
-        # Rounding of the resizing may leave the box by an ulp.
-        return tf.clip_by_value(_scaled(resized), 0.0, 1.0)
+        return decoded(image_bytes, self._contract.image_shape)
 
 
 def _out_of_range(images: tf.Tensor) -> tf.Tensor:
@@ -182,15 +170,6 @@ def _out_of_range(images: tf.Tensor) -> tf.Tensor:
             tf.math.count_nonzero(~tf.math.is_finite(images)),
         ),
     )
-
-
-def _scaled(pixels: tf.Tensor) -> tf.Tensor:
-    """Pixels in 0-255 as float32 in [0, 1], each the float32 nearest to a 255th of it.
-
-    In float64 on the way: the runtime turns a division by a constant into a multiplication by its
-    inverse, which in float32 is another number for some pixels than a client's own division.
-    """
-    return tf.cast(tf.cast(pixels, tf.float64) / 255.0, tf.float32)
 
 
 def _shaped(batch: tf.Tensor, name: str, shape: list[int]) -> tf.Tensor:

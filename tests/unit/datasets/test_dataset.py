@@ -78,7 +78,8 @@ def stripes(tmp_path, monkeypatch):
     (tmp_path / "stripes.py").write_text(
         """
 import numpy as np
-from ddefense.datasets.dataset import Dataset, Split
+from ddefense.datasets.dataset import Dataset
+from ddefense.datasets.examples import Split
 
 def load(data_dir):
     images = np.zeros((2, 28, 28, 1), np.float32)
