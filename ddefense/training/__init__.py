@@ -1,7 +1,20 @@
 """The training loop: compiled GradientTape steps, a finite-loss guard, resumable by epoch."""
 
 from ddefense.training.history import History
-from ddefense.training.loop import TrainingSettings, fit
+from ddefense.training.loop import fit
+from ddefense.training.objective import Objective, balanced_class_weights
+from ddefense.training.settings import TrainingOptions, TrainingSettings
 from ddefense.training.steps import Perturb, make_train_steps
+from ddefense.training.windows import Labels
 
-__all__ = ["History", "Perturb", "TrainingSettings", "fit", "make_train_steps"]
+__all__ = [
+    "History",
+    "Labels",
+    "Objective",
+    "Perturb",
+    "TrainingOptions",
+    "TrainingSettings",
+    "balanced_class_weights",
+    "fit",
+    "make_train_steps",
+]

@@ -11,6 +11,8 @@ from ddefense.records import RunError
 from ddefense.training.history import History, Partial
 
 _HISTORY = ("step_loss", "epoch_loss", "epoch_accuracy")
+_LATER_HISTORY = ("learning_rate", "val_loss", "val_accuracy")
+_METRIC = "metric_"
 
 
 def save(
@@ -19,6 +21,8 @@ def save(
     optimizer: keras.optimizers.Optimizer,
     history: History,
     partial: Partial | None = None,
+    *,
+    finished: bool = False,
 ) -> None:
     """Writes weights, optimizer state, history and, within an epoch, random generators.
 
@@ -31,20 +35,24 @@ def save(
         optimizer: its variables are written.
         history: up to the last whole epoch.
         partial: of the epoch under way, if any.
+        finished: whether there is nothing more to do, however many epochs were asked for.
     """
     arrays: dict[str, Any] = {f"weight_{i}": w for i, w in enumerate(network.get_weights())}
     arrays |= {f"optimizer_{i}": v.numpy() for i, v in enumerate(optimizer.variables)}
-    arrays |= {name: getattr(history, name) for name in _HISTORY}
+    arrays |= {name: getattr(history, name) for name in (*_HISTORY, *_LATER_HISTORY)}
+    arrays |= {_METRIC + name: values for name, values in history.val_metrics.items()}
     if partial is not None:
         arrays |= {f"generator_{i}": v.numpy() for i, v in enumerate(_generators(network))}
         arrays |= {"partial_step_loss": partial.step_loss, "partial_correct": partial.correct}
+    if finished:
+        arrays["finished"] = True
     with files.atomic_file(path) as temporary:
         np.savez(temporary, allow_pickle=False, **arrays)
 
 
 def restore(
     path: pathlib.Path, network: keras.Model, optimizer: keras.optimizers.Optimizer
-) -> tuple[History, Partial | None]:
+) -> tuple[History, Partial | None, bool]:
     """Reads what `save` wrote into a network and a built optimizer.
 
     Args:
@@ -53,7 +61,8 @@ def restore(
         optimizer: built on the network's trainable weights.
 
     Returns:
-        The history up to the last whole epoch, and what was done of the next one, if anything.
+        The history up to the last whole epoch; what was done of the next one, if anything; and
+        whether it is finished.
 
     Raises:
         RunError: if the file is damaged or belongs to another network.
@@ -63,18 +72,31 @@ def restore(
             network.set_weights([arrays[f"weight_{i}"] for i in range(len(network.weights))])
             for i, variable in enumerate(optimizer.variables):
                 variable.assign(arrays[f"optimizer_{i}"])
-            history = History(**{name: arrays[name] for name in _HISTORY})
+            history = _history(arrays)
+            finished = "finished" in arrays
             if "partial_correct" not in arrays:
-                return history, None
+                return history, None, finished
             for i, variable in enumerate(_generators(network)):
                 variable.assign(arrays[f"generator_{i}"])
-            return history, Partial(arrays["partial_step_loss"], int(arrays["partial_correct"]))
+            partial = Partial(arrays["partial_step_loss"], int(arrays["partial_correct"]))
+            return history, partial, finished
     except files.DamagedError as error:
         raise RunError(
             f"Expected a training checkpoint of this network at {path}, but it cannot be used: "
             f"{error}. Delete that file to train this network from its start; finished stages "
             "are kept."
         ) from error
+
+
+def _history(arrays: Any) -> History:
+    values = {name: arrays[name] for name in _HISTORY}
+    values |= {name: arrays[name] for name in _LATER_HISTORY if name in arrays}
+    # Checkpoints of earlier versions do not say.
+    values.setdefault("learning_rate", np.full(len(values["epoch_loss"]), np.nan))
+    metrics = {
+        name.removeprefix(_METRIC): arrays[name] for name in arrays if name.startswith(_METRIC)
+    }
+    return History(**values, val_metrics=metrics)
 
 
 def seed_generators(network: keras.Model, seed: int, epoch: int) -> None:

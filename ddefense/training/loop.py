@@ -1,8 +1,7 @@
-"""The training loop: for epoch, for batch."""
+"""The training loop: for epoch, for window, for batch."""
 
-import dataclasses
-import math
 import pathlib
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -10,105 +9,70 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import interruption, networks
+from ddefense.datasets import Examples
 from ddefense.progress import Progress
 from ddefense.records import RunError
-from ddefense.training import checkpoints
+from ddefense.training import callbacks, checkpoints
 from ddefense.training.history import History, Partial
+from ddefense.training.optimizers import learning_rate_of, make_optimizer, set_rates
+from ddefense.training.plan import Plan
+from ddefense.training.settings import TrainingOptions, TrainingSettings
 from ddefense.training.steps import Perturb, TrainSteps, make_train_steps
+from ddefense.training.validating import ACCURACY, LOSS, Validation, name_of
+from ddefense.training.windows import Labels, Window, Windows
 
 # Steps per compiled call: enough to hide the call, few enough for a live progress bar.
 _STEPS_PER_CALL = 25
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """How a network is trained.
-
-    Attributes:
-        temperature: T > 0 of the softmax in the loss.
-        epochs: passes over the training set.
-        batch_size: images per step.
-        learning_rate: of stochastic gradient descent.
-        momentum: of stochastic gradient descent, in [0, 1).
-        learning_rate_decay: factor on the learning rate after every `decay_epochs`.
-        momentum_decay: factor on the momentum after every `decay_epochs`.
-        decay_epochs: epochs between two decays.
-        seed: of the order of images and of dropout.
-        jit_compile: whether the steps are compiled with XLA.
-        max_steps: stop after this many steps, whatever `epochs` says.
-    """
-
-    temperature: float
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float
-    learning_rate_decay: float = 1.0
-    momentum_decay: float = 1.0
-    decay_epochs: int = 10
-    seed: int
-    jit_compile: bool = False
-    max_steps: int | None = None
-
-    def rates(self, epoch: int) -> tuple[float, float]:
-        """Learning rate and momentum of an epoch, counted from 0."""
-        decays = epoch // self.decay_epochs
-        return (
-            self.learning_rate * self.learning_rate_decay**decays,
-            self.momentum * self.momentum_decay**decays,
-        )
-
-
 def fit(
     network: keras.Model,
-    images: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.float32],
+    examples: Examples | npt.NDArray[np.float32],
+    labels: Labels | npt.NDArray[np.float32],
     settings: TrainingSettings,
     *,
     label: str = "training",
     checkpoint: pathlib.Path | None = None,
     perturb: Perturb | None = None,
+    options: TrainingOptions | None = None,
 ) -> History:
     """Trains a network in place on hard (one-hot) or soft labels.
 
+    The order of images is a permutation of each window: derived from (seed, epoch) if there is one
+    window, as in memory, else from (seed, epoch, window). No step takes images of two windows.
+
     Args:
         network: a functional model with a layer named `logits`; dropout is on while training.
-        images: shape [N, H, W, C].
-        labels: probabilities, shape [N, classes].
+        examples: the images; an array, shape [N, H, W, C], is examples in memory whose true
+            classes are the arg-max of their labels.
+        labels: probabilities to learn from: number of a window -> [window, classes], or an array
+            with a row per image.
         settings: how.
         label: what progress and errors call this network.
         checkpoint: file to resume from if it exists, and to write after every epoch and when the
             run is asked to stop. A resumed run gives the same weights, bit for bit, as one that
-            was never interrupted.
+            was never interrupted. With callbacks it is written at the end alone.
         perturb: what to make of the images of each optimizer step before it is taken, for
             adversarial training: (images, labels, optimizer steps taken before, int64) -> images,
             called in the compiled step. Loss and accuracy are then those of what it returns. A
             resumed run keeps the promise above if the result depends on nothing but these three
             and the network's weights.
+        options: another objective or optimizer, validation, callbacks; None for none of them.
 
     Returns:
         Loss and accuracy of the whole run, resumed epochs included.
 
     Raises:
-        RunError: if the loss is not finite, naming the step; or if the checkpoint is damaged.
+        ValueError: if the images, labels, settings and options do not fit the network or each
+            other, before any training.
+        RunError: if the loss is not finite, naming the step; if the checkpoint is damaged; or if
+            the images are no longer what they were.
         StoppedError: if the run was asked to stop, after the checkpoint is written.
     """
-    loop = _Loop(network, (images, labels), settings, label, checkpoint, perturb)
-    total = _images_in_all(len(images), settings)
-    with Progress(label, total, "image", done=min(loop.images_done, total)) as progress:
-        for epoch in range(len(loop.history.epoch_loss), math.ceil(total / len(images))):
-            order = np.random.default_rng([settings.seed, epoch]).permutation(len(images))
-            loop.run_epoch(epoch, order[: total - epoch * len(images)], progress)
-    return loop.history
-
-
-def _images_in_all(num_images: int, settings: TrainingSettings) -> int:
-    """How many images the run uses; the last step of an epoch takes what is left of it."""
-    if settings.max_steps is None:
-        return settings.epochs * num_images
-    epochs, steps = divmod(settings.max_steps, math.ceil(num_images / settings.batch_size))
-    total = epochs * num_images + steps * settings.batch_size
-    return min(total, settings.epochs * num_images)
+    windows = Windows(examples, labels, network.output_shape[-1])
+    _check_shape(network, windows)
+    loop = _Loop(network, windows, settings, options or TrainingOptions(), label, perturb)
+    return loop.run(checkpoint)
 
 
 class _Loop:
@@ -117,73 +81,169 @@ class _Loop:
     def __init__(
         self,
         network: keras.Model,
-        data: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+        windows: Windows,
         settings: TrainingSettings,
+        options: TrainingOptions,
         label: str,
-        checkpoint: pathlib.Path | None,
         perturb: Perturb | None,
     ) -> None:
-        self._network, self._settings, self._label = network, settings, label
-        self._perturb = perturb
+        self._network, self._windows, self._settings = network, windows, settings
+        self._options, self._label, self._perturb = options, label, perturb
         self._logits_network = networks.logits_of(network)
-        self._optimizer = keras.optimizers.SGD(
-            settings.learning_rate, momentum=float(settings.momentum)
+        options.objective.check(network.output_shape[-1])
+        self._plan = Plan(windows.sizes, settings.batch_size, settings.epochs, settings.max_steps)
+        self._validate = _validation(self._logits_network, settings, options)
+        self._optimizer = make_optimizer(self._logits_network, settings, options.optimizer)
+        self._callbacks = callbacks.Callbacks(
+            options.callbacks,
+            network,
+            self._optimizer,
+            epochs=self._plan.epochs,
+            steps=self._plan.per_epoch,
         )
-        self._optimizer.build(self._logits_network.trainable_variables)
-        self._checkpoint = checkpoint
-        self.history = History(np.zeros(0, np.float32), np.zeros(0), np.zeros(0))
+        self._checkpoint: pathlib.Path | None = None
+        self._history = History(np.zeros(0, np.float32), np.zeros(0), np.zeros(0))
         self._partial: Partial | None = None
-        if checkpoint is not None and checkpoint.exists():
-            self.history, self._partial = checkpoints.restore(checkpoint, network, self._optimizer)
-        self._num_images = len(data[0])
-        self._data = tf.constant(data[0]), tf.constant(data[1], tf.float32)
+        self._rates: tuple[float, float] | None = None
         self._compiled: tuple[float, TrainSteps] | None = None
 
-    @property
-    def images_done(self) -> int:
-        """Images that training has used."""
-        partial = len(self._partial.step_loss) if self._partial else 0
-        return len(self.history.epoch_loss) * self._num_images + partial * self._settings.batch_size
+    def run(self, checkpoint: pathlib.Path | None) -> History:
+        """Takes all steps, or those that the checkpoint has not."""
+        self._checkpoint = checkpoint
+        if checkpoint is not None and checkpoint.exists():
+            self._history, self._partial, finished = checkpoints.restore(
+                checkpoint, self._network, self._optimizer
+            )
+            if finished:
+                return self._history
+        self._callbacks.tell("on_train_begin")
+        first = len(self._history.epoch_loss)
+        done = self._plan.images_before(first, len(self._partial.step_loss) if self._partial else 0)
+        total = self._plan.images
+        logs: dict[str, float] = {}
+        with Progress(self._label, total, "image", done=min(done, total)) as progress:
+            for epoch in range(first, self._plan.epochs):
+                logs = self._run_epoch(epoch, progress)
+                if self._callbacks.ask_to_stop:
+                    break
+        # What an optimizer that averages weights over steps gives in the end.
+        self._optimizer.finalize_variable_values(self._logits_network.trainable_variables)
+        if self._callbacks:
+            self._callbacks.tell("on_train_end", logs)
+            self._save(None, finished=True)
+        return self._history
 
-    def run_epoch(self, epoch: int, order: npt.NDArray[np.integer], progress: Progress) -> None:
+    def _run_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
         """Takes the steps of one epoch, or of what an interrupted run left of it."""
+        self._callbacks.tell("on_epoch_begin", epoch)
         train_steps = self._train_steps(epoch)
         partial, self._partial = self._partial, None
         if partial is None:
             partial = Partial(np.zeros(0, np.float32), 0)
             checkpoints.seed_generators(self._network, self._settings.seed, epoch)
+        steps = self._plan.steps_of(epoch)
+        first = self._plan.window_of(len(partial.step_loss))
+        for window in self._windows.read(first):
+            order = self._order(epoch, self._plan.window_of(len(partial.step_loss)))
+            partial = self._run_window(partial, window, order, train_steps, progress, steps)
+            del window  # before the next one is read
+            # A whole epoch reads to the end, where examples notice that images were added.
+            if (
+                self._callbacks.ask_to_stop
+                or len(partial.step_loss) >= steps < self._plan.per_epoch
+            ):
+                break
+        return self._finish_epoch(epoch, partial)
+
+    def _run_window(
+        self,
+        partial: Partial,
+        window: Window,
+        order: npt.NDArray[np.integer],
+        train_steps: TrainSteps,
+        progress: Progress,
+        steps: int,
+    ) -> Partial:
+        """Takes the steps of a window that an epoch of so many steps has not taken yet."""
         batch_size = self._settings.batch_size
-        per_call = _STEPS_PER_CALL * batch_size
-        for start in range(len(partial.step_loss) * batch_size, len(order), per_call):
+        targets = window.labels
+        if self._options.objective.uses_classes:
+            targets = window.labels, window.classes
+        begin = self._plan.step_in_window(len(partial.step_loss)) * batch_size
+        stop = min(len(order), begin + (steps - len(partial.step_loss)) * batch_size)
+        for start in range(begin, stop, _STEPS_PER_CALL * batch_size):
             if interruption.asked():
                 self._save(partial)
                 interruption.check()
-            part = order[start : start + per_call]
-            step_loss, hits = train_steps(*self._data, tf.constant(part, tf.int32))
+            part = order[start : min(stop, start + _STEPS_PER_CALL * batch_size)]
+            self._callbacks.tell("on_train_batch_begin", len(partial.step_loss))
+            step_loss, hits = train_steps(window.images, targets, tf.constant(part, tf.int32))
             partial = Partial(
-                np.concatenate([partial.step_loss, step_loss.numpy()]),
-                partial.correct + int(hits),
+                np.concatenate([partial.step_loss, step_loss.numpy()]), partial.correct + int(hits)
             )
             self._check_finite(partial)
+            taken = len(partial.step_loss)
+            accuracy = partial.correct / self._plan.images_of(taken)
             progress.update(
                 len(part),
                 loss=float(partial.step_loss[-_STEPS_PER_CALL:].mean()),
-                accuracy=partial.correct / (start + len(part)),
+                accuracy=accuracy,
             )
-        self.history = self.history.longer(partial, len(order), batch_size)
+            if self._callbacks:
+                loss = np.average(partial.step_loss, weights=self._plan.sizes[:taken])
+                logs = {"loss": float(loss), "accuracy": accuracy}
+                self._callbacks.tell("on_train_batch_end", taken - 1, logs)
+                if self._callbacks.ask_to_stop:
+                    break
+        return partial
+
+    def _finish_epoch(self, epoch: int, partial: Partial) -> dict[str, float]:
+        """Validates and keeps what was done; returns it as callbacks know it."""
+        measured: dict[str, float] = {}
+        if self._validate is not None:
+            self._callbacks.tell("on_test_begin")
+            try:
+                measured = self._validate()
+            except interruption.StoppedError:
+                self._save(partial)
+                raise
+            self._callbacks.tell(
+                "on_test_end", {name.removeprefix("val_"): v for name, v in measured.items()}
+            )
+        sizes = self._plan.sizes[: len(partial.step_loss)]
+        self._history = self._history.longer(
+            partial, sizes, learning_rate_of(self._optimizer), measured
+        )
+        logs = {
+            "loss": float(self._history.epoch_loss[-1]),
+            "accuracy": float(self._history.epoch_accuracy[-1]),
+            "learning_rate": float(self._history.learning_rate[-1]),
+            **measured,
+        }
+        self._callbacks.tell("on_epoch_end", epoch, logs)
         self._save(None)
+        return logs
+
+    def _order(self, epoch: int, number: int) -> npt.NDArray[np.integer]:
+        """The order of the images of a window."""
+        sizes = self._windows.sizes
+        key = [self._settings.seed, epoch]
+        if len(sizes) > 1:
+            key.append(number)
+        return np.random.default_rng(key).permutation(sizes[number])
 
     def _train_steps(self, epoch: int) -> TrainSteps:
         """The compiled steps at the rates of an epoch.
 
         The optimizer's momentum is a constant of its graph, so a new one is traced for each.
         """
-        learning_rate, momentum = self._settings.rates(epoch)
-        self._optimizer.learning_rate.assign(learning_rate)
-        if self._compiled is None or self._compiled[0] != momentum:
-            self._optimizer.momentum = momentum
+        rates = self._settings.rates(epoch)
+        if self._options.optimizer is None:
+            set_rates(self._optimizer, rates, self._rates)
+            self._rates = rates
+        if self._compiled is None or self._compiled[0] != rates[1]:
             self._compiled = (
-                momentum,
+                rates[1],
                 make_train_steps(
                     self._logits_network,
                     self._optimizer,
@@ -191,6 +251,7 @@ class _Loop:
                     self._settings.batch_size,
                     self._settings.jit_compile,
                     self._perturb,
+                    self._options.objective,
                 ),
             )
         return self._compiled[1]
@@ -198,18 +259,56 @@ class _Loop:
     def _check_finite(self, partial: Partial) -> None:
         finite = np.isfinite(partial.step_loss)
         if not finite.all():
+            remedy = f"the learning rate ({self._settings.learning_rate:g}) or the momentum "
+            remedy += f"({self._settings.momentum:g})"
+            if self._options.optimizer is not None:
+                remedy = f"the learning rate ({learning_rate_of(self._optimizer):g})"
             raise RunError(
                 f"{self._label}: expected a finite loss, received "
                 f"{partial.step_loss[~finite][0]} at step "
-                f"{len(self.history.step_loss) + int(np.argmin(finite)) + 1} (epoch "
-                f"{len(self.history.epoch_loss) + 1}, temperature "
-                f"{self._settings.temperature:g}). Lower the learning rate "
-                f"({self._settings.learning_rate:g}) or the momentum "
-                f"({self._settings.momentum:g})."
+                f"{len(self._history.step_loss) + int(np.argmin(finite)) + 1} (epoch "
+                f"{len(self._history.epoch_loss) + 1}, temperature "
+                f"{self._settings.temperature:g}). Lower {remedy}."
             )
 
-    def _save(self, partial: Partial | None) -> None:
-        if self._checkpoint is not None:
+    def _save(self, partial: Partial | None, *, finished: bool = False) -> None:
+        # The state of callbacks cannot be saved, so with them there is only the end.
+        if self._checkpoint is not None and bool(self._callbacks) == finished:
             checkpoints.save(
-                self._checkpoint, self._network, self._optimizer, self.history, partial
+                self._checkpoint,
+                self._network,
+                self._optimizer,
+                self._history,
+                partial,
+                finished=finished,
             )
+
+
+def _validation(
+    logits_network: keras.Model, settings: TrainingSettings, options: TrainingOptions
+) -> Callable[[], dict[str, float]] | None:
+    """Evaluates the validation examples, if there are any."""
+    names = [LOSS, ACCURACY, *map(name_of, options.metrics)] if options.validation else []
+    callbacks.check(options.callbacks, names, options.metrics)
+    if options.validation is None:
+        if options.metrics:
+            raise ValueError(
+                "metrics: expected validation images with them, on which they are measured; "
+                f"received {[metric.name for metric in options.metrics]} and no validation."
+            )
+        return None
+    windows = Windows(*options.validation, logits_network.output_shape[-1])
+    _check_shape(logits_network, windows)
+    return Validation(
+        logits_network, windows, options.objective, settings.temperature, options.metrics
+    )
+
+
+def _check_shape(network: keras.Model, windows: Windows) -> None:
+    expected, received = network.input_shape[1:], windows.image_shape
+    if len(expected) != len(received) or any(
+        e not in (None, r) for e, r in zip(expected, received, strict=True)
+    ):
+        raise ValueError(
+            f"images: expected the shape {expected}, which the network takes; received {received}."
+        )

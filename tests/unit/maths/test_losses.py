@@ -102,3 +102,66 @@ def test_half_precision_logits_are_raised_first():
     found = losses.soft_label_cross_entropy(labels, tf.constant([[60000.0, 0.0]], tf.float16), 0.5)
     assert found.dtype == tf.float32
     assert float(found) == pytest.approx(119_936, rel=1e-3)
+
+
+class TestStudent:
+    """A student's loss by hand: z = (0, ln 3), so the softmax is (1/4, 3/4) at T = 1."""
+
+    LABELS = np.array([[0.5, 0.5]], np.float32)
+    # At T = 2 the softmax is (1, sqrt 3) / (1 + sqrt 3).
+    SOFT = -0.5 * np.log(1 / (1 + np.sqrt(3))) - 0.5 * np.log(np.sqrt(3) / (1 + np.sqrt(3)))
+    HARD = -np.log(1 / 4)
+
+    def losses(self, z, **settings):
+        settings = {"alpha": 0.0, "scale_by_temperature_squared": False} | settings
+        return losses.student_losses(self.LABELS, tf.constant([0]), z, 2.0, **settings)
+
+    @pytest.mark.parametrize(
+        ("alpha", "squared", "hard", "soft"),
+        [
+            (0.0, False, 0.0, 1.0),
+            (1.0, False, 1.0, 0.0),
+            (1.0, True, 1.0, 0.0),
+            (0.25, False, 0.25, 0.75),
+            (0.25, True, 0.25, 3.0),
+        ],
+    )
+    def test_by_hand(self, alpha, squared, hard, soft):
+        found = self.losses(
+            tf.constant([[0.0, LN3]]), alpha=alpha, scale_by_temperature_squared=squared
+        )
+        np.testing.assert_allclose(found, [hard * self.HARD + soft * self.SOFT], rtol=1e-6)
+
+    def test_a_term_of_weight_zero_is_left_out(self):
+        labels = np.array([[np.nan, np.nan]], np.float32)  # times 0 that is nan
+        found = losses.student_losses(
+            labels,
+            tf.constant([0]),
+            tf.constant([[0.0, LN3]]),
+            2.0,
+            alpha=1.0,
+            scale_by_temperature_squared=True,
+        )
+        np.testing.assert_allclose(found, [self.HARD], rtol=1e-6)
+
+    @pytest.mark.parametrize("temperature", [1.0, 5.0, 50.0])
+    def test_the_square_keeps_the_size_of_the_gradient(self, temperature):
+        """Hinton et al. 2015: at a high T it nears (z - v) / classes of zero-mean logits."""
+        z = np.array([[0.3, -0.1, -0.2]])
+        v = np.array([[-0.2, 0.4, -0.2]])
+        labels = scipy.special.softmax(v / temperature, axis=1).astype(np.float32)
+        value, gradient = loss_and_gradient(
+            lambda logits: tf.reduce_sum(
+                losses.student_losses(
+                    labels,
+                    tf.constant([0]),
+                    logits,
+                    temperature,
+                    alpha=0.0,
+                    scale_by_temperature_squared=True,
+                )
+            ),
+            z,
+        )
+        assert value > 0
+        np.testing.assert_allclose(gradient, (z - v) / 3, atol=0.2 / temperature + 1e-3)

@@ -49,20 +49,42 @@ def test_an_epoch_is_added_by_hand():
     before = History(np.float32([9, 9]), np.array([9.0]), np.array([0.5]))
     # Ten images in steps of four leave two for the third.
     epoch = Partial(np.float32([1.0, 2.0, 6.0]), correct=7)
-    after = before.longer(epoch, num_images=10, batch_size=4)
+    after = before.longer(epoch, np.array([4, 4, 2]), 0.25, {})
     np.testing.assert_array_equal(after.step_loss, [9, 9, 1, 2, 6])
     assert after.step_loss.dtype == np.float32
     np.testing.assert_allclose(after.epoch_loss, [9.0, (4 * 1 + 4 * 2 + 2 * 6) / 10])
     np.testing.assert_array_equal(after.epoch_accuracy, [0.5, 0.7])
+    np.testing.assert_array_equal(after.learning_rate, [0.25])
+    assert after.val_loss.size == after.val_accuracy.size == 0
     np.testing.assert_array_equal(before.epoch_loss, [9.0])  # is not changed
 
 
+EMPTY = History(np.zeros(0, np.float32), np.zeros(0), np.zeros(0))
+
+
 @pytest.mark.parametrize(
-    ("num_images", "losses", "expected"),
-    [(8, [1.0, 3.0], 2.0), (5, [1.0, 6.0], 2.0), (3, [1.5], 1.5)],
+    ("sizes", "losses", "expected"),
+    [([4, 4], [1.0, 3.0], 2.0), ([4, 1], [1.0, 6.0], 2.0), ([3], [1.5], 1.5)],
 )
-def test_the_last_step_weighs_what_it_used(num_images, losses, expected):
-    empty = History(np.zeros(0, np.float32), np.zeros(0), np.zeros(0))
-    after = empty.longer(Partial(np.float32(losses), 0), num_images, batch_size=4)
+def test_each_step_weighs_what_it_used(sizes, losses, expected):
+    after = EMPTY.longer(Partial(np.float32(losses), 0), np.array(sizes), 0.1, {})
     np.testing.assert_allclose(after.epoch_loss, [expected])
     np.testing.assert_array_equal(after.epoch_accuracy, [0.0])
+
+
+def test_what_was_validated_is_kept_by_epoch():
+    history, epoch = EMPTY, Partial(np.float32([1.0]), 1)
+    for loss, auc in ((0.5, 0.75), (0.25, 1.0)):
+        measured = {"val_loss": loss, "val_accuracy": 2 * loss, "val_auc": auc}
+        history = history.longer(epoch, np.array([4]), 0.1, measured)
+    np.testing.assert_array_equal(history.val_loss, [0.5, 0.25])
+    np.testing.assert_array_equal(history.val_accuracy, [1.0, 0.5])
+    np.testing.assert_array_equal(history.val_metrics["val_auc"], [0.75, 1.0])
+    assert list(history.val_metrics) == ["val_auc"]
+
+
+def test_the_objective_sets_the_level_too():
+    # T = 20 with T^2: a network that knows nothing pays 400 ln 10.
+    assert history([400 * NOTHING] * 60).stalled(10, scale=400.0)
+    assert not history([400 * NOTHING] * 60).stalled(10)
+    assert not history([NOTHING] * 60).stalled(10, scale=400.0)

@@ -1,0 +1,78 @@
+"""What takes the optimizer steps, and its rates."""
+
+import keras
+
+from ddefense.training.settings import TrainingSettings
+
+
+def make_optimizer(
+    network: keras.Model, settings: TrainingSettings, given: keras.optimizers.Optimizer | None
+) -> keras.optimizers.Optimizer:
+    """An optimizer without any state, built on a network's trainable weights.
+
+    Where a layer computes in float16 the optimizer scales the loss: small gradients would vanish.
+
+    Args:
+        network: to be trained.
+        settings: whose rates stochastic gradient descent starts with.
+        given: the user's own, which is copied; None for stochastic gradient descent.
+
+    Raises:
+        ValueError: if the user's own cannot be copied, or the settings have rates of their own.
+    """
+    if given is None:
+        optimizer = keras.optimizers.SGD(settings.learning_rate, momentum=float(settings.momentum))
+    else:
+        _refuse_decay(settings)
+        optimizer = _copy(given)
+    half = any(layer.compute_dtype == "float16" for layer in network._flatten_layers())
+    if half and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(network.trainable_variables)
+    return optimizer
+
+
+def set_rates(
+    optimizer: keras.optimizers.Optimizer,
+    rates: tuple[float, float],
+    before: tuple[float, float] | None,
+) -> None:
+    """Sets learning rate and momentum where they change.
+
+    A learning rate that a callback set holds until the settings have another one.
+
+    Args:
+        optimizer: made by `make_optimizer` without one of the user's own.
+        rates: of the epoch that begins.
+        before: of the epoch before, if that was trained here.
+    """
+    if before is None or rates[0] != before[0]:
+        optimizer.learning_rate = rates[0]
+    if before is None or rates[1] != before[1]:
+        getattr(optimizer, "inner_optimizer", optimizer).momentum = rates[1]
+
+
+def learning_rate_of(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate of the next step."""
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+
+
+def _refuse_decay(settings: TrainingSettings) -> None:
+    for name in ("learning_rate_decay", "momentum_decay"):
+        received = getattr(settings, name)
+        if received != 1.0:
+            raise ValueError(
+                f"{name}: expected 1 with an optimizer of your own; received {received:g}. Give "
+                "that optimizer a `keras.optimizers.schedules.LearningRateSchedule` instead."
+            )
+
+
+def _copy(given: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    try:
+        return type(given).from_config(given.get_config())
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "optimizer: expected a Keras optimizer that `from_config` makes again of what "
+            f"`get_config` gives; received {type(given).__name__}: {error}. Decorate classes of "
+            "your own, such as schedules, with `keras.saving.register_keras_serializable()`."
+        ) from error
