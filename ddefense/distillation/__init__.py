@@ -1,5 +1,25 @@
-"""Defensive distillation: initial network -> soft labels -> distilled network."""
+"""Defensive distillation: initial network -> soft labels -> distilled network.
 
+Its successor, `extended`, makes the soft labels of the initial network's uncertainty.
+"""
+
+from ddefense.distillation.extended import (
+    outlier_labels,
+    outlier_labels_by_window,
+    uncertainty,
+)
 from ddefense.distillation.labels import hard_labels, soft_labels
+from ddefense.distillation.pair import Histories, Pair, make_soft_labels
+from ddefense.distillation.soft_label_files import SoftLabelFiles
 
-__all__ = ["hard_labels", "soft_labels"]
+__all__ = [
+    "Histories",
+    "Pair",
+    "SoftLabelFiles",
+    "hard_labels",
+    "make_soft_labels",
+    "outlier_labels",
+    "outlier_labels_by_window",
+    "soft_labels",
+    "uncertainty",
+]

@@ -4,7 +4,7 @@ To add one: a function here, a field in `ddefense.records`, a table or figure in
 `ddefense.reporting`.
 """
 
-from ddefense.measurements.amplitude import gradient_amplitude
+from ddefense.measurements.amplitude import gradient_amplitude, zero_jacobians
 from ddefense.measurements.architecture import architecture
 from ddefense.measurements.attack_success import judge, robustness, success_record
 from ddefense.measurements.controls import (
@@ -13,7 +13,9 @@ from ddefense.measurements.controls import (
     scaled_logits,
     unbounded_reaches_all,
     zero_gradients,
+    zero_share,
 )
+from ddefense.measurements.cost import cost
 from ddefense.measurements.norm_success import (
     NormOutcome,
     judge_norm,
@@ -26,6 +28,7 @@ from ddefense.measurements.predictions import (
     confidence,
     logit_scale,
     soft_label_summary,
+    soft_labels_by_window,
 )
 from ddefense.measurements.verdict import verdict
 
@@ -35,6 +38,7 @@ __all__ = [
     "agreement",
     "architecture",
     "confidence",
+    "cost",
     "gradient_amplitude",
     "iterative_beats_one_step",
     "judge",
@@ -45,9 +49,12 @@ __all__ = [
     "robustness",
     "scaled_logits",
     "soft_label_summary",
+    "soft_labels_by_window",
     "success_record",
     "transfer_record",
     "unbounded_reaches_all",
     "verdict",
     "zero_gradients",
+    "zero_jacobians",
+    "zero_share",
 ]

@@ -27,15 +27,29 @@ def zero_gradients(network: str, gradients: GradientsRecord) -> ControlRecord:
         gradients: its measured gradient amplitude; the deployed one (T = 1) is looked at.
     """
     deployed = gradients.deployed
-    value = deployed.float32_zero_samples
+    return zero_share(network, deployed.float32_zero_samples, deployed.samples)
+
+
+def zero_share(network: str, share: float, samples: int) -> ControlRecord:
+    """The same for a network whose amplitude was not measured.
+
+    Args:
+        network: its name.
+        share: of the test images with a Jacobian of nothing but zeros; see `zero_jacobians`.
+        samples: test images measured.
+
+    Raises:
+        ValueError: if the share is none.
+    """
+    _expect_shares(share=share)
     return ControlRecord(
         name="zero_gradients",
         network=network,
-        passed=value <= ZERO_GRADIENTS_LIMIT + _ROUNDING,
-        value=value,
+        passed=share <= ZERO_GRADIENTS_LIMIT + _ROUNDING,
+        value=share,
         limit=ZERO_GRADIENTS_LIMIT,
-        samples=deployed.samples,
-        explanation=f"{percent(value)} of {counted(deployed.samples, 'test image')} have an "
+        samples=samples,
+        explanation=f"{percent(share)} of {counted(samples, 'test image')} have an "
         f"all-zero float32 gradient; at most {percent(ZERO_GRADIENTS_LIMIT)} may.",
     )
 

@@ -1,5 +1,8 @@
 """Measurements that need only a network's logits on a split."""
 
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import scipy.special
@@ -53,4 +56,31 @@ def soft_label_summary(soft_labels: Floats, labels: Classes) -> SoftLabelRecord:
         mean_entropy=float(scipy.stats.entropy(soft_labels.astype(np.float64), axis=1).mean()),
         mean_largest=float(soft_labels.max(axis=1).astype(np.float64).mean()),
         agreement_with_hard=accuracy(soft_labels, labels),
+    )
+
+
+def soft_labels_by_window(
+    soft_labels: Callable[[int], Floats], labels: Classes, window: int
+) -> SoftLabelRecord:
+    """The same of soft labels that are read window by window.
+
+    Args:
+        soft_labels: number of a window -> its rows, shape [window, classes].
+        labels: of all images, shape [N].
+        window: images in every window but the last.
+    """
+    parts = [
+        (len(part), soft_label_summary(soft_labels(number), part))
+        for number, part in enumerate(
+            labels[start : start + window] for start in range(0, len(labels), window)
+        )
+    ]
+    weights = [count for count, _ in parts]
+    return SoftLabelRecord(
+        **{
+            field.name: float(
+                np.average([getattr(found, field.name) for _, found in parts], weights=weights)
+            )
+            for field in dataclasses.fields(SoftLabelRecord)
+        }
     )

@@ -230,11 +230,11 @@ def _no_verdict(reason: str) -> VerdictRecord:
 
 
 def _learnt(network: NetworkRecord, num_classes: int) -> bool:
-    """Whether the network, and the one it was distilled from, learnt."""
+    """Whether the network, and the one it was distilled from, learnt, as far as it is known."""
     trainings = [network.training]
     if network.initial is not None:
         trainings.append(network.initial.training)
-    return not any(_at_chance(training, num_classes) for training in trainings)
+    return not any(_at_chance(training, num_classes) for training in trainings if training)
 
 
 def _at_chance(training: TrainingRecord, num_classes: int) -> bool:

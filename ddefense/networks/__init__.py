@@ -8,12 +8,14 @@ from ddefense.networks.heads import (
     deployed,
     logits_of,
     temperature_of,
+    trainable_copy,
     with_scaled_logits,
     with_temperature,
     without_softmax,
 )
 from ddefense.networks.inference import predict
 from ddefense.networks.loading import load
+from ddefense.networks.outlier_class import with_outlier_class
 from ddefense.networks.paper import NAMES, build
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "logits_of",
     "predict",
     "temperature_of",
+    "trainable_copy",
+    "with_outlier_class",
     "with_scaled_logits",
     "with_temperature",
     "without_softmax",

@@ -1,5 +1,6 @@
 """Views of one network's weights: its logits, or its probabilities at another temperature."""
 
+import functools
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ LOGITS = "logits"
 """Name of the layer that gives the logits."""
 
 _DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
+_STANDARDIZING = (keras.layers.Normalization, keras.layers.Rescaling)
 
 
 def logits_of(network: keras.Model) -> keras.Model:
@@ -100,6 +102,45 @@ def deployed(network: keras.Model) -> keras.Model:
         ValueError: if the network's logits cannot be told; the message says why.
     """
     return with_temperature(without_softmax(network), 1.0)
+
+
+def trainable_copy(
+    network: keras.Model, temperature: float, precision: str | None = None
+) -> keras.Model:
+    """A network of the same architecture and weights to be trained at a temperature.
+
+    Args:
+        network: see `without_softmax`; it is left as it is, and shares no variable with the copy.
+        temperature: T > 0 of the copy's softmax.
+        precision: Keras dtype policy of the copy's layers; those that standardise its input and
+            its logits are float32 whatever it is. None keeps every layer's own.
+
+    Returns:
+        A model images -> float32 probabilities at T with a layer named `logits`.
+
+    Raises:
+        ValueError: if the network's logits cannot be told; the message says why.
+    """
+    logits = without_softmax(network)
+    copy = keras.models.clone_model(
+        logits,
+        clone_function=functools.partial(_in_precision, precision=precision),
+        recursive=True,
+    )
+    copy.set_weights(logits.get_weights())
+    for layer in copy._flatten_layers():
+        # What it standardises with is computed from its weights once, not whenever they are set.
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+    return with_temperature(copy, temperature)
+
+
+def _in_precision(layer: keras.layers.Layer, precision: str | None) -> keras.layers.Layer:
+    config = layer.get_config()
+    if precision is not None:
+        exact = layer.name == LOGITS or isinstance(layer, _STANDARDIZING)
+        config["dtype"] = "float32" if exact else precision
+    return type(layer).from_config(config)
 
 
 def with_scaled_logits(logits_network: keras.Model, factor: float) -> keras.Model:

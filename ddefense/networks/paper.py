@@ -1,4 +1,4 @@
-"""The paper's networks (its Table I)."""
+"""The paper's networks (its Table I), and others of their form."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,8 +15,11 @@ from ddefense.networks.heads import LOGITS
 _ARCHITECTURES = {
     "mnist": ((28, 28, 1), (32, 64), 200),
     "cifar10": ((32, 32, 3), (64, 128), 256),
+    # A student: about a tenth of the arithmetic of `mnist`.
+    "small": ((28, 28, 1), (8, 16), 64),
 }
 NAMES = tuple(_ARCHITECTURES)
+_SMALLEST = 16  # pixels that four valid 3x3 convolutions and two pools leave one of
 
 Statistics = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
@@ -27,6 +30,7 @@ def build(
     temperature: float,
     seed: int,
     num_classes: int = 10,
+    image_shape: tuple[int, int, int] | None = None,
     dropout: float = 0.5,
     statistics: Statistics | None = None,
     precision: str = "float32",
@@ -37,10 +41,12 @@ def build(
     with dropout after each; ReLU throughout; logits; `TemperatureSoftmax`.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `NAMES`: the paper's `mnist` and `cifar10`, or `small`, in their form.
         temperature: T of the softmax, > 0; a network has one temperature for life.
         seed: of the initial weights and of dropout, >= 0.
-        num_classes: outputs.
+        num_classes: outputs, >= 2.
+        image_shape: (height, width, channels), at least 16 pixels high and wide; None for the
+            shape of the dataset that the network is named after.
         dropout: rate in [0, 1).
         statistics: mean and variance of every feature, each of the image's shape, with which the
             network standardises its input first; they are frozen into it. None leaves them out.
@@ -52,13 +58,20 @@ def build(
         `logits` gives the logits.
 
     Raises:
-        ValueError: if the name or the precision is unknown or the temperature is not > 0.
+        ValueError: if the name or the precision is unknown, the temperature is not > 0, or the
+            images are too small.
     """
     if name not in _ARCHITECTURES:
         raise ValueError(f"network: expected one of {list(NAMES)}, received {name!r}.")
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {list(PRECISIONS)}, received {precision!r}.")
     shape, filters, units = _ARCHITECTURES[name]
+    shape = shape if image_shape is None else image_shape
+    if min(shape[:2]) < _SMALLEST:
+        raise ValueError(
+            f"image_shape: expected at least {_SMALLEST}x{_SMALLEST} pixels for the network "
+            f"{name!r}, received {shape[0]}x{shape[1]}. Resize the images, or take another network."
+        )
     # Nine layers draw random numbers: four convolutions, three dense layers, two dropouts.
     seeds = iter(np.random.SeedSequence(seed).generate_state(9).tolist())
     x = images = keras.Input(shape, name="images")

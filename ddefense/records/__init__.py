@@ -1,5 +1,11 @@
 """Results as data: what experiments write and reporting reads, and the cards of exports."""
 
+from ddefense.records.distillation import (
+    DISTILLATION_SCHEMA_VERSION,
+    CostRecord,
+    DistillationRecord,
+    TrainedRecord,
+)
 from ddefense.records.model_card import (
     CARD_SCHEMA_VERSION,
     Defense,
@@ -30,6 +36,7 @@ from ddefense.records.results import (
     Results,
     RobustnessRecord,
     RunError,
+    SavedModelRecord,
     SoftLabelRecord,
     TrainingRecord,
     TransferRecord,
@@ -42,14 +49,17 @@ from ddefense.records.samples import AttackOutcome, Samples
 
 __all__ = [
     "CARD_SCHEMA_VERSION",
+    "DISTILLATION_SCHEMA_VERSION",
     "SCHEMA_VERSION",
     "AttackOutcome",
     "AttackRecord",
     "AttackRun",
     "CaseRecord",
     "ControlRecord",
+    "CostRecord",
     "DatasetRecord",
     "Defense",
+    "DistillationRecord",
     "ExportRecord",
     "ExtraFileRecord",
     "GradientRecord",
@@ -65,9 +75,11 @@ __all__ = [
     "RobustnessRecord",
     "RunError",
     "Samples",
+    "SavedModelRecord",
     "SignatureRecord",
     "SoftLabelRecord",
     "TensorRecord",
+    "TrainedRecord",
     "TrainingRecord",
     "TransferRecord",
     "VerdictRecord",

@@ -375,13 +375,15 @@ class NetworkRecord:
     """One deployed (T = 1) network and everything measured on it.
 
     Attributes:
-        name: `baseline`, `distilled_t<T>` or `adversarially_trained`.
-        defense: `none`, `distillation` or `adversarial_training`.
+        name: `baseline`, `distilled_t<T>` or `adversarially_trained`; of a network that was not
+            trained by the run, that of its file.
+        defense: `none`, `distillation` or `adversarial_training`; `unknown` of a network that was
+            not trained by the run and of which nobody said.
         temperature: T it was trained at (1 unless distilled).
-        seed: of its training.
+        seed: of its training; null where the run did not train it.
         test_accuracy: on the whole test set.
         confidence: mean over the test set of max_i F_i(x) if the prediction is right, else 0.
-        training: how its training went.
+        training: how its training went; null where the run did not train it.
         logits: scale of its logits.
         gradients: amplitude of its adversarial gradients.
         robustness: per reading of JSMA.
@@ -394,12 +396,12 @@ class NetworkRecord:
     """
 
     name: str
-    defense: Literal["none", "distillation", "adversarial_training"]
+    defense: Literal["none", "distillation", "adversarial_training", "unknown"]
     temperature: float
-    seed: int
+    seed: int | None
     test_accuracy: float
     confidence: float
-    training: TrainingRecord
+    training: TrainingRecord | None
     logits: LogitRecord
     gradients: GradientsRecord
     robustness: dict[str, RobustnessRecord]
@@ -438,7 +440,8 @@ class Results:
         timings: seconds of each stage that ran.
         architecture: the network's layers.
         sample_indices: positions in the test set of the attacked images.
-        networks: the baseline first, then by temperature, an adversarially trained one last.
+        networks: the baseline first, then by temperature, an adversarially trained one last; of an
+            evaluation the undistilled one, if there is one, and the one that was evaluated.
         exports: SavedModels written.
         controls: checks for masked gradients.
         verdict: what the defence is worth; null in results of versions without it.
@@ -456,8 +459,13 @@ class Results:
     verdict: VerdictRecord | None = None
     schema_version: Literal[1] = SCHEMA_VERSION
 
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether the networks were brought along, rather than trained by the run."""
+        return all(network.training is None for network in self.networks)
+
     def baseline(self) -> NetworkRecord:
-        """The undistilled network."""
+        """The undistilled network, which every run that trains has."""
         return next(n for n in self.networks if n.defense == "none")
 
     def yardstick(self) -> NetworkRecord | None:
@@ -471,13 +479,38 @@ class Results:
 
 
 @dataclass(config=_STRICT, kw_only=True)
+class SavedModelRecord:
+    """How a SavedModel of any maker is run.
+
+    Attributes:
+        signature: that is called.
+        input: of the signature, that takes the images.
+        output: of the signature, that is attacked.
+        outputs: what that is.
+        image_shape: (height, width, channels) of the images.
+        num_classes: outputs.
+        value_range: smallest and largest value of a feature, as the model takes it.
+        no_gradients: why no gradient can be taken through the model; empty where one can.
+    """
+
+    signature: str
+    input: str
+    output: str
+    outputs: Literal["logits", "probabilities"]
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    value_range: tuple[float, float]
+    no_gradients: str = ""
+
+
+@dataclass(config=_STRICT, kw_only=True)
 class AttackRun:
     """What `bin/attack` leaves: one saved network under attack.
 
     Attributes:
         schema_version: of this record.
-        network: path of the network, as given.
-        sha256: of its file.
+        network: path of the network or SavedModel, as given.
+        sha256: of its file; of a SavedModel, of the names and digests of its files.
         substitute: path of the substitute of `transfer_cw_l2`, as given.
         temperature: T by which attacks on logits / T divide; null if not given: then none ran.
         dataset: name of the dataset.
@@ -493,6 +526,8 @@ class AttackRun:
         transfer: by rising kappa.
         controls: checks for masked gradients, under the network's name `attacked`.
         warnings: sentences on what makes the numbers doubtful.
+        model: how the network is run; null unless it is a SavedModel.
+        data_sha256: of the test images and labels; null for a dataset of this package.
     """
 
     network: str
@@ -511,6 +546,8 @@ class AttackRun:
     transfer: list[TransferRecord]
     controls: list[ControlRecord] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    model: SavedModelRecord | None = None
+    data_sha256: str | None = None
     schema_version: Literal[1] = SCHEMA_VERSION
 
 

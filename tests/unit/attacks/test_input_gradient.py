@@ -137,7 +137,7 @@ def test_takes_the_fast_way_where_it_applies():
 
 def build(name, precision="float32"):
     rng = np.random.default_rng(4)
-    shape = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}[name]
+    shape = (32, 32, 3) if name == "cifar10" else (28, 28, 1)
     mean, variance = rng.uniform(0.3, 0.6, shape), rng.uniform(0.05, 0.1, shape)
     statistics = (mean.astype(np.float32), variance.astype(np.float32))
     return networks.logits_of(
@@ -152,7 +152,7 @@ def build(name, precision="float32"):
 
 
 @pytest.mark.parametrize("name", networks.NAMES)
-def test_the_papers_networks_are_cut_and_their_gradients_are_the_same(name):
+def test_networks_by_name_are_cut_and_their_gradients_are_the_same(name):
     logits = build(name)
     images = draw(logits, 3)
     assert is_cut_after_the_convolution(logits)

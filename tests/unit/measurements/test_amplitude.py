@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from ddefense import measurements, records
+from ddefense.measurements import amplitude
 
 EDGES = [-40, -35, -30, -25, -20, -15, -10, -5, -3]
 
@@ -97,3 +98,67 @@ def test_a_steep_network_falls_into_the_last_bin(images):
     # dF/dx = 1/4 (500 + 500) at equal logits.
     assert record.median_log10 == pytest.approx(np.log10(250))
     assert record.histogram == [0] * 9 + [1]
+
+
+def many_classes(scale=1.0, classes=40):
+    """More classes than have their gradients in one graph."""
+    x = keras.Input((3, 3, 1))
+    network = keras.Model(x, keras.layers.Dense(classes)(keras.layers.Flatten()(x)))
+    rng = np.random.default_rng(6)
+    network.set_weights([scale * rng.normal(size=(9, classes)), rng.normal(size=classes)])
+    return network
+
+
+def test_many_classes_equal_autodiff_too(images):
+    network = many_classes()
+    for record in measurements.gradient_amplitude(network, images, [5.0, 1.0]):
+        log10 = np.log10(amplitudes(network, images, record.temperature).astype(np.float64))
+        assert record.samples == 70
+        assert record.median_log10 == pytest.approx(np.median(log10), abs=1e-4)
+        assert record.float32_median_log10 == pytest.approx(np.median(log10), abs=1e-4)
+        assert record.float32_zero_samples == 0
+
+
+def test_class_by_class_or_all_in_one_graph(build_network, images, monkeypatch):
+    together = measurements.gradient_amplitude(build_network(30.0), images[:20], [20.0, 1.0])
+    monkeypatch.setattr(amplitude, "_MOST_UNROLLED", 1)
+    monkeypatch.setattr(amplitude, "_MOST_ENTRIES", 9 * 3 * 7)  # seven images at a time
+    apart = measurements.gradient_amplitude(build_network(30.0), images[:20], [20.0, 1.0])
+    for one, other in zip(together, apart, strict=True):
+        assert one.median_log10 == pytest.approx(other.median_log10, rel=1e-5)
+        assert one.histogram == other.histogram
+        assert one.float32_zero_entries == pytest.approx(other.float32_zero_entries, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "expected"),
+    [
+        ((28, 28, 1), 10, 64),
+        ((32, 32, 3), 10, 64),
+        ((224, 224, 3), 100, 2),
+        ((224, 224, 3), 1000, 1),
+        ((8, 8, 1), 1000, 33),
+    ],
+)
+def test_fewer_images_fit_where_jacobians_are_large(shape, classes, expected):
+    assert amplitude._batch_size(shape, classes) == expected
+
+
+def test_the_share_of_images_whose_outputs_do_not_move(images):
+    """The network sees the first pixel alone, and only where it is above a half."""
+    x = keras.Input((3, 3, 1))
+    first = keras.layers.ReLU(threshold=0.5)(keras.layers.Flatten()(x))
+    network = keras.Model(x, keras.layers.Dense(2, use_bias=False)(first))
+    network.set_weights([np.array([[1.0, 0.0], *[[0.0, 0.0]] * 8])])
+    dark = float((images[:, 0, 0, 0] <= 0.5).mean())
+    assert 0 < dark < 1
+    assert measurements.zero_jacobians(network, images) == pytest.approx(dark)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e5])
+def test_of_probabilities_it_is_that_of_the_softmax_of_logits(build_network, images, scale):
+    network = build_network(scale)
+    (record,) = measurements.gradient_amplitude(network, images, [1.0])
+    probabilities = keras.Model(network.input, keras.layers.Softmax()(network.output))
+    found = measurements.zero_jacobians(probabilities, images)
+    assert found == pytest.approx(record.float32_zero_samples)

@@ -131,3 +131,11 @@ def test_a_rate_that_is_no_share_is_named(rate):
         controls.unbounded_reaches_all("n", rate, 100)
     with pytest.raises(ValueError, match=f"^many_rate: {message}"):
         controls.random_restarts("n", 0.5, rate, 5, 100)
+
+
+def test_the_share_of_zero_gradients_alone_will_do():
+    found = controls.zero_share("attacked", 0.25, 40)
+    gradients = gradients_with(0.25, samples=40)
+    assert found == controls.zero_gradients("attacked", gradients)
+    with pytest.raises(ValueError, match="share: expected a share in"):
+        controls.zero_share("attacked", 1.5, 40)

@@ -1,5 +1,7 @@
 """Measurements on logits, by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -56,3 +58,16 @@ def test_soft_labels_that_say_nothing_have_the_entropy_of_the_classes():
     found = measurements.soft_label_summary(np.full((4, 10), 0.1, np.float32), np.zeros(4, int))
     assert found.mean_entropy == pytest.approx(np.log(10))
     assert found.mean_largest == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 20])
+def test_a_summary_by_window_is_that_of_the_whole(window):
+    rng = np.random.default_rng(0)
+    rows = rng.dirichlet(np.ones(4), 17).astype(np.float32)
+    labels = rng.integers(0, 4, 17)
+    found = measurements.soft_labels_by_window(
+        lambda number: rows[number * window : (number + 1) * window], labels, window
+    )
+    whole = measurements.soft_label_summary(rows, labels)
+    for field in dataclasses.fields(whole):
+        assert getattr(found, field.name) == pytest.approx(getattr(whole, field.name), rel=1e-6)

@@ -1,4 +1,4 @@
-"""The paper's networks: one row of the table per name."""
+"""The paper's networks and the small one: one row of the table per name."""
 
 import keras
 import numpy as np
@@ -7,8 +7,9 @@ import pytest
 from ddefense import networks
 from ddefense.layers import TemperatureSoftmax
 
-PARAMETERS = {"mnist": 312_202, "cifar10": 1_147_978}
-# The paper's Table I: (layer, class, output shape, filters or units, activation).
+PARAMETERS = {"mnist": 312_202, "cifar10": 1_147_978, "small": 25_410}
+# The paper's Table I, and the small network:
+# (layer, class, output shape, filters or units, activation).
 TABLE_I = {
     "mnist": [
         ("images", "InputLayer", (28, 28, 1), None, None),
@@ -39,6 +40,22 @@ TABLE_I = {
         ("dropout_1", "Dropout", (256,), None, None),
         ("dense_2", "Dense", (256,), 256, "relu"),
         ("dropout_2", "Dropout", (256,), None, None),
+        ("logits", "Dense", (10,), 10, "linear"),
+        ("probabilities", "TemperatureSoftmax", (10,), None, None),
+    ],
+    "small": [
+        ("images", "InputLayer", (28, 28, 1), None, None),
+        ("conv_1_1", "Conv2D", (26, 26, 8), 8, "relu"),
+        ("conv_1_2", "Conv2D", (24, 24, 8), 8, "relu"),
+        ("pool_1", "MaxPooling2D", (12, 12, 8), None, None),
+        ("conv_2_1", "Conv2D", (10, 10, 16), 16, "relu"),
+        ("conv_2_2", "Conv2D", (8, 8, 16), 16, "relu"),
+        ("pool_2", "MaxPooling2D", (4, 4, 16), None, None),
+        ("flatten", "Flatten", (256,), None, None),
+        ("dense_1", "Dense", (64,), 64, "relu"),
+        ("dropout_1", "Dropout", (64,), None, None),
+        ("dense_2", "Dense", (64,), 64, "relu"),
+        ("dropout_2", "Dropout", (64,), None, None),
         ("logits", "Dense", (10,), 10, "linear"),
         ("probabilities", "TemperatureSoftmax", (10,), None, None),
     ],
@@ -135,6 +152,19 @@ def test_another_number_of_classes(name, images):
     assert networks.predict(network, images).shape == (7, 3)
 
 
+@pytest.mark.parametrize("shape", [(16, 16, 1), (20, 31, 4)])
+def test_images_of_another_shape(name, shape):
+    network = networks.build(name, temperature=1.0, seed=0, image_shape=shape)
+    assert networks.predict(network, np.zeros((2, *shape), np.float32)).shape == (2, 10)
+
+
+def test_images_that_the_convolutions_use_up_are_refused(name):
+    with pytest.raises(
+        ValueError, match=r"image_shape: expected at least 16x16 .*, received 15x90"
+    ):
+        networks.build(name, temperature=1.0, seed=0, image_shape=(15, 90, 3))
+
+
 def test_a_saved_network_gives_the_same_answers(network, images, tmp_path):
     network.save(tmp_path / "network.keras")
     again = keras.models.load_model(tmp_path / "network.keras", compile=False)
@@ -147,7 +177,7 @@ def test_a_saved_network_gives_the_same_answers(network, images, tmp_path):
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"expected one of \['mnist', 'cifar10'\], received 'resnet'"
+        ValueError, match=r"expected one of \['mnist', 'cifar10', 'small'\], received 'resnet'"
     ):
         networks.build("resnet", temperature=1.0, seed=0)
 
