@@ -1,9 +1,31 @@
-"""Defensive distillation: train, distil, attack, measure and report.
+"""Defensive distillation: train, distil, attack, measure, export and report.
 
-Importing this package is cheap: it loads no TensorFlow. Import the subpackage you need, such as
-`ddefense.distillation` or `ddefense.attacks`.
+    pair = ddefense.distill(network, (images, labels), temperature=20, epochs=3)
+    results = ddefense.evaluate(pair.distilled, (images, labels), attacks=("jsma_f",), samples=10)
+    path = ddefense.export(pair.distilled, "exported_models/mine")
+
+Importing this package is cheap: it loads no TensorFlow before one of these functions is used.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from ddefense.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from ddefense.api import attack, distill, evaluate, export, report
+
+__all__ = ["__version__", "attack", "distill", "evaluate", "export", "report"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the library on first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ddefense import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    """Public names, those that were not imported yet included."""
+    return sorted([*globals(), *__all__])

@@ -39,6 +39,19 @@ NORM_ATTACKS = (*SIGN_ATTACKS, "cw_l2", "cw_l0", "cw_linf", "transfer_cw_l2", "l
 """Attacks measured by the norm of the perturbation; `ddefense.attacks` says what each one is."""
 ATTACKS = (*JSMA_ATTACKS, *NORM_ATTACKS)
 """Everything that a run can measure."""
+PROBABILITY_ATTACKS = (
+    "jsma_f",
+    "jsma_f_theta_1",
+    "fgsm",
+    "fgsm_targeted",
+    "pgd_linf",
+    "pgd_linf_targeted",
+    "transfer_cw_l2",
+    "labels_only",
+)
+"""Attacks that can do with probabilities; the others take logits."""
+GRADIENT_FREE_ATTACKS = ("transfer_cw_l2", "labels_only")
+"""Attacks that take no gradient of the network."""
 _DEFAULT_ATTACKS = tuple(
     name for name in ATTACKS if name != "jsma_f_theta_1" and not name.endswith("_targeted")
 )

@@ -12,6 +12,8 @@ JSMA is Papernot's crafting framework in two parts: a direction-sensitivity esti
 | `transfer_cw_l2` | `cw_l2` | L2 | a substitute; nothing of the network |
 | `labels_only` | `labels_only` | smallest L2 | the predicted class alone |
 
+`saved_model` makes a network of a SavedModel of any maker.
+
 To add a reading of JSMA, add a line to the table in `forward_derivative.py`; to add another
 attack, write a module whose function takes a `Classifier`, images, labels, targets and bounds and
 returns adversarial images; then name it in `ddefense.config` and plan it in

@@ -1,67 +1,117 @@
 """Attacks a saved network and judges the result; writes `attack.json` and prints a table.
 
 Usage: bin/attack --network=<file>.keras --dataset=<name> [flags]
+       bin/attack --model=<SavedModel> --data=<folder, .npz or dataset> [flags]
 """
 
-import math
+import dataclasses
 import pathlib
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
+from ddefense.cli import attack_flags, attacked_data, program
 from ddefense.cli import flags as cli_flags
-from ddefense.cli import program
-from ddefense.config import Config, ConfigError, digest
+from ddefense.config import Config, digest
 from ddefense.experiments import workdir as experiment_dirs
+
+if TYPE_CHECKING:
+    from ddefense.datasets import Dataset
+    from ddefense.experiments.adopting import SavedModel
 
 
 def run() -> None:
     """Entry point of `bin/attack` and `ddefense-attack`."""
-    program.run("bin/attack", cli_flags.define_for_attack, _configure, _attack)
+    program.run("bin/attack", attack_flags.define_for_attack, _configure, _attack)
 
 
 def _configure() -> tuple[Config, pathlib.Path]:
     asked = flags.FLAGS
-    if not asked.network:
-        raise ConfigError("network: expected the path of a .keras file; received none.")
-    for name, path in (("network", asked.network), ("substitute", asked.substitute)):
-        if path and not pathlib.Path(path).is_file():
-            raise ConfigError(f"{name}: expected a .keras file; received {path!r}, which is none.")
-    temperature = asked.temperature
-    if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigError(f"temperature: expected a finite number > 0; received {temperature!r}.")
-    config = cli_flags.config_of_attack()
+    attack_flags.check_model()
+    attack_flags.check()
+    config = attack_flags.config()
+    data = attack_flags.user_data()
     if asked.workdir:
         return config, pathlib.Path(asked.workdir)
-    what = [asked.network, asked.substitute, temperature, config.digest()]
-    name = pathlib.Path(asked.network).stem
+    what = [asked.network, asked.substitute, asked.temperature, config.digest()]
+    if asked.model:
+        what += [asked.model, asked.signature, asked.logits_output, asked.probabilities_output]
+        what.append(asked.model_range)
+    if data is not None:
+        what.append(attacked_data.fields(data))
+    name = pathlib.Path(asked.network or asked.model).stem
     return config, pathlib.Path("runs", f"attack_{name}_{digest(what)}")
 
 
 def _attack(config: Config, workdir: pathlib.Path) -> None:
+    asked, data = flags.FLAGS, attack_flags.user_data()
     # Before TensorFlow is imported, which takes seconds.
-    experiment_dirs.check(workdir, config)
-    for sentence in cli_flags.left_out_of_attack():
+    if data is None and not asked.model:
+        experiment_dirs.check(workdir, config)
+    else:  # what the data or the model allow is part of the configuration, and not known yet
+        experiment_dirs.check_writable("--workdir", workdir)
+    for sentence in attack_flags.left_out():
         logging.info("%s", sentence)
     program.start_tensorflow(config)
 
     from ddefense.experiments import attacking_saved
+    from ddefense.experiments.adopting import Source
     from ddefense.reporting import attack_run
 
-    asked = flags.FLAGS
+    network: Source = pathlib.Path(asked.network or asked.model)
+    dataset = None
+    if asked.model:
+        network, dataset, config = _of_model(attack_flags.model_path(), config)
+    elif data is not None:
+        dataset, config = attacked_data.load_for(config, "network", pathlib.Path(asked.network))
+    if dataset is not None:
+        attacked_data.announce(asked.network or asked.model, dataset, config, workdir)
     results = attacking_saved.run(
         config,
         workdir,
-        network=pathlib.Path(asked.network),
+        network=network,
         substitute=pathlib.Path(asked.substitute) if asked.substitute else None,
         temperature=asked.temperature,
+        dataset=dataset,
         data_dir=cli_flags.data_dir(),
         command=shlex.join(["bin/attack", *sys.argv[1:]]),
     )
     table = attack_run.table(results)
     logging.info("%s\n\n%s", table.title, table.markdown())
     logging.info("results: %s", workdir / "attack.json")
+
+
+def _of_model(path: pathlib.Path, config: Config) -> tuple["SavedModel", "Dataset", Config]:
+    """The SavedModel, the images it is attacked on, and the attacks that it allows."""
+    from ddefense.attacks import saved_model
+    from ddefense.experiments import attacking_saved
+    from ddefense.experiments.adopting import SavedModel
+
+    asked = flags.FLAGS
+    name = saved_model.DEFAULT_SIGNATURE if asked.signature is None else asked.signature
+    signature = saved_model.load_signature(path, name)
+    dataset, config = attacked_data.load(config, signature.image_shape, signature.num_classes)
+    record = saved_model.describe(
+        signature,
+        image_shape=dataset.image_shape,
+        num_classes=dataset.num_classes,
+        value_range=attack_flags.model_range(dataset.value_range),
+        logits_output=asked.logits_output,
+        probabilities_output=asked.probabilities_output,
+    )
+    logging.info(
+        "signature %s: the output %s is %s", record.signature, record.output, record.outputs
+    )
+    names, reason = attacking_saved.impossible_on(record, config.attacks)
+    # Attacks that were named are refused by the run itself.
+    if names and asked.attacks is None:
+        logging.info("Left out %s: not possible %s.", ", ".join(names), reason)
+        config = dataclasses.replace(
+            config, attacks=tuple(attack for attack in config.attacks if attack not in names)
+        )
+    return SavedModel(path, record), dataset, config
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ Usage: bin/export --network=<file>.keras [flags]
        bin/export --write_server_config [flags]
 """
 
-import csv
-import math
 import pathlib
 import re
 import sys
@@ -15,7 +13,7 @@ from collections.abc import Callable
 from absl import flags, logging
 
 from ddefense.cli import flags as cli_flags
-from ddefense.cli import program
+from ddefense.cli import program, values
 from ddefense.config import ConfigError
 from ddefense.experiments import known_results
 from ddefense.experiments import workdir as experiment_dirs
@@ -89,8 +87,8 @@ def _configure_export(network: pathlib.Path) -> Job:
             f"quantize: expected with --dataset=<name>, whose training images calibrate the "
             f"{asked.quantize} network and whose test set measures it; received none."
         )
-    class_names = None if asked.class_names is None else _class_names(asked.class_names)
-    value_range = None if asked.value_range is None else _value_range(asked.value_range)
+    class_names = None if asked.class_names is None else values.class_names(asked.class_names)
+    value_range = None if asked.value_range is None else values.value_range(asked.value_range)
     known = known_results.find(network, pathlib.Path(asked.results) if asked.results else None)
     measured_on = None if known is None else known.dataset
     if asked.dataset and measured_on not in (None, asked.dataset):
@@ -152,48 +150,6 @@ def _name(network: pathlib.Path, dataset: str | None) -> str:
             f"alone, which would be a version; received {name!r}{source}."
         )
     return str(name)
-
-
-def _class_names(text: str) -> tuple[str, ...]:
-    """Names separated by commas, or the lines of `@<file>`."""
-    if text.startswith("@"):
-        path = pathlib.Path(text[1:])
-        try:
-            names = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"class_names: expected @<text file> with a name per line; received {text!r}: "
-                f"{error}."
-            ) from error
-        while names and not names[-1].strip():
-            names.pop()
-    else:
-        names = next(csv.reader([text]), [])
-    names = [name.strip() for name in names]
-    if len(names) < 2 or not all(names):
-        raise ConfigError(
-            "class_names: expected at least two names separated by commas, such as cat,dog, or "
-            f"@<text file> with a name per line, none of them empty; received {text!r}."
-        )
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(
-            "class_names: expected different names, or clients could not tell the classes apart; "
-            f"received {', '.join(sorted(twice))} more than once."
-        )
-    return tuple(names)
-
-
-def _value_range(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low = high = math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ConfigError(
-            "value_range: expected two finite numbers separated by a comma, the lower first, such "
-            f"as 0,255; received {text!r}."
-        )
-    return low, high
 
 
 def _verify(directory: pathlib.Path) -> None:

@@ -1,8 +1,7 @@
-"""The flags of `bin/reproduce`, `bin/attack` and `bin/export`, and the configuration they make."""
+"""The flags of `bin/reproduce` and `bin/export`, and the configuration that flags make."""
 
 import dataclasses
 import pathlib
-import sys
 from typing import Any
 
 from absl import flags
@@ -19,14 +18,6 @@ _FIELDS = tuple(
     for field in dataclasses.fields(config_lib.Config)
     if field.name not in ("dataset", "preset", "reduced")
 )
-# Flags of `bin/attack` that some attacks need: what to give, and why they cannot do without.
-_NEEDED = {
-    "temperature": (
-        "<T that the network was trained at>",
-        "on logits / T: a saved network does not say at which T it was trained",
-    ),
-    "substitute": ("<undistilled .keras network>", "from an undistilled network"),
-}
 # Far more than any machine has cores; TensorFlow takes what it is told, or dies of it.
 _MAX_THREADS = 4096
 
@@ -37,9 +28,9 @@ def define_for_reproduce() -> None:
     Called by the program only: importing ddefense registers none.
     """
     flags.DEFINE_enum("dataset", "digits", datasets.NAMES, "Dataset of the run.")
-    _define_common()
+    define_common()
     _define_training()
-    _define_attacks()
+    define_attacks()
     flags.DEFINE_list(
         "cw_all_targets_at",
         None,
@@ -64,44 +55,6 @@ def define_for_reproduce() -> None:
         False,
         "Only redraw figures, tables and report.md of --workdir from its results.",
     )
-    _show_in_help()
-
-
-def define_for_attack() -> None:
-    """Registers the flags of `bin/attack`. Called by the program only."""
-    flags.DEFINE_enum(
-        "dataset", None, datasets.NAMES, "Dataset that the network was trained on; required."
-    )
-    _define_common()
-    _define_attacks()
-    flags.DEFINE_list(
-        "cw_all_targets_at",
-        None,
-        "cw_l2: values of --temperature at which every wrong class is aimed at; elsewhere, and "
-        "without --temperature, one random class.",
-    )
-    flags.DEFINE_string(
-        "network",
-        None,
-        "The attacked network: a .keras file with a layer named logits, such as those that a run "
-        "leaves in networks/.",
-    )
-    flags.DEFINE_string(
-        "substitute", None, "Undistilled .keras network on which transfer_cw_l2 makes its samples."
-    )
-    flags.DEFINE_float(
-        "temperature",
-        None,
-        "T that the network was trained at, by which attacks on logits / T divide; > 0. Without "
-        "it those attacks are left out.",
-    )
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Directory of this run. Default: runs/attack_<network>_<hash of what was asked>. A killed "
-        "run resumes in it.",
-    )
-    _show_in_help()
 
 
 def define_for_export() -> None:
@@ -155,7 +108,7 @@ def define_for_export() -> None:
         "Dataset on which the network's accuracy is measured. Default: none, or that of a run of "
         "bin/attack in --results.",
     )
-    _define_data_dir()
+    define_data_dir()
     flags.DEFINE_enum(
         "quantize",
         None,
@@ -181,10 +134,10 @@ def define_for_export() -> None:
         server_config.DEFAULT_BASE,
         "--export_dir as the server sees it: an absolute path in its container, or a URI.",
     )
-    _show_in_help()
 
 
-def _define_common() -> None:
+def define_common() -> None:
+    """Registers `--preset` and the flags that every run has."""
     flags.DEFINE_enum(
         "preset",
         "quick",
@@ -194,14 +147,20 @@ def _define_common() -> None:
         "quick: minutes on the default dataset. smoke: about a minute, to see that everything "
         "works.",
     )
-    _define_data_dir()
+    define_data_dir()
+    define_machine()
+
+
+def define_machine() -> None:
+    """Registers `--seed` and `--threads`."""
     flags.DEFINE_integer("seed", None, "Of weights, order of images, dropout and random choices.")
     flags.DEFINE_integer(
         "threads", None, "CPU threads per operation; 0 is one per core.", upper_bound=_MAX_THREADS
     )
 
 
-def _define_data_dir() -> None:
+def define_data_dir() -> None:
+    """Registers `--data_dir`."""
     flags.DEFINE_string(
         "data_dir", None, "Folder of prepared TFDS data. Default: TFDS_DATA_DIR, else TFDS's own."
     )
@@ -211,26 +170,13 @@ def _define_training() -> None:
     flags.DEFINE_list(
         "temperatures", None, "Distillation temperatures, numbers > 0, such as 1,20,100."
     )
-    flags.DEFINE_integer("epochs", None, "Passes over the training set per network, >= 1.")
     flags.DEFINE_integer(
         "warm_start_steps",
         None,
         "Optimizer steps at T = 1 on hard labels from which initial and distilled networks start; "
         "0 is the literal protocol.",
     )
-    flags.DEFINE_integer("batch_size", None, "Training images per optimizer step, >= 1.")
-    flags.DEFINE_float("learning_rate", None, "Of stochastic gradient descent, > 0.")
-    flags.DEFINE_float("momentum", None, "Of stochastic gradient descent, in [0, 1).")
-    flags.DEFINE_float(
-        "learning_rate_decay",
-        None,
-        "Factor on the learning rate every --decay_epochs, in (0, 1]. On cifar10 0.95, after a "
-        "text on the paper; 0.5 is remembered from the paper's table.",
-    )
-    flags.DEFINE_float(
-        "momentum_decay", None, "Factor on the momentum every --decay_epochs, in (0, 1]."
-    )
-    flags.DEFINE_integer("decay_epochs", None, "Epochs between two decays, >= 1.")
+    define_optimizer()
     flags.DEFINE_float("dropout", None, "Rate after each hidden dense layer, in [0, 1).")
     flags.DEFINE_enum(
         "defense",
@@ -245,6 +191,24 @@ def _define_training() -> None:
     flags.DEFINE_integer(
         "adversarial_steps", None, "PGD steps of each step of adversarial training, >= 1."
     )
+
+
+def define_optimizer() -> None:
+    """Registers the flags of any training."""
+    flags.DEFINE_integer("epochs", None, "Passes over the training set per network, >= 1.")
+    flags.DEFINE_integer("batch_size", None, "Training images per optimizer step, >= 1.")
+    flags.DEFINE_float("learning_rate", None, "Of stochastic gradient descent, > 0.")
+    flags.DEFINE_float("momentum", None, "Of stochastic gradient descent, in [0, 1).")
+    flags.DEFINE_float(
+        "learning_rate_decay",
+        None,
+        "Factor on the learning rate every --decay_epochs, in (0, 1]. On cifar10 0.95, after a "
+        "text on the paper; 0.5 is remembered from the paper's table.",
+    )
+    flags.DEFINE_float(
+        "momentum_decay", None, "Factor on the momentum every --decay_epochs, in (0, 1]."
+    )
+    flags.DEFINE_integer("decay_epochs", None, "Epochs between two decays, >= 1.")
     flags.DEFINE_enum(
         "precision",
         None,
@@ -259,7 +223,8 @@ def _define_training() -> None:
     )
 
 
-def _define_attacks() -> None:
+def define_attacks() -> None:
+    """Registers the flags of any attack."""
     flags.DEFINE_integer(
         "samples", None, "Test images attacked, each towards every other class, >= 1."
     )
@@ -300,14 +265,11 @@ def _define_attacks() -> None:
     )
 
 
-def _show_in_help() -> None:
-    # absl's --help lists the flags of the main module, which is a stub here.
-    for flag in _FLAGS.flags_by_module_dict()[__name__]:
-        _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-
-
-def config() -> config_lib.Config:
+def config(dataset: str | None = None) -> config_lib.Config:
     """The configuration that the flags ask for.
+
+    Args:
+        dataset: name of the dataset; None for `--dataset`.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -320,64 +282,7 @@ def config() -> config_lib.Config:
     for name in ("temperatures", "cw_all_targets_at", "kappas"):
         if name in changes:
             changes[name] = _numbers(name, changes[name])
-    return config_lib.preset(_FLAGS.preset, _FLAGS.dataset, **changes)
-
-
-def config_of_attack() -> config_lib.Config:
-    """The configuration that the flags of `bin/attack` ask for.
-
-    Without `--attacks` it is the preset's, less those that lack a flag they need.
-
-    Raises:
-        ConfigError: if a value is out of range, there is no dataset, an attack is named that lacks
-            a flag it needs, or samples are asked for beyond `--samples`.
-    """
-    if _FLAGS.dataset is None:
-        raise config_lib.ConfigError(
-            "dataset: expected the dataset that the network was trained on, one of "
-            f"{list(datasets.NAMES)}; received none."
-        )
-    found = config()
-    for name in ("cw_samples", "costly_samples"):
-        # A preset's own are cut to --samples; those of a flag would be so without a word.
-        asked = _FLAGS[name].value
-        if asked is not None and asked > found.samples:
-            raise config_lib.ConfigError(
-                f"{name}: expected at most {found.samples}, as many as --samples; received "
-                f"{asked}. Raise --samples or lower it."
-            )
-    lacking = _lacking(found.attacks)
-    if lacking and _FLAGS.attacks is not None:
-        flag, names = next(iter(lacking.items()))
-        raise config_lib.ConfigError(
-            f"attacks: expected --{flag}={_NEEDED[flag][0]} with {', '.join(names)}; received none."
-        )
-    left_out = {name for names in lacking.values() for name in names}
-    return dataclasses.replace(
-        found, attacks=tuple(name for name in found.attacks if name not in left_out)
-    )
-
-
-def left_out_of_attack() -> list[str]:
-    """What `config_of_attack` left out of the preset's attacks: one sentence per missing flag."""
-    if _FLAGS.attacks is not None:
-        return []
-    return [
-        f"Left out {', '.join(names)} ({_NEEDED[flag][1]}); --{flag}={_NEEDED[flag][0]} brings "
-        f"{'it' if len(names) == 1 else 'them'} in."
-        for flag, names in _lacking(config().attacks).items()
-    ]
-
-
-def _lacking(attacks: tuple[str, ...]) -> dict[str, list[str]]:
-    """Attacks that need a flag which was not given, by flag."""
-    needing = {
-        "temperature": [name for name in attacks if "_temperature" in name],
-        "substitute": [name for name in attacks if name == "transfer_cw_l2"],
-    }
-    return {
-        flag: names for flag, names in needing.items() if names and _FLAGS[flag].value in (None, "")
-    }
+    return config_lib.preset(_FLAGS.preset, dataset or _FLAGS.dataset, **changes)
 
 
 def seeds() -> tuple[int, ...] | None:

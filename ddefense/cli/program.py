@@ -13,6 +13,7 @@ from absl import app, flags, logging
 import ddefense
 from ddefense import interruption
 from ddefense.config import Config, ConfigError
+from ddefense.distill_config import DistillConfig
 from ddefense.records import RunError
 
 _USAGE_ERROR, _RUN_ERROR = 2, 1
@@ -25,23 +26,23 @@ Asked = TypeVar("Asked")
 def run(
     command: str,
     define: Callable[[], None],
-    configure: Callable[[], tuple[Config, pathlib.Path]],
-    work: Callable[[Config, pathlib.Path], None],
+    configure: Callable[[], tuple[Asked, pathlib.Path]],
+    work: Callable[[Asked, pathlib.Path], None],
 ) -> None:
     """Runs a command and exits with its status; what is raised becomes a message and an exit code.
 
     Args:
         command: what usage messages call it, such as `bin/reproduce`.
         define: registers its flags.
-        configure: the configuration and the run directory that the flags ask for.
+        configure: what the flags ask for, such as a configuration, and the run directory.
         work: does everything else with them. Killed, the same command resumes in the directory.
     """
 
     def resumable() -> None:
-        config, workdir = configure()
+        asked, workdir = configure()
         with _exit_codes(workdir):
             interruption.listen()
-            work(config, workdir)
+            work(asked, workdir)
 
     _run(command, define, resumable)
 
@@ -72,6 +73,7 @@ def run_once(
 
 def _run(command: str, define: Callable[[], None], all_else: Callable[[], None]) -> None:
     define()
+    _show_in_help()
 
     def parse(arguments: list[str]) -> list[str]:
         try:
@@ -89,6 +91,15 @@ def _run(command: str, define: Callable[[], None], all_else: Callable[[], None])
             _refuse(command, f"--{error}")
 
     app.run(main, flags_parser=parse)
+
+
+def _show_in_help() -> None:
+    # absl's --help lists the flags of the main module, which is a stub here.
+    ours = f"{ddefense.__name__}."
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith(ours):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _refuse(command: str, message: str) -> NoReturn:
@@ -120,7 +131,7 @@ def _exit_codes(workdir: pathlib.Path | None) -> Iterator[None]:
         sys.exit(_INTERRUPTED)
 
 
-def start_tensorflow(config: Config | None = None) -> None:
+def start_tensorflow(config: Config | DistillConfig | None = None) -> None:
     """Imports TensorFlow, which takes seconds, and sets it up: not before it is needed.
 
     Args:

@@ -1,7 +1,5 @@
 """The flags of `bin/query`."""
 
-import sys
-
 from absl import flags
 
 from ddefense import datasets
@@ -46,6 +44,3 @@ def define() -> None:
     flags.DEFINE_float("timeout", 10.0, "Seconds to wait for the server, > 0.")
     flags.DEFINE_integer("top", 3, "Most probable classes to show.", lower_bound=1)
     flags.DEFINE_bool("json", False, "Print JSON, with the probabilities of all classes.")
-    # absl's --help lists the flags of the main module, which is a stub here.
-    for flag in flags.FLAGS.flags_by_module_dict()[__name__]:
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)

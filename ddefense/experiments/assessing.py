@@ -89,9 +89,10 @@ class Assessor:
         stages: runs them.
         config: of the run; says which attacks.
         dataset: of the run.
-        baseline: the undistilled network, which chose the samples.
+        baseline: the undistilled network, which chose the samples; None where there is none.
         samples: the stage that holds them.
         substitute: makes the network that samples are transferred from.
+        trained_here: whether the networks are those of training stages, rather than adopted.
 
     Attributes:
         outcomes: what JSMA did, by (network name, attack name).
@@ -102,13 +103,15 @@ class Assessor:
         stages: Stages,
         config: Config,
         dataset: Dataset,
-        baseline: Trained,
+        baseline: Trained | None,
         samples: Artefact,
         substitute: Callable[[], Trained],
+        trained_here: bool = True,
     ) -> None:
         """Runs nothing yet."""
         self._stages, self._config, self._dataset = stages, config, dataset
         self._baseline, self._samples = baseline, samples
+        self._trained_here = trained_here
         self._attacks = NetworkAttacks(stages, config, dataset, samples, substitute)
         self._rates: dict[str, controlling.SignRates] = {}
         self._scaled: dict[str, records.AttackRecord] = {}
@@ -119,6 +122,7 @@ class Assessor:
         measured = measuring.load_measurements(
             measuring.measure(self._stages, self._config, self._dataset, trained)
         )
+        logits, gradients = measured.of_logits()
         attacked = self._attacks.attack(trained)
         self.outcomes.update(attacked.outcomes)
         self._prepare_controls(trained)
@@ -126,12 +130,12 @@ class Assessor:
             name=trained.name,
             defense=trained.defense,
             temperature=trained.temperature,
-            seed=self._config.seed,
+            seed=self._config.seed if self._trained_here else None,
             test_accuracy=measured.test_accuracy,
             confidence=measured.confidence,
-            training=load_training(trained.network),
-            logits=measured.logits,
-            gradients=measured.gradients,
+            training=load_training(trained.network) if self._trained_here else None,
+            logits=logits,
+            gradients=gradients,
             attacks=attacked.jsma,
             robustness=attacked.robustness,
             norm_attacks=attacked.norm_attacks,
@@ -147,7 +151,7 @@ class Assessor:
                 controlling.attack(*run, trained, self._samples)
             )
         # At T = 1 the logits are multiplied by one.
-        if "jsma_f" in asked and trained.temperature != 1.0:
+        if self._baseline and "jsma_f" in asked and trained.temperature != 1.0:
             scaled = attacking.attack(
                 *run, self._baseline, self._samples, "jsma_f", logit_scale=trained.temperature
             )
@@ -155,11 +159,14 @@ class Assessor:
 
     def controls(self, networks: list[records.NetworkRecord]) -> list[records.ControlRecord]:
         """The controls of every network, once all are assessed."""
-        undistilled = next(n for n in networks if n.defense == "none").attacks.get("jsma_f")
+        compared = [n.attacks.get("jsma_f") for n in networks if n.defense == "none"]
         return [
             control
             for network in networks
             for control in controlling.controls(
-                network, self._rates.get(network.name), undistilled, self._scaled.get(network.name)
+                network,
+                self._rates.get(network.name),
+                compared[0] if compared else None,
+                self._scaled.get(network.name),
             )
         ]

@@ -1,17 +1,20 @@
 """Stages that attack: which samples, and each attack on each network in resumable shards."""
 
-import functools
+import dataclasses
 import math
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from absl import logging
 
 from ddefense import attacks, files, measurements, networks, records
 from ddefense.config import Config, ConfigError
 from ddefense.datasets import Dataset
-from ddefense.experiments.pair import Trained, load_logits
+from ddefense.experiments.adopting import load_classifier, load_outputs
+from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
 from ddefense.progress import Progress
 
@@ -54,6 +57,29 @@ def check_fits(config: Config, dataset: Dataset) -> None:
             )
 
 
+def fitted(config: Config, dataset: Dataset, asked: Collection[str] = ()) -> Config:
+    """Brings settings that nobody asked for within what the dataset allows.
+
+    Args:
+        config: whose `samples` and `max_features` were chosen for other datasets.
+        dataset: to be attacked.
+        asked: names of settings that stay as they are.
+
+    Returns:
+        The configuration, with fewer samples or features where there are not as many.
+    """
+    features = math.prod(dataset.image_shape)
+    limits = {"samples": len(dataset.test), "max_features": features - features % 2}
+    changes: dict[str, Any] = {
+        name: limit
+        for name, limit in limits.items()
+        if name not in asked and getattr(config, name) > limit
+    }
+    for name, limit in changes.items():
+        logging.info("%s: %d, all that there are.", name, limit)
+    return dataclasses.replace(config, **changes)
+
+
 def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: Trained) -> Artefact:
     """Finds the first test images that the undistilled network gets right.
 
@@ -64,13 +90,14 @@ def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: T
     """
 
     def work(directory: pathlib.Path) -> None:
-        logits = load_logits(baseline.network)
+        logits = load_outputs(baseline.network)
         predicted = networks.predict(logits, dataset.test.images).argmax(axis=1)
         right = np.flatnonzero(predicted == dataset.test.labels)
         if len(right) < config.samples:
             raise records.RunError(
                 f"--samples: expected at most {len(right)}, the test images that {baseline.name} "
-                f"gets right; received {config.samples}. Lower it or train for longer."
+                f"gets right of {len(dataset.test)}; received {config.samples}. Lower it or train "
+                "for longer."
             )
         np.save(directory / _INDICES, right[: config.samples])
 
@@ -82,13 +109,6 @@ def load_samples(artefact: Artefact) -> npt.NDArray[np.int64]:
     with reading(artefact):
         indices: npt.NDArray[np.int64] = np.load(artefact.directory / _INDICES)
     return indices
-
-
-# Its compiled functions serve every attack that shares them.
-@functools.lru_cache(maxsize=4)
-def load_classifier(artefact: Artefact, bounds: tuple[float, float]) -> attacks.Classifier:
-    """The network of a training stage as attacks take it."""
-    return attacks.classifier(load_logits(artefact), bounds=bounds)
 
 
 def attack(
@@ -129,7 +149,7 @@ def attack(
         indices = load_samples(samples)
         images, labels = dataset.test.images[indices], dataset.test.labels[indices]
         sample, target = attacks.every_wrong_class(labels, dataset.num_classes)
-        logits = load_logits(trained.network)
+        logits = load_outputs(trained.network)
         attacked = load_classifier(trained.network, dataset.value_range)
         if logit_scale != 1.0:
             logits = networks.with_scaled_logits(logits, logit_scale)

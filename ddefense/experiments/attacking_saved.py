@@ -2,30 +2,38 @@
 
 import dataclasses
 import pathlib
-import shutil
 import time
 from datetime import UTC, datetime
 
 from absl import logging
 
-from ddefense import attacks, datasets, files, networks, records
-from ddefense.config import Config, ConfigError
-from ddefense.experiments import attacking, controlling, environment, measuring, workdir
+from ddefense import datasets, records
+from ddefense.config import GRADIENT_FREE_ATTACKS, PROBABILITY_ATTACKS, Config, ConfigError
+from ddefense.experiments import (
+    adopting,
+    attacking,
+    controlling,
+    environment,
+    measuring,
+    workdir,
+)
+from ddefense.experiments.adopting import Source
 from ddefense.experiments.assessing import NetworkAttacks
-from ddefense.experiments.pair import NETWORK, Trained
 from ddefense.experiments.stages import Stages
 
 LOW_ACCURACY = 0.5
-"""Test accuracy below which the network is doubted, a share."""
+"""Test accuracy below which the network is doubted, a share; or, of many classes, below five times
+that of guessing."""
 
 
 def run(
     config: Config,
     directory: pathlib.Path,
     *,
-    network: pathlib.Path,
+    network: Source,
     substitute: pathlib.Path | None = None,
     temperature: float | None = None,
+    dataset: datasets.Dataset | None = None,
     data_dir: pathlib.Path | None = None,
     command: str = "",
 ) -> records.AttackRun:
@@ -33,16 +41,20 @@ def run(
 
     With the attacks go the checks for masked gradients that need no other network, whichever
     attacks were asked for; `iterative_beats_one_step` compares two of them, `fgsm` and `pgd_linf`,
-    and goes with both.
+    and goes with both. A network through which no gradient can be taken is checked for none.
+
+    Images are attacked in [0, 1], whatever range the network takes.
 
     Args:
         config: which attacks, with which settings; those that concern training are not used.
             `cw_l2` aims at every wrong class if `temperature` is in `cw_all_targets_at`.
         directory: the run directory, made if needed; receives `attack.json`.
-        network: a `.keras` file with a layer named `logits`.
-        substitute: another one, for `transfer_cw_l2`.
+        network: a `.keras` file or a network that ends in logits or in a softmax, or a SavedModel.
+        substitute: a `.keras` file for `transfer_cw_l2`.
         temperature: T > 0 that the network was trained at, by which attacks on logits / T divide;
             None if it is not known.
+        dataset: whose test images are attacked, in the range that the network takes; None for
+            the dataset that the configuration names.
         data_dir: folder of prepared TFDS data.
         command: recorded with the results.
 
@@ -54,46 +66,48 @@ def run(
         ConfigError: if the network cannot be attacked, or does not fit the dataset.
         StoppedError: if the run was asked to stop.
     """
-    if substitute is None and "transfer_cw_l2" in config.attacks:
-        raise ConfigError(
-            "attacks: expected a substitute with transfer_cw_l2, received none. Name an "
-            "undistilled network, or leave that attack out."
-        )
-    scaled = [name for name in config.attacks if "_temperature" in name]
-    if temperature is None and scaled:
-        raise ConfigError(
-            f"attacks: expected a temperature with {', '.join(scaled)}, received none. Give the T "
-            "that the network was trained at, or leave them out."
-        )
+    check_attacks(config, substitute=substitute is not None, temperature=temperature)
     attacking.check_installed(config)
     workdir.check(directory, config)
-    dataset = datasets.load(config.dataset, data_dir=data_dir)
+    data = None
+    if dataset is None:
+        dataset = datasets.load(config.dataset, data_dir=data_dir)
+    else:
+        adopting.check_data(dataset)
+        data = adopting.digest_of(dataset)
     attacking.check_fits(config, dataset)
-    _check("network", network, dataset)
+    subject = adopting.prepare("network", network, dataset)
+    _check_model(config, subject.model)
+    replayed = None
     if substitute is not None:
-        _check("substitute", substitute, dataset)
+        replayed = adopting.prepare("substitute", substitute, dataset)
     start, started = time.monotonic(), datetime.now(UTC)
+    unit = adopting.in_unit_range(dataset)
     with workdir.claimed(directory, config):
         stages = Stages(directory, made_by=environment.provenance())
-        attacked = _adopt(stages, "attacked", network, temperature)
-        measured = measuring.load_measurements(measuring.measure(stages, config, dataset, attacked))
+        attacked = adopting.adopt(stages, "attacked", subject, temperature=temperature, data=data)
+        measured = measuring.load_measurements(measuring.measure(stages, config, unit, attacked))
         # Before the samples: a network of another dataset may not get enough images right.
-        warnings = _warnings(measured.test_accuracy, dataset)
-        samples = attacking.choose_samples(stages, config, dataset, attacked)
+        doubts = warnings(measured.test_accuracy, dataset)
+        samples = attacking.choose_samples(stages, config, unit, attacked)
         run_attacks = NetworkAttacks(
             stages,
             _aiming(config, temperature),
-            dataset,
+            unit,
             samples,
-            lambda: _adopt(stages, "substitute", substitute or network, 1.0),
+            lambda: adopting.adopt(
+                stages, "substitute", replayed or subject, temperature=1.0, data=data
+            ),
         )
         found = run_attacks.attack(attacked)
-        rates = controlling.load_rates(
-            controlling.attack(stages, config, dataset, attacked, samples)
-        )
+        rates = None
+        if subject.model is None or not subject.model.no_gradients:
+            rates = controlling.load_rates(
+                controlling.attack(stages, config, unit, attacked, samples)
+            )
         results = records.AttackRun(
-            network=str(network),
-            sha256=files.sha256(network),
+            network=subject.label,
+            sha256=subject.sha256,
             substitute=None if substitute is None else str(substitute),
             temperature=temperature,
             dataset=dataset.name,
@@ -116,38 +130,80 @@ def run(
             norm_attacks=found.norm_attacks,
             transfer=found.transfer,
             controls=controlling.own_controls(
-                attacked.name, measured.gradients, found.norm_attacks, rates
+                attacked.name,
+                measuring.zero_gradients(attacked.name, measured),
+                found.norm_attacks,
+                rates,
             ),
-            warnings=warnings,
+            warnings=doubts,
+            model=subject.model,
+            data_sha256=data,
         )
         records.dump(results, directory / "attack.json")
     return results
 
 
-def _check(flag: str, path: pathlib.Path, dataset: datasets.Dataset) -> None:
-    """Refuses a file that is no network, or none for this dataset, before any work."""
-    try:
-        network = networks.load(path)
-    except ValueError as error:
-        raise ConfigError(f"{flag}{str(error).removeprefix('path')}") from error
-    expected = (dataset.image_shape, dataset.num_classes)
-    try:
-        logits = networks.logits_of(network)
-        received = (tuple(logits.input_shape[1:]), logits.output_shape[-1])
-        if received == expected:
-            attacks.classifier(logits, bounds=dataset.value_range)
-    except ValueError as error:
-        raise ConfigError(f"{flag}: {path}: {error}") from error
-    if received != expected:
+def check_attacks(config: Config, *, substitute: bool, temperature: float | None) -> None:
+    """Refuses attacks that lack what they need, before any work.
+
+    Raises:
+        ConfigError: if samples are to be transferred without a substitute, or logits divided by a
+            temperature that nobody said.
+    """
+    if not substitute and "transfer_cw_l2" in config.attacks:
         raise ConfigError(
-            f"{flag}: expected a network for {dataset.name}, images of shape {expected[0]} and "
-            f"{expected[1]} classes; received one for {received[0]} and {received[1]} at {path}."
+            "attacks: expected a substitute with transfer_cw_l2, received none. Name an "
+            "undistilled network, or leave that attack out."
+        )
+    scaled = [name for name in config.attacks if "_temperature" in name]
+    if temperature is None and scaled:
+        raise ConfigError(
+            f"attacks: expected a temperature with {', '.join(scaled)}, received none. Give the T "
+            "that the network was trained at, or leave them out."
         )
 
 
-def _warnings(test_accuracy: float, dataset: datasets.Dataset) -> list[str]:
+def impossible_on(
+    model: records.SavedModelRecord, attacks: tuple[str, ...]
+) -> tuple[tuple[str, ...], str]:
+    """Which of the attacks cannot be run on a SavedModel, and why.
+
+    Args:
+        model: how it is run.
+        attacks: names of attacks.
+
+    Returns:
+        Their names, none if all can be run, and the reason as the end of a sentence.
+    """
+    if model.no_gradients:
+        possible = set(GRADIENT_FREE_ATTACKS)
+        reason = f"without gradients ({model.no_gradients})"
+    elif model.outputs == "probabilities":
+        possible, reason = set(PROBABILITY_ATTACKS), "on probabilities: they need logits"
+    else:
+        return (), ""
+    return tuple(name for name in attacks if name not in possible), reason
+
+
+def _check_model(config: Config, model: records.SavedModelRecord | None) -> None:
+    if model is None:
+        return
+    names, reason = impossible_on(model, config.attacks)
+    if names:
+        raise ConfigError(
+            f"attacks: expected attacks that this model allows; received {', '.join(names)}, "
+            f"which cannot be run {reason}. Leave them out"
+            + (
+                ", or name an output that is logits (logits_output)."
+                if model.outputs == "probabilities" and not model.no_gradients
+                else "."
+            )
+        )
+
+
+def warnings(test_accuracy: float, dataset: datasets.Dataset) -> list[str]:
     """What makes the numbers doubtful; logged as well."""
-    if test_accuracy >= LOW_ACCURACY:
+    if test_accuracy >= min(LOW_ACCURACY, 5 / dataset.num_classes):
         return []
     low, high = dataset.value_range
     warning = (
@@ -168,17 +224,3 @@ def _aiming(config: Config, temperature: float | None) -> Config:
     if temperature in config.cw_all_targets_at:
         return config
     return dataclasses.replace(config, cw_all_targets_at=())
-
-
-def _adopt(stages: Stages, name: str, path: pathlib.Path, temperature: float | None) -> Trained:
-    """Keeps a copy of a network in the run directory, as if it had been trained there.
-
-    Without a temperature it has that of the deployed network, 1, which no attack looks at then.
-    """
-
-    def work(directory: pathlib.Path) -> None:
-        shutil.copyfile(path, directory / NETWORK)
-
-    settings = {"sha256": files.sha256(path), "temperature": temperature}
-    artefact = stages.run(name, settings, [], work)
-    return Trained(name, 1.0 if temperature is None else temperature, artefact)

@@ -10,8 +10,9 @@ from pydantic.dataclasses import dataclass
 from ddefense import attacks, measurements, records
 from ddefense.config import Config
 from ddefense.datasets import Dataset
-from ddefense.experiments.attacking import load_classifier, load_samples
-from ddefense.experiments.pair import Trained, load_logits
+from ddefense.experiments.adopting import load_classifier, load_outputs
+from ddefense.experiments.attacking import load_samples
+from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import Artefact, Stages, reading
 
 _RECORD = "rates.json"
@@ -51,7 +52,7 @@ def attack(
     def work(directory: pathlib.Path) -> None:
         indices = load_samples(samples)
         images, labels = dataset.test.images[indices], dataset.test.labels[indices]
-        logits = load_logits(trained.network)
+        logits = load_outputs(trained.network)
         attacked = load_classifier(trained.network, dataset.value_range)
         rates = {}
         for name, setting in settings.items():
@@ -102,7 +103,12 @@ def controls(
         undistilled: `jsma_f` on the undistilled network, if it was run.
         scaled: the same on its logits times this network's temperature, if it was run.
     """
-    found = own_controls(network.name, network.gradients, network.norm_attacks, rates)
+    found = own_controls(
+        network.name,
+        measurements.zero_gradients(network.name, network.gradients),
+        network.norm_attacks,
+        rates,
+    )
     if undistilled is not None and scaled is not None:
         scaling = measurements.scaled_logits(
             network.name,
@@ -117,7 +123,7 @@ def controls(
 
 def own_controls(
     name: str,
-    gradients: records.GradientsRecord,
+    zero_gradients: records.ControlRecord | None,
     norm_attacks: Mapping[str, records.NormAttackRecord],
     rates: SignRates | None,
 ) -> list[records.ControlRecord]:
@@ -125,11 +131,11 @@ def own_controls(
 
     Args:
         name: of the network.
-        gradients: of its outputs.
+        zero_gradients: of it, if its gradients were measured.
         norm_attacks: on it, by name.
         rates: of PGD, if it was run.
     """
-    found = [measurements.zero_gradients(name, gradients)]
+    found = [] if zero_gradients is None else [zero_gradients]
     fgsm, pgd = (norm_attacks.get(attack) for attack in ("fgsm", "pgd_linf"))
     if fgsm is not None and pgd is not None:
         found.append(

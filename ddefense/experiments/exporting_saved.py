@@ -187,6 +187,12 @@ def _dataset(network: keras.Model, asked: Export) -> datasets.Dataset | None:
     """What is measured on, if anything."""
     name = asked.dataset
     if name is None and isinstance(asked.results, KnownAttacks):
+        if asked.results.run.data_sha256 is not None:
+            raise ConfigError(
+                f"results: expected attacks on one of {list(datasets.NAMES)}, or results of "
+                "bin/evaluate, which say all that a card needs of other images; "
+                f"{asked.results.path} is about attacks on {asked.results.dataset}."
+            )
         name = asked.results.dataset  # which says less of it than a card has to
     if name is None:
         return None

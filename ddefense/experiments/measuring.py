@@ -1,5 +1,6 @@
 """The stage that measures a trained network without attacking it."""
 
+import dataclasses
 import pathlib
 
 import keras
@@ -11,7 +12,8 @@ from pydantic.dataclasses import dataclass
 from ddefense import measurements, networks, records
 from ddefense.config import Config
 from ddefense.datasets import Dataset
-from ddefense.experiments.pair import Trained, load_logits, load_soft_labels, load_training
+from ddefense.experiments.adopting import load_outputs, load_record
+from ddefense.experiments.pair import Trained, load_soft_labels, load_training
 from ddefense.experiments.stages import Artefact, Stages, reading
 
 _RECORD = "measurements.json"
@@ -19,31 +21,52 @@ _RECORD = "measurements.json"
 
 @dataclass(config=pydantic.ConfigDict(frozen=True, extra="forbid"), kw_only=True)
 class Measurements:
-    """Part of a `NetworkRecord`; the attacks make the rest."""
+    """Part of a `NetworkRecord`; the attacks make the rest.
+
+    Attributes:
+        test_accuracy: of the test set.
+        confidence: of the test set.
+        logits: their scale; null for a SavedModel that gives probabilities.
+        gradients: their amplitude; null likewise.
+        initial: the network it was distilled from; null unless distilled by the run.
+        zero_share: share of images whose float32 Jacobian of the probabilities is all 0; null
+            unless the network gives nothing else, and has gradients.
+        zero_samples: images of which.
+    """
 
     test_accuracy: float
     confidence: float
-    logits: records.LogitRecord
-    gradients: records.GradientsRecord
+    logits: records.LogitRecord | None
+    gradients: records.GradientsRecord | None
     initial: records.InitialRecord | None
+    zero_share: float | None = None
+    zero_samples: int = 0
+
+    def of_logits(self) -> tuple[records.LogitRecord, records.GradientsRecord]:
+        """What only logits with gradients have.
+
+        Raises:
+            RunError: if the network gave none.
+        """
+        if self.logits is None or self.gradients is None:
+            raise records.RunError("Expected the measurements of a network that gives logits.")
+        return self.logits, self.gradients
 
 
 def measure(stages: Stages, config: Config, dataset: Dataset, trained: Trained) -> Artefact:
     """Accuracy, confidence, logit scale and gradient amplitude on the test set."""
 
     def work(directory: pathlib.Path) -> None:
-        logits_network = load_logits(trained.network)
-        logits = networks.predict(logits_network, dataset.test.images)
-        records.dump(
-            Measurements(
-                test_accuracy=measurements.accuracy(logits, dataset.test.labels),
-                confidence=measurements.confidence(logits, dataset.test.labels),
-                logits=measurements.logit_scale(logits),
-                gradients=_gradients(logits_network, config, dataset, trained.temperature),
-                initial=_initial(dataset, trained, logits),
-            ),
-            directory / _RECORD,
-        )
+        network = load_outputs(trained.network)
+        outputs = networks.predict(network, dataset.test.images)
+        model = load_record(trained.network)
+        if model is not None:
+            found = _of_saved_model(network, outputs, model, config, dataset, trained.temperature)
+        else:
+            found = _of_logits(network, outputs, config, dataset, trained.temperature)
+            initial = _initial(dataset, trained, outputs)
+            found = dataclasses.replace(found, initial=initial)
+        records.dump(found, directory / _RECORD)
 
     inputs = [trained.network, trained.initial, trained.soft_labels]
     return stages.run(
@@ -58,6 +81,65 @@ def load_measurements(artefact: Artefact) -> Measurements:
     """What a measuring stage left."""
     with reading(artefact):
         return records.load(Measurements, artefact.directory / _RECORD)
+
+
+def zero_gradients(name: str, measured: Measurements) -> records.ControlRecord | None:
+    """The check for gradients that are 0 everywhere; None where there are no gradients."""
+    if measured.gradients is not None:
+        return measurements.zero_gradients(name, measured.gradients)
+    if measured.zero_share is None:
+        return None
+    return measurements.zero_share(name, measured.zero_share, measured.zero_samples)
+
+
+def _of_logits(
+    network: keras.Model,
+    logits: npt.NDArray[np.float32],
+    config: Config,
+    dataset: Dataset,
+    temperature: float,
+) -> Measurements:
+    labels = dataset.test.labels
+    return Measurements(
+        test_accuracy=measurements.accuracy(logits, labels),
+        confidence=measurements.confidence(logits, labels),
+        logits=measurements.logit_scale(logits),
+        gradients=_gradients(network, config, dataset, temperature),
+        initial=None,
+    )
+
+
+def _of_saved_model(
+    network: keras.Model,
+    outputs: npt.NDArray[np.float32],
+    model: records.SavedModelRecord,
+    config: Config,
+    dataset: Dataset,
+    temperature: float,
+) -> Measurements:
+    """As far as its outputs and its gradients go."""
+    if model.outputs == "logits" and not model.no_gradients:
+        return _of_logits(network, outputs, config, dataset, temperature)
+    labels = dataset.test.labels
+    # The logarithm of probabilities is as good as logits where only their softmax is looked at.
+    of_softmax = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
+    measured = Measurements(
+        test_accuracy=measurements.accuracy(outputs, labels),
+        confidence=measurements.confidence(
+            outputs if model.outputs == "logits" else of_softmax, labels
+        ),
+        logits=measurements.logit_scale(outputs) if model.outputs == "logits" else None,
+        gradients=None,
+        initial=None,
+    )
+    if model.no_gradients:
+        return measured
+    images = dataset.test.images[: config.gradient_samples]
+    return dataclasses.replace(
+        measured,
+        zero_share=measurements.zero_jacobians(network, images),
+        zero_samples=len(images),
+    )
 
 
 def _gradients(
@@ -75,7 +157,7 @@ def _initial(
 ) -> records.InitialRecord | None:
     if trained.initial is None or trained.soft_labels is None:
         return None
-    network = load_logits(trained.initial)
+    network = load_outputs(trained.initial)
     initial_logits = networks.predict(network, dataset.test.images)
     return records.InitialRecord(
         temperature=trained.temperature,

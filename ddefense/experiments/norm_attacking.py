@@ -14,8 +14,9 @@ from pydantic.dataclasses import dataclass
 from ddefense import attacks, files, measurements, networks, records
 from ddefense.config import SIGN_ATTACKS, Config
 from ddefense.datasets import Dataset
-from ddefense.experiments.attacking import load_classifier, load_samples
-from ddefense.experiments.pair import Trained, load_logits
+from ddefense.experiments.adopting import load_classifier, load_outputs
+from ddefense.experiments.attacking import load_samples
+from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
 from ddefense.progress import Progress
 
@@ -38,7 +39,7 @@ _TAKES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
+class Plan:
     """How one attack is run on one network.
 
     Attributes:
@@ -58,16 +59,32 @@ class _Plan:
     epsilon: float | None = None
 
 
-def _plan(name: str, config: Config, dataset: Dataset, trained: Trained) -> _Plan:
+def plan_of(
+    name: str,
+    config: Config,
+    bounds: tuple[float, float],
+    *,
+    temperature: float,
+    every_target: bool = False,
+) -> Plan:
+    """How an attack that is measured by a norm is run.
+
+    Args:
+        name: one of `config.NORM_ATTACKS`, but for `transfer_cw_l2`.
+        config: its settings.
+        bounds: smallest and largest value of a feature.
+        temperature: T > 0 by which attacks on logits / T divide.
+        every_target: whether `cw_l2` aims at every wrong class.
+    """
     if name in SIGN_ATTACKS:
-        return _sign_plan(name, config, dataset, trained.temperature)
+        return _sign_plan(name, config, bounds, temperature)
     if name == "labels_only":
-        return _labels_only_plan(config, dataset)
+        return _labels_only_plan(config, bounds)
     norms: dict[str, Literal["l0", "l2", "linf"]] = {"cw_l0": "l0", "cw_linf": "linf"}
-    everywhere = name == "cw_l2" and _all_targets(config, trained)
+    everywhere = name == "cw_l2" and every_target
     settings = _carlini_wagner(config)
-    return _Plan(
-        craft=_by_logits(name, config, dataset, settings),
+    return Plan(
+        craft=_by_logits(name, config, bounds, settings),
         norm=norms.get(name, "l2"),
         targets="all" if everywhere else "random",
         samples=config.cw_samples if name == "cw_l2" else config.costly_samples,
@@ -86,13 +103,13 @@ def _carlini_wagner(config: Config, kappa: float = 0.0) -> attacks.CarliniWagner
 
 
 def _by_logits(
-    name: str, config: Config, dataset: Dataset, settings: attacks.CarliniWagner
+    name: str, config: Config, bounds: tuple[float, float], settings: attacks.CarliniWagner
 ) -> Craft:
     attack = {"cw_l2": attacks.cw_l2, "cw_l0": attacks.cw_l0, "cw_linf": attacks.cw_linf}[name]
     return _whatever_the_row(
         functools.partial(
             attack,
-            bounds=dataset.value_range,
+            bounds=bounds,
             settings=settings,
             batch_size=config.attack_batch_size,
         )
@@ -104,7 +121,7 @@ def _whatever_the_row(attack: Callable[..., Images]) -> Craft:
     return lambda attacked, images, labels, targets, _: attack(attacked, images, labels, targets)
 
 
-def _labels_only_plan(config: Config, dataset: Dataset) -> _Plan:
+def _labels_only_plan(config: Config, bounds: tuple[float, float]) -> Plan:
     def craft(
         attacked: attacks.Classifier,
         images: Images,
@@ -116,13 +133,13 @@ def _labels_only_plan(config: Config, dataset: Dataset) -> _Plan:
             attacked,
             images,
             labels,
-            bounds=dataset.value_range,
+            bounds=bounds,
             queries=config.labels_only_queries,
             seed=config.seed,
             first_row=first_row,
         )
 
-    return _Plan(
+    return Plan(
         craft=craft,
         norm="l2",
         targets="untargeted",
@@ -137,7 +154,7 @@ def _all_targets(config: Config, trained: Trained) -> bool:
     return trained.defense == "distillation" and trained.temperature in config.cw_all_targets_at
 
 
-def _sign_plan(name: str, config: Config, dataset: Dataset, temperature: float) -> _Plan:
+def _sign_plan(name: str, config: Config, bounds: tuple[float, float], temperature: float) -> Plan:
     settings = attacks.SignAttack(
         epsilon=config.epsilon,
         steps=config.pgd_steps,
@@ -159,7 +176,7 @@ def _sign_plan(name: str, config: Config, dataset: Dataset, temperature: float) 
             images,
             labels,
             targets,
-            bounds=dataset.value_range,
+            bounds=bounds,
             settings=settings,
             start=attacks.random_start(images, settings, first_row=first_row),
         )
@@ -167,9 +184,9 @@ def _sign_plan(name: str, config: Config, dataset: Dataset, temperature: float) 
     craft: Craft = from_random_starts
     taken = tuple(vars(settings))
     if name.startswith("fgsm"):
-        fgsm = functools.partial(attacks.fgsm, bounds=dataset.value_range, settings=settings)
+        fgsm = functools.partial(attacks.fgsm, bounds=bounds, settings=settings)
         craft, taken = _whatever_the_row(fgsm), ("epsilon", "loss", "temperature")
-    return _Plan(
+    return Plan(
         craft=craft,
         norm="linf",
         targets="all" if name.endswith("_targeted") else "untargeted",
@@ -183,11 +200,17 @@ def attack(
     stages: Stages, config: Config, dataset: Dataset, trained: Trained, samples: Artefact, name: str
 ) -> Artefact:
     """Attacks one network with one attack, shard by shard, and judges the result afresh."""
-    plan = _plan(name, config, dataset, trained)
+    plan = plan_of(
+        name,
+        config,
+        dataset.value_range,
+        temperature=trained.temperature,
+        every_target=_all_targets(config, trained),
+    )
 
     def work(directory: pathlib.Path) -> None:
         attempts = _attempts(config, dataset, load_samples(samples)[: plan.samples], plan.targets)
-        logits = load_logits(trained.network)
+        logits = load_outputs(trained.network)
         attacked = load_classifier(trained.network, dataset.value_range)
         made = _craft_in_shards(
             directory / SCRATCH, f"{name} on {trained.name}", attempts, config, attacked, plan.craft
@@ -360,7 +383,7 @@ def craft_on_substitute(
                 attempts,
                 config,
                 attacked,
-                _by_logits("cw_l2", config, dataset, _carlini_wagner(config, kappa)),
+                _by_logits("cw_l2", config, dataset.value_range, _carlini_wagner(config, kappa)),
             )
         np.savez_compressed(directory / _CRAFTED, allow_pickle=False, **arrays)
 
@@ -380,8 +403,8 @@ def transfer(
 
     def work(directory: pathlib.Path) -> None:
         attempts = _attempts(config, dataset, load_samples(samples)[: config.cw_samples], "random")
-        logits = load_logits(trained.network)
-        makers = load_logits(crafted.substitute.network)
+        logits = load_outputs(trained.network)
+        makers = load_outputs(crafted.substitute.network)
         by_kappa = []
         source = crafted.artefact
         with reading(source), files.read_npz(source.directory / _CRAFTED) as arrays:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,7 +32,8 @@ class Trained:
     """Artefacts of one deployed network.
 
     Attributes:
-        name: `baseline`, `distilled_t<T>`, `adversarially_trained` or `substitute`.
+        name: `baseline`, `distilled_t<T>`, `adversarially_trained` or `substitute`; of a network
+            that was brought along, that of its file.
         temperature: T it was trained at.
         network: its training stage.
         defense: how it is meant to resist.
@@ -43,7 +44,7 @@ class Trained:
     name: str
     temperature: float
     network: Artefact
-    defense: Literal["none", "distillation", "adversarial_training"] = "none"
+    defense: records.Defense = "none"
     initial: Artefact | None = None
     soft_labels: Artefact | None = None
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from absl import logging
 
@@ -15,13 +16,15 @@ from ddefense import records
 
 _CONFIG = "config.json"
 
+Stored = TypeVar("Stored")
 
-def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
+
+def check(workdir: pathlib.Path, config: Any) -> None:
     """Checks that a run directory can be used, without making or changing anything.
 
     Args:
         workdir: new, empty, or of an earlier run with the same configuration.
-        config: of this run.
+        config: of this run: a `Config`, or another dataclass that says all that was asked for.
 
     Raises:
         RunError: if the directory cannot be written, holds something else, belongs to another
@@ -31,7 +34,7 @@ def check(workdir: pathlib.Path, config: config_lib.Config) -> None:
     _check_free(workdir)
     path = workdir / _CONFIG
     if path.exists():
-        stored = _load_config(workdir)
+        stored = _load_config(workdir, type(config))
         _compare(stored, config, workdir)
         if (workdir / "results.json").exists():
             records.load(records.Results, workdir / "results.json")  # damaged: refuse, keep it
@@ -109,14 +112,14 @@ def check_seeds(workdir: pathlib.Path, configs: Sequence[config_lib.Config]) -> 
             f"{workdir}, which contains {sorted(others)[0]}. Choose another."
         )
     for directory in seed_directories(workdir, _CONFIG):
-        stored = _load_config(directory)
+        stored = _load_config(directory, config_lib.Config)
         _compare(stored, dataclasses.replace(configs[0], seed=stored.seed), directory)
     for config in configs:
         check(seed_directory(workdir, config.seed), config)
 
 
 @contextlib.contextmanager
-def claimed(workdir: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
+def claimed(workdir: pathlib.Path, config: Any) -> Iterator[None]:
     """Makes the run directory, stores the configuration in it, and holds it while the block runs.
 
     What killed processes left half-written in it is removed.
@@ -176,18 +179,18 @@ def _locked(workdir: pathlib.Path, kind: int) -> Iterator[None]:
         os.close(handle)
 
 
-def _load_config(workdir: pathlib.Path) -> config_lib.Config:
+def _load_config(workdir: pathlib.Path, kind: type[Stored]) -> Stored:
     path = workdir / _CONFIG
     try:
-        return records.load(config_lib.Config, path)
+        return records.load(kind, path)
     except records.RunError as error:
         raise records.RunError(
             f"--workdir: expected the configuration of an earlier run at {path}, but that file "
-            "is damaged or of another version. Choose another --workdir."
+            "is damaged, or of another version or command. Choose another --workdir."
         ) from error
 
 
-def _compare(stored: config_lib.Config, config: config_lib.Config, workdir: pathlib.Path) -> None:
+def _compare(stored: Any, config: Any, workdir: pathlib.Path) -> None:
     old, new = dataclasses.asdict(stored), dataclasses.asdict(config)
     differing = [f"{k} ({old[k]!r} there, {new[k]!r} now)" for k in new if old[k] != new[k]]
     if differing:

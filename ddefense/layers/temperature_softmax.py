@@ -21,12 +21,6 @@ class TemperatureSoftmax(keras.layers.Layer):
         dtype: float32 unless told otherwise.
         **kwargs: passed to `keras.layers.Layer`.
 
-    Call arguments:
-        logits: shape [..., classes].
-
-    Returns:
-        Probabilities of the same shape that sum to 1 over the last axis.
-
     Raises:
         ValueError: if the temperature is not a finite number > 0.
     """
@@ -50,7 +44,14 @@ class TemperatureSoftmax(keras.layers.Layer):
         return self._temperature
 
     def call(self, logits: Any) -> Any:
-        """Computes the probabilities."""
+        """Computes the probabilities.
+
+        Args:
+            logits: shape [..., classes].
+
+        Returns:
+            Probabilities of the same shape that sum to 1 over the last axis.
+        """
         logits = keras.ops.cast(logits, self.compute_dtype)
         return keras.ops.softmax(logits / self._temperature)
 

@@ -34,10 +34,17 @@ def table(run: records.AttackRun) -> Table:
         rows=rows,
         notes=(
             f"Test accuracy {100 * run.test_accuracy:.2f} %. Distances are means over successes.",
+            *(() if run.model is None else (_model(run.model),)),
             *(f"WARNING: {warning}" for warning in run.warnings),
             *_checks(run.controls),
         ),
     )
+
+
+def _model(model: records.SavedModelRecord) -> str:
+    """What of a SavedModel was attacked."""
+    text = f"Attacked: {model.outputs}, the output {model.output} of {model.signature}"
+    return f"{text}, without gradients: {model.no_gradients}." if model.no_gradients else f"{text}."
 
 
 def _checks(controls: list[records.ControlRecord]) -> list[str]:

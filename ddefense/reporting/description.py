@@ -133,14 +133,14 @@ def rows(*runs: records.Results) -> dict[str, str]:
         "attacked samples": f"{len(first.sample_indices)}, each towards "
         f"{len(dataset.class_names) - 1} other classes",
         "attempts per network and attack": ", ".join(map(str, sorted(attempts))) or "-",
-        "attempts per network and attack by norm": _attempts_by_norm(runs),
-        "budget": f"{settings.max_features} features, {_theta(first)}",
+        "attempts per network and attack by norm": attempts_by_norm(runs),
+        "budget": f"{settings.max_features} features, {theta(first)}",
         "time of the stages that ran": lookup.duration(seconds),
     }
     return {name: value for name, value in text.items() if value}
 
 
-def _attempts_by_norm(runs: Sequence[records.Results]) -> str:
+def attempts_by_norm(runs: Sequence[records.Results]) -> str:
     """Counts of attempts of the attacks measured by a norm; empty without any."""
     found = [a.attempts for run in runs for n in run.networks for a in n.norm_attacks.values()]
     return ", ".join(map(str, sorted(set(found))))
@@ -186,7 +186,7 @@ def _range(low: float, high: float) -> str:
     return f"[{low:.2f}, {high:.2f}]"
 
 
-def _theta(results: records.Results) -> str:
+def theta(results: records.Results) -> str:
     """The theta of the run, and that of attacks which took another."""
     theta = results.config.theta
     taken = {name: a.theta for n in results.networks for name, a in n.attacks.items()}

@@ -58,8 +58,19 @@ def temperatures(results: records.Results) -> list[float]:
     return [network.temperature for network in results.distilled()]
 
 
+def undistilled(results: records.Results) -> records.NetworkRecord | None:
+    """The undistilled network, which an evaluation may lack."""
+    return next((n for n in results.networks if n.defense == "none"), None)
+
+
 def network_label(network: records.NetworkRecord) -> str:
-    """`undistilled`, the temperature as `T = 20`, or `adversarially trained`."""
+    """`undistilled`, the temperature as `T = 20`, or `adversarially trained`.
+
+    A network that was not trained by the run has its name, and the temperature if it is known.
+    """
+    if network.training is None:
+        distilled = network.defense == "distillation"
+        return f"{network.name} (T = {network.temperature:g})" if distilled else network.name
     if network.defense == "distillation":
         return f"T = {network.temperature:g}"
     return "undistilled" if network.defense == "none" else "adversarially trained"
@@ -84,12 +95,14 @@ def success_percent(network: records.NetworkRecord | None, attack: str) -> float
     return 100 * network.attacks[attack].success_rate
 
 
-def learnt(results: records.Results, training: records.TrainingRecord) -> bool:
+def learnt(results: records.Results, training: records.TrainingRecord | None) -> bool:
     """False if training ended within 1 % of the loss of guessing, ln(classes).
 
     `stalled` is also true for a network that waited long and then learnt; such a network counts
-    as learnt here.
+    as learnt here, and so does one that was not trained by the run.
     """
+    if training is None:
+        return True
     chance = math.log(len(results.dataset.class_names))
     return not (training.stalled and (not training.loss or training.loss[-1] >= 0.99 * chance))
 

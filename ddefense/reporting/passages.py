@@ -183,19 +183,23 @@ def orientation(dataset: str) -> str:
     )
 
 
-def readings(attacks: list[str]) -> str:
-    """What each of the attacks is, and that the authors' own reading is unknown."""
-    lines = [
+def described_readings(attacks: list[str]) -> str:
+    """What each of the attacks is, if it is a reading of JSMA."""
+    return "\n".join(
         f"- `{attack}` ({lookup.attack_label(attack)}): {READINGS[attack]}"
         for attack in attacks
         if attack in READINGS
-    ]
+    )
+
+
+def readings(attacks: list[str]) -> str:
+    """The same, and that the authors' own reading is unknown."""
     intro = (
         "The paper attacks with the saliency maps of Papernot et al. (JSMA) and does not say how "
         "they were computed. Which of the readings of JSMA-F (`jsma_f`, `jsma_f_literal`, "
         "`jsma_f_exact`) its authors ran is unknown, so the run measures them side by side."
     )
-    return "\n".join([intro, "", *lines])
+    return f"{intro}\n\n{described_readings(attacks)}"
 
 
 def norm_attacks(networks: Iterable[records.NetworkRecord]) -> str:
@@ -249,7 +253,9 @@ def _stalled(results: records.Results) -> tuple[list[str], list[str]]:
     lost: list[str] = []
     late: list[str] = []
     for network in results.networks:
-        stages = [("", network.training, network.test_accuracy)]
+        stages: list[tuple[str, records.TrainingRecord | None, float]] = [
+            ("", network.training, network.test_accuracy)
+        ]
         if network.initial is not None:
             first = network.initial
             stages = [
@@ -257,7 +263,7 @@ def _stalled(results: records.Results) -> tuple[list[str], list[str]]:
                 ("distilled network, ", network.training, network.test_accuracy),
             ]
         for stage, training, accuracy in stages:
-            if training.stalled:
+            if training is not None and training.stalled:
                 name = f"{stage}{lookup.network_label(network)}"
                 text = f"{name} (test accuracy {lookup.percent(100 * accuracy)})"
                 (late if lookup.learnt(results, training) else lost).append(text)

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from matplotlib.figure import Figure
 
 from ddefense import files, records
-from ddefense.reporting import figures, report, runs, seeds_report, tables
+from ddefense.reporting import evaluation, figures, report, runs, seeds_report, tables
 
 
 def render(workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Draws everything that can be said about a run from its records.
+    """Draws everything that can be said about a run, or an evaluation, from its records.
 
     Two calls on the same records write the same bytes.
 
@@ -30,7 +30,7 @@ def render(workdir: pathlib.Path) -> list[pathlib.Path]:
         workdir,
         figures.draw_all(results, samples),
         tables.of_run(results),
-        report.write(results),
+        evaluation.write(results) if results.is_evaluation else report.write(results),
     )
 
 

@@ -66,7 +66,7 @@ def write(results: records.Results) -> str:
     ]
     for heading, figure_names, table_names in _SECTIONS:
         parts += markdown.section(heading, _shown(drawn, made, figure_names, table_names))
-    parts += ["## Exported models", _exports(results), "## Environment", _environment(results)]
+    parts += ["## Exported models", _exports(results), "## Environment", environment(results)]
     return markdown.join(parts)
 
 
@@ -104,7 +104,8 @@ def _exports(results: records.Results) -> str:
     return tables.markdown_table(headings, rows, [True, True, False])
 
 
-def _environment(results: records.Results) -> str:
+def environment(results: records.Results) -> str:
+    """Versions and hardware, and the time of each stage."""
     text = markdown.pairs("key", "value", {k: _readable(v) for k, v in results.environment.items()})
     if not results.timings:
         return text

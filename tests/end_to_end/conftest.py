@@ -180,6 +180,17 @@ def start_attack(start_run):
 
 
 @pytest.fixture(scope="session")
+def start_distill(start_run):
+    """Starts `bin/distill` as `start_run` does `bin/reproduce`."""
+
+    def start(folder, *arguments):
+        program = ("-m", "ddefense.cli.distill")
+        return start_run(folder, *arguments, program=program, flags=("--workdir=run",))
+
+    return start
+
+
+@pytest.fixture(scope="session")
 def blocked():
     """The program where TensorFlow cannot be imported."""
     return ("-c", BLOCKED)

@@ -122,9 +122,7 @@ def test_links_lead_somewhere(page: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
 def test_flags_in_commands_exist(page: pathlib.Path) -> None:
-    flags = "".join(
-        (_ROOT / "ddefense/cli" / name).read_text() for name in ("flags.py", "query_flags.py")
-    )
+    flags = "".join(path.read_text() for path in (_ROOT / "ddefense/cli").glob("*flags.py"))
     known = {*re.findall(r'DEFINE_\w+\(\s*"(\w+)"', flags), "flagfile", "help"}
     commands = re.findall(r"bin/(?:reproduce|attack|export|query)\b[^`\n]*", page.read_text())
     for command in commands:

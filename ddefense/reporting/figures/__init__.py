@@ -5,9 +5,11 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from ddefense import records
+from ddefense.reporting import lookup
 from ddefense.reporting.figures import (
     accuracy,
     adaptive,
+    attack_rates,
     confidence,
     distance,
     gradients,
@@ -29,12 +31,21 @@ FIGURES: dict[str, Callable[[records.Results], Figure]] = {
 FIGURES_OF_NORM_ATTACKS = {"adaptive": adaptive, "distance": distance}
 """The same for figures that not every run has data for, as modules with `measured(results)`."""
 
+FIGURES_OF_EVALUATION: dict[str, Callable[[records.Results], Figure]] = {
+    "attack_rates": attack_rates.draw,
+    "gradients": gradients.draw,
+}
+"""The same for networks that the run did not train; the sample grid comes with readings of JSMA."""
+
 FIGURES_OF_SEEDS: dict[str, Callable[[Runs], Figure]] = {"success_rate": success_rate.draw_seeds}
 """The same for several seeds."""
 
 
 def draw_all(results: records.Results, samples: records.Samples) -> dict[str, Figure]:
     """Every figure that a run has data for, by file name without suffix."""
+    if results.is_evaluation:
+        of_samples = {"sample_grid": sample_grid.draw(results, samples)} if samples.outcomes else {}
+        return of_samples | {name: draw(results) for name, draw in FIGURES_OF_EVALUATION.items()}
     drawn = {"sample_grid": sample_grid.draw(results, samples)}
     drawn |= {name: draw(results) for name, draw in FIGURES.items()}
     for name, module in FIGURES_OF_NORM_ATTACKS.items():
@@ -45,12 +56,15 @@ def draw_all(results: records.Results, samples: records.Samples) -> dict[str, Fi
 
 def names(results: records.Results) -> set[str]:
     """Names of the figures that `draw_all` draws."""
+    if results.is_evaluation:
+        return {*FIGURES_OF_EVALUATION} | ({"sample_grid"} if lookup.attacks_in(results) else set())
     further = {name for name, m in FIGURES_OF_NORM_ATTACKS.items() if m.measured(results)}
     return {"sample_grid", *FIGURES} | further
 
 
 __all__ = [
     "FIGURES",
+    "FIGURES_OF_EVALUATION",
     "FIGURES_OF_NORM_ATTACKS",
     "FIGURES_OF_SEEDS",
     "draw_all",

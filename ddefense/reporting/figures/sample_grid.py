@@ -13,6 +13,8 @@ from ddefense.reporting.figures import style
 
 _GAP = 0.14
 """Space between images, as a share of their size."""
+_MOST_CLASSES = 12
+"""For more the images would be too small."""
 
 Image = npt.NDArray[np.float32]
 
@@ -21,22 +23,27 @@ Image = npt.NDArray[np.float32]
 def draw(
     results: records.Results,
     samples: records.Samples,
-    network: str = "baseline",
-    attack: str = "jsma_f",
+    network: str | None = None,
+    attack: str | None = None,
 ) -> Figure:
     """Source classes down, target classes along; the legitimate image at the left of each row.
 
     Args:
         results: of the run.
         samples: the attacked images and outcomes.
-        network: name of the attacked network.
-        attack: name of the attack; if it was not run on the network, another one that was.
+        network: name of the attacked network; None for the undistilled one, or the evaluated one.
+        attack: name of the attack; if it was not run on the network, another one that was. None
+            for jsma_f, or on an evaluated network the most successful one.
 
     Returns:
-        The figure: successes framed, failures crossed. One sample per source class is shown.
+        The figure: successes framed, failures crossed. One sample per source class is shown, of
+        the first classes if there are many.
     """
-    attack = _available(samples, network, attack)
-    classes = results.dataset.class_names
+    if network is None:
+        network = (results.networks[-1] if results.is_evaluation else results.baseline()).name
+    record = next(n for n in results.networks if n.name == network)
+    attack = _available(samples, network, attack or _usual(record))
+    classes = results.dataset.class_names[:_MOST_CLASSES]
     rows = [(c, np.flatnonzero(samples.labels == c)) for c in range(len(classes))]
     shown = [(c, int(found[0])) for c, found in rows if len(found)]
     figure = style.figure(0.95 + 0.58 * max(len(shown), 2))
@@ -51,9 +58,8 @@ def draw(
         _place(axes, _displayable(results, samples.images[index]), 0.0, row)
         if attack:
             _draw_row(axes, results, samples, (network, attack), (row, index, source))
-    _label(axes, results, [classes[source] for source, _ in shown])
-    record = next(n for n in results.networks if n.name == network)
-    title = f"{lookup.attack_label(attack)} on the {_description(record)} network"
+    _label(axes, classes, [classes[source] for source, _ in shown])
+    title = f"{lookup.attack_label(attack)} on {_description(record)}"
     axes.set_title(title if attack else "No attacked samples on this network", loc="left")
     figure.legend(
         handles=[
@@ -76,7 +82,8 @@ def _draw_row(
     """The adversarial images of one sample, each in the column of its target class."""
     row, index, source = place
     outcome = samples.outcomes[key]
-    for pair in np.flatnonzero(outcome.sample == index):
+    inside = (outcome.sample == index) & (outcome.target < _MOST_CLASSES)
+    for pair in np.flatnonzero(inside):
         target = int(outcome.target[pair])
         column = target + 1.3
         _place(axes, _displayable(results, samples.adversarial(*key, pair=int(pair))), column, row)
@@ -123,8 +130,7 @@ def _place(axes: Axes, image: Image, column: float, row: int) -> None:
     )
 
 
-def _label(axes: Axes, results: records.Results, sources: list[str]) -> None:
-    classes = results.dataset.class_names
+def _label(axes: Axes, classes: list[str], sources: list[str]) -> None:
     long = max(len(name) for name in classes) > 3
     axes.set_xticks(
         [0.0, *(c + 1.3 for c in range(len(classes)))],
@@ -136,6 +142,13 @@ def _label(axes: Axes, results: records.Results, sources: list[str]) -> None:
     axes.set_yticks(range(len(sources)), sources)
     axes.set_xlabel("target class")
     axes.set_ylabel("source class")
+
+
+def _usual(network: records.NetworkRecord) -> str:
+    """The paper's attack, or where the network is not the paper's the most successful one."""
+    if network.training is not None or not network.attacks:
+        return "jsma_f"
+    return max(network.attacks, key=lambda attack: network.attacks[attack].success_rate)
 
 
 def _available(samples: records.Samples, network: str, attack: str) -> str:
@@ -153,4 +166,10 @@ def _displayable(results: records.Results, image: Image) -> Image:
 
 def _description(network: records.NetworkRecord) -> str:
     label = lookup.network_label(network)
-    return f"distilled ({label})" if network.defense == "distillation" else label
+    if network.training is None:
+        return label
+    return (
+        f"the distilled ({label}) network"
+        if network.defense == "distillation"
+        else (f"the {label} network")
+    )

@@ -119,7 +119,12 @@ def temperature_axis(axes: Axes, temperatures: Sequence[float]) -> None:
 
 
 def all_networks(results: records.Results) -> list[records.NetworkRecord]:
-    """The undistilled network, the distilled ones, and the adversarially trained one if any."""
+    """The undistilled network, the distilled ones, and the adversarially trained one if any.
+
+    Those of an evaluation as they stand in its results.
+    """
+    if results.is_evaluation:
+        return results.networks
     yardstick = results.yardstick()
     return [results.baseline(), *results.distilled(), *([yardstick] if yardstick else [])]
 
@@ -127,12 +132,17 @@ def all_networks(results: records.Results) -> list[records.NetworkRecord]:
 def network_axis(
     axes: Axes, results: records.Results, networks: Sequence[records.NetworkRecord]
 ) -> None:
-    """A horizontal axis with the networks at equal distances, named by their temperature."""
+    """A horizontal axis with the networks at equal distances, named by their temperature.
+
+    Those of an evaluation have names of their own.
+    """
     axes.set_xticks(range(len(networks)), [_tick(results, network) for network in networks])
-    axes.set_xlabel("distillation temperature T")
+    axes.set_xlabel("network" if results.is_evaluation else "distillation temperature T")
 
 
 def _tick(results: records.Results, network: records.NetworkRecord) -> str:
+    if network.training is None:
+        return lookup.network_label(network)
     names = {"none": "un-\ndistilled", "adversarial_training": "adver-\nsarially\ntrained"}
     name = names.get(network.defense, f"{network.temperature:g}")
     return name if lookup.usable(results, network) else f"{name}\ndid not\nlearn"

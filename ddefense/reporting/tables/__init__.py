@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ddefense import records
 from ddefense.reporting.runs import Runs
-from ddefense.reporting.tables import seeds
+from ddefense.reporting.tables import evaluation, seeds
 from ddefense.reporting.tables.attacks import attack_details, robustness, success
 from ddefense.reporting.tables.claims import claims
 from ddefense.reporting.tables.networks import confidence, gradients, training
@@ -34,6 +34,18 @@ TABLES: tuple[Callable[[records.Results], Table | None], ...] = (
     training_parameters,
 )
 """Every table, in the order of the report."""
+TABLES_OF_EVALUATION: tuple[Callable[[records.Results], Table | None], ...] = (
+    verdict,
+    evaluation.networks,
+    attack_details,
+    robustness,
+    carlini_wagner,
+    transfer,
+    norm_attacks,
+    controls,
+    architecture,
+)
+"""The same for networks that the run did not train."""
 TABLES_OF_SEEDS: tuple[Callable[[Runs], Table | None], ...] = (
     seeds.verdict,
     seeds.claims,
@@ -47,7 +59,8 @@ TABLES_OF_SEEDS: tuple[Callable[[Runs], Table | None], ...] = (
 
 def of_run(results: records.Results) -> list[Table]:
     """Every table that a run has data for, in the order of the report."""
-    return [table for make in TABLES if (table := make(results)) is not None]
+    makers = TABLES_OF_EVALUATION if results.is_evaluation else TABLES
+    return [table for make in makers if (table := make(results)) is not None]
 
 
 def of_seeds(runs: Runs) -> list[Table]:
@@ -57,6 +70,7 @@ def of_seeds(runs: Runs) -> list[Table]:
 
 __all__ = [
     "TABLES",
+    "TABLES_OF_EVALUATION",
     "TABLES_OF_SEEDS",
     "Cell",
     "Column",

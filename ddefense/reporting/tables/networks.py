@@ -15,7 +15,7 @@ def training(results: records.Results) -> Table:
     undistilled = results.baseline().test_accuracy
     rows: list[list[Cell]] = []
     for network in results.networks:
-        first = network.initial
+        first, trained = network.initial, network.training
         change = None if network.defense == "none" else network.test_accuracy - undistilled
         rows.append(
             [
@@ -28,9 +28,9 @@ def training(results: records.Results) -> Table:
                 None if first is None else first.logits.mean_abs,
                 network.logits.mean_abs,
                 network.logits.median_top_two_gap,
-                network.training.loss[-1] if network.training.loss else None,
+                trained.loss[-1] if trained is not None and trained.loss else None,
                 None if first is None else first.training.stalled,
-                network.training.stalled,
+                None if trained is None else trained.stalled,
             ]
         )
     return Table(

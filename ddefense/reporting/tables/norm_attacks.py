@@ -7,6 +7,12 @@ from ddefense.reporting.tables.table import Cell, Column, Interval, Reached, Tab
 _NETWORK = Column("network", "network", text=True)
 _CASES = ("best", "average", "worst")
 _COLOUR = " L0 counts features, a colour channel each; theirs may count pixels."
+_SOURCE = (
+    "Published are mean distances of Carlini and Wagner (2017) over 1,000 images, "
+    f"undistilled and at T = {published.CARLINI_WAGNER_TEMPERATURE:g}, with "
+    f"{published.CARLINI_WAGNER_SUCCESS.value:g} % success (N: "
+    f"{published.Source.NOTES.description}; the unverified ones are from memory)."
+)
 _CARLINI_WAGNER = ("cw_l2", "cw_l0", "cw_linf")
 
 
@@ -70,8 +76,12 @@ def _distance(value: Cell) -> str:
 
 
 def carlini_wagner(results: records.Results) -> Table | None:
-    """Best, average and worst case per network beside the published ones; None without any."""
+    """Best, average and worst case per network, and the published ones; None without any.
+
+    Nothing was published of the networks of an evaluation.
+    """
     rows: list[list[Cell]] = []
+    published_cases = () if results.is_evaluation else _CASES
     for attack in _CARLINI_WAGNER:
         for network in results.networks:
             record = network.norm_attacks.get(attack)
@@ -84,11 +94,15 @@ def carlini_wagner(results: records.Results) -> Table | None:
                         record.samples,
                         record.attempts,
                         *(_case(getattr(record, case)) for case in _CASES),
-                        *(None if theirs is None else str(getattr(theirs, c)) for c in _CASES),
+                        *(
+                            None if theirs is None else str(getattr(theirs, case))
+                            for case in published_cases
+                        ),
                     ]
                 )
     if not rows:
         return None
+    colour = _COLOUR if results.dataset.image_shape[-1] > 1 else ""
     theirs_label = "published" + published.label(results.dataset.name).removeprefix("paper")
     return Table(
         name="carlini_wagner",
@@ -99,7 +113,7 @@ def carlini_wagner(results: records.Results) -> Table | None:
             Column("samples", "images"),
             Column("attempts", "attempts"),
             *(Column(case, f"{case} case", fixed(1), kind=Reached) for case in _CASES),
-            *(Column(f"published_{c}", f"{theirs_label}, {c}", text=True) for c in _CASES),
+            *(Column(f"published_{c}", f"{theirs_label}, {c}", text=True) for c in published_cases),
         ),
         rows=rows,
         notes=(
@@ -107,11 +121,7 @@ def carlini_wagner(results: records.Results) -> Table | None:
             "targets; *average* is the same target on every network. Best and worst need every "
             "target, and `-` is one random target. A distance is the mean over the images reached "
             "in that case.",
-            "Published are mean distances of Carlini and Wagner (2017) over 1,000 images, "
-            f"undistilled and at T = {published.CARLINI_WAGNER_TEMPERATURE:g}, with "
-            f"{published.CARLINI_WAGNER_SUCCESS.value:g} % success (N: "
-            f"{published.Source.NOTES.description}; the unverified ones are from memory)."
-            + (_COLOUR if results.dataset.image_shape[-1] > 1 else ""),
+            *((_SOURCE + colour,) if published_cases else ()),
         ),
     )
 

@@ -1,7 +1,7 @@
 """What was trained: the architecture (Table I) and the training parameters (Table II)."""
 
 from ddefense import records
-from ddefense.reporting import description, published
+from ddefense.reporting import description, lookup, published
 from ddefense.reporting.tables.table import Cell, Column, Table
 
 
@@ -18,10 +18,13 @@ def architecture(results: records.Results) -> Table:
         for layer in results.architecture
     ]
     rows.append(["total", "", "", "", sum(layer.parameters for layer in results.architecture)])
-    reference = published.reference(results.dataset.name)
+    title, notes = f"Architecture of {results.networks[-1].name}", list[str]()
+    if not results.is_evaluation:
+        title = "Architecture of the initial, distilled and undistilled networks (Table I)"
+        notes = [_published_architecture(results.dataset.name)]
     return Table(
         name="architecture",
-        title="Architecture of the initial, distilled and undistilled networks (Table I)",
+        title=title,
         columns=(
             Column("layer", "layer", text=True),
             Column("kind", "kind", text=True),
@@ -30,19 +33,26 @@ def architecture(results: records.Results) -> Table:
             Column("parameters", "parameters"),
         ),
         rows=rows,
-        notes=(
-            f"{_capital(published.label(results.dataset.name))}: "
-            f"{published.ARCHITECTURE[reference]} (S1); kernels of 3 x 3 and pools of 2 x 2 are "
-            "unverified, and the padding is not stated.",
-        ),
+        notes=notes,
     )
 
 
-def training_parameters(results: records.Results) -> Table:
-    """What the paper trained with, beside this run."""
+def _published_architecture(dataset: str) -> str:
+    return (
+        f"{_capital(published.label(dataset))}: "
+        f"{published.ARCHITECTURE[published.reference(dataset)]} (S1); kernels of 3 x 3 and pools "
+        "of 2 x 2 are unverified, and the padding is not stated."
+    )
+
+
+def training_parameters(results: records.Results) -> Table | None:
+    """What the paper trained with, beside this run; None where the run trained nothing."""
     settings = results.config
     paper = published.TRAINING[published.reference(results.dataset.name)]
-    baseline = results.baseline().training
+    undistilled = lookup.undistilled(results)
+    baseline = None if undistilled is None else undistilled.training
+    if baseline is None:
+        return None
     ours: dict[str, str] = {
         "learning rate": f"{settings.learning_rate:g}",
         "learning rate decay": description.decay(settings, settings.learning_rate_decay),
@@ -86,7 +96,7 @@ def training_parameters(results: records.Results) -> Table:
 def _adversarial_training(results: records.Results) -> dict[str, str]:
     """How the adversarially trained network was, if the run has one; the paper has none."""
     network, settings = results.yardstick(), results.config
-    if network is None:
+    if network is None or network.training is None:
         return {}
     return {
         "adversarial training: epochs": f"{network.training.epochs}",
@@ -100,7 +110,8 @@ def _warm_start(results: records.Results) -> str:
     taken = {
         training.warm_start_steps
         for network in results.distilled()
-        for training in (network.training, *([network.initial.training] if network.initial else []))
+        for training in (network.training, network.initial.training if network.initial else None)
+        if training is not None
     }
     setting = results.config.warm_start_steps
     text = f"{setting}" if setting else "none"

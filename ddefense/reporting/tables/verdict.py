@@ -153,7 +153,7 @@ def _stages(results: records.Results, network: records.NetworkRecord) -> list[st
     if network.defense == "adversarial_training":
         return [undistilled, network.name]
     tag = f"t{network.temperature:g}"
-    if not network.training.warm_start_steps:
+    if network.training is None or not network.training.warm_start_steps:
         # At T = 1 the undistilled network is the initial one: it was trained in the same way.
         initial = undistilled if network.temperature == 1 else f"initial_{tag}"
         return [initial, f"soft_labels_{tag}", network.name]

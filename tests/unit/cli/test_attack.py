@@ -11,14 +11,17 @@ import pytest
 
 from ddefense import config as config_lib
 from ddefense import records
+from ddefense.cli import attack_flags
 from ddefense.experiments import workdir
 
 USAGE, RUN = 2, 1
-NETWORKS = Path(__file__).resolve().parents[3] / "docs" / "results" / "digits" / "networks"
+ROOT = Path(__file__).resolve().parents[3]
+NETWORKS = ROOT / "docs" / "results" / "digits" / "networks"
 NETWORK = f"--network={NETWORKS / 'distilled_t20.keras'}"
 DIGITS = "--dataset=digits"
 SUBSTITUTE = f"--substitute={NETWORKS / 'baseline.keras'}"
 BOTH = (SUBSTITUTE, "--temperature=20")
+MODEL = f"--model={ROOT / 'exported_models' / 'digits_distilled_t100'}"
 
 # Runs the program in a fork for every line of arguments: starting Python takes far longer.
 SERVER = """
@@ -41,15 +44,15 @@ for line in open(sys.argv[1]):
 PARSE = """
 import dataclasses, json, sys
 from absl import flags
-from ddefense.cli import attack, flags as cli_flags
+from ddefense.cli import attack, attack_flags
 
-cli_flags.define_for_attack()
+attack_flags.define_for_attack()
 found = []
 for arguments in json.loads(sys.argv[1]):
     flags.FLAGS.unparse_flags()
     assert flags.FLAGS(["bin/attack", *arguments])[1:] == []
     config, workdir = attack._configure()
-    found.append([dataclasses.asdict(config), str(workdir), cli_flags.left_out_of_attack()])
+    found.append([dataclasses.asdict(config), str(workdir), attack_flags.left_out()])
 print(json.dumps(found))
 """
 
@@ -121,6 +124,28 @@ def cli(start_python, folder):
         (
             [NETWORK, DIGITS, "--preset=smoke", "--cw_samples=3"],
             ["--cw_samples", "at most 2", "--samples", "received 3"],
+        ),
+        ([NETWORK, DIGITS, "--data=photos"], ["--data", "--dataset=digits", "'photos'"]),
+        ([NETWORK, DIGITS, "--image_shape=8x8"], ["--image_shape", "with --data"]),
+        ([NETWORK, DIGITS, "--class_names=a,b"], ["--class_names", "with --data"]),
+        ([NETWORK, DIGITS, "--value_range=1,0"], ["--value_range", "'1,0'"]),
+        ([NETWORK, "--data=photos", "--value_range=1"], ["--value_range", "'1'"]),
+        ([NETWORK, "--data=photos", "--test_share=0"], ["--test_share", "(0, 1]", "0.0"]),
+        ([NETWORK, "--data=photos", "--image_shape=8"], ["--image_shape", "'8'"]),
+        ([NETWORK, MODEL, DIGITS], ["--network", "--model", "both"]),
+        (["--model=missing", DIGITS], ["--model", "saved_model.pb", "'missing'"]),
+        (["--model=.", DIGITS], ["--model", "saved_model.pb", "'.'"]),
+        ([f"--network={MODEL[8:]}", DIGITS], ["--network", ".keras", f"--model={MODEL[8:]}"]),
+        ([NETWORK, DIGITS, "--signature=serve"], ["--signature", "with --model", "--network"]),
+        ([NETWORK, DIGITS, "--logits_output=z"], ["--logits_output", "with --model"]),
+        ([MODEL, DIGITS, "--model_range=1"], ["--model_range: expected", "'1'"]),
+        (
+            [MODEL, DIGITS, "--logits_output=z", "--probabilities_output=p"],
+            ["--probabilities_output", "--logits_output", "both"],
+        ),
+        (
+            [MODEL, DIGITS, "--attacks=jsma_f,jsma_z,cw_l2"],
+            ["--attacks", "--logits_output=", "with jsma_z, cw_l2;"],
         ),
         # Flags of training mean nothing here.
         ([NETWORK, "--epochs=3"], ["epochs"]),
@@ -197,7 +222,7 @@ def refused(start_python, tmp_path_factory):
     ("name", "named"),
     [
         ("text", ["--network: expected a .keras file that Keras can load", "'mine.keras'"]),
-        ("probabilities", ["--network: mine.keras: ", "expected logits", "are probabilities"]),
+        ("probabilities", ["--network: mine.keras: ", "one softmax", "ends in two"]),
     ],
 )
 def test_a_network_that_cannot_be_attacked_is_refused_before_anything_is_made(refused, name, named):
@@ -298,6 +323,62 @@ def test_named_attacks_are_run_as_named(parse):
     )
     assert (config.attacks, lines) == (names, [])
     assert (few.attacks, none) == (("fgsm",), [])
+
+
+def test_a_saved_model_without_logits_leaves_out_what_needs_them(parse):
+    """Each attack once, by the first thing that it lacks."""
+    preset = config_lib.preset("smoke", "digits")
+    asked = [MODEL, DIGITS, "--preset=smoke"]
+    (probabilities, _, lines), (of_logits, _, others), (all_, _, none) = parse(
+        [*asked, *BOTH], [*asked, "--logits_output=z"], [*asked, "--logits_output=z", *BOTH]
+    )
+    on_probabilities = {*config_lib.PROBABILITY_ATTACKS} & {*preset.attacks}
+    assert set(probabilities.attacks) == on_probabilities
+    (line,) = lines
+    for name in {*preset.attacks} - on_probabilities:
+        assert name in line
+    assert line.endswith("; --logits_output=<name of the output that is logits> brings them in.")
+    assert len(others) == 2
+    assert {"cw_l2", "jsma_z"} < set(of_logits.attacks)
+    assert (all_, none) == (preset, [])
+
+
+@pytest.mark.parametrize(("named", "found"), [(".", "9"), ("2", "2"), ("9", "9")])
+def test_the_newest_version_of_a_model_is_attacked(tmp_path, named, found):
+    """Of those with a graph."""
+    for version in ("2", "10", "9"):
+        (tmp_path / version).mkdir()
+    for version in ("2", "9"):
+        (tmp_path / version / "saved_model.pb").write_bytes(b"")
+    assert attack_flags.version_of(tmp_path / named) == tmp_path / found
+
+
+def test_a_folder_without_a_graph_is_no_model(tmp_path):
+    (tmp_path / "1").mkdir()
+    assert attack_flags.version_of(tmp_path) is None
+    assert attack_flags.version_of(tmp_path / "nothing") is None
+
+
+def test_data_of_ones_own_has_a_directory_of_its_own(parse):
+    commands = [
+        [NETWORK, "--data=photos"],
+        [NETWORK, "--data=photos", "--value_range=0,255"],
+        [NETWORK, "--data=photos", "--test_share=1"],
+        [NETWORK, "--data=photos", "--image_shape=8x8"],
+        [NETWORK, "--data=other/photos"],
+        [NETWORK, DIGITS, "--value_range=0,255"],
+        [MODEL, "--data=photos"],
+        [MODEL, "--data=photos", "--signature=serve"],
+        [MODEL, "--data=photos", "--model_range=0,255"],
+        [MODEL, "--data=photos", "--logits_output=z"],
+    ]
+    found = parse(*commands)
+    assert len({path for _, path, _ in found}) == len(commands)
+    assert [config.dataset for config, _, _ in found[:5]] == ["photos"] * 5
+    ((folder, _, _), (file, _, _)) = parse(
+        [NETWORK, "--data=some/photos/"], [NETWORK, "--data=some/digits.v2.npz"]
+    )
+    assert (folder.dataset, file.dataset) == ("photos", "digits.v2")
 
 
 def test_an_empty_list_of_temperatures_is_one(parse):

@@ -37,7 +37,7 @@ for line in open(sys.argv[1]):
 PARSE = """
 import json, pathlib, sys
 from absl import flags
-from ddefense.cli import export, flags as cli_flags
+from ddefense.cli import export, flags as cli_flags, values
 from ddefense.experiments import known_results
 
 cli_flags.define_for_export()
@@ -51,8 +51,8 @@ for arguments in json.loads(sys.argv[1]):
     dataset = known.dataset if known else asked.dataset
     found.append([
         export._name(network, dataset),
-        export._class_names(asked.class_names) if asked.class_names else None,
-        export._value_range(asked.value_range) if asked.value_range else None,
+        values.class_names(asked.class_names) if asked.class_names else None,
+        values.value_range(asked.value_range) if asked.value_range else None,
     ])
 print(json.dumps(found))
 """

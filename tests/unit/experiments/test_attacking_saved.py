@@ -15,6 +15,7 @@ from ddefense import networks, records
 from ddefense.experiments import attacking_saved, controlling
 from ddefense.experiments.pair import NETWORK
 from ddefense.layers import TemperatureSoftmax
+from ddefense.networks import LOGITS
 from ddefense.records import RunError
 
 NETWORKS = Path(__file__).parents[3] / "docs" / "results" / "digits" / "networks"
@@ -89,10 +90,18 @@ def test_every_attack_is_in_the_results(attacked):
     assert found.norm_attacks["fgsm_temperature"].successes > 0
 
 
-def test_the_run_directory_holds_the_network_itself(attacked):
+def assert_deployed_copy(copy, path, images):
+    """Asserts that a file holds the network of another one, at T = 1."""
+    ours, theirs = (keras.models.load_model(file, compile=False) for file in (copy, path))
+    assert networks.temperature_of(ours) == 1.0
+    logits = (networks.predict(networks.logits_of(network), images) for network in (ours, theirs))
+    np.testing.assert_array_equal(*logits)
+
+
+def test_the_run_directory_holds_the_network_itself(attacked, digits):
     _, directory = attacked
     copy = directory / "stages" / "attacked" / NETWORK
-    assert copy.read_bytes() == (NETWORKS / "distilled_t20.keras").read_bytes()
+    assert_deployed_copy(copy, NETWORKS / "distilled_t20.keras", digits.test.images[:5])
 
 
 def of_the_seed(results):
@@ -130,7 +139,7 @@ def test_another_network_or_temperature_needs_a_directory_of_its_own(
     assert records.load(records.AttackRun, tmp_path / "run" / "attack.json") == attacked[0]
 
 
-def test_samples_made_on_a_substitute_are_replayed(tmp_path):
+def test_samples_made_on_a_substitute_are_replayed(tmp_path, digits):
     config = dataclasses.replace(
         CONFIG,
         attacks=("transfer_cw_l2",),
@@ -157,7 +166,7 @@ def test_samples_made_on_a_substitute_are_replayed(tmp_path):
         "transfer_cw_l2_on_attacked",
     ]
     copy = tmp_path / "run" / "stages" / "substitute" / NETWORK
-    assert copy.read_bytes() == (NETWORKS / "baseline.keras").read_bytes()
+    assert_deployed_copy(copy, NETWORKS / "baseline.keras", digits.test.images[:5])
     assert [transfer.kappa for transfer in found.transfer] == [0.0, 1.0]
     assert [transfer.crafted for transfer in found.transfer] == [1.0, 1.0]
     first, second = (transfer.mean_distance for transfer in found.transfer)
@@ -199,6 +208,50 @@ def test_the_checks_for_masked_gradients_go_with_the_attacks(attacked):
     assert (rates.samples, rates.restarts) == (3, CONFIG.pgd_restarts)
     assert (unbounded.value, unbounded.samples) == (rates.unbounded, 3)
     assert restarts.value == rates.many_starts - rates.one_start
+
+
+def with_head(*head, shape=(28, 28, 1)):
+    """A linear classifier of digits that ends in other layers."""
+    return lambda: on_digits([keras.layers.Flatten(), *(layer() for layer in head)], shape)
+
+
+ENDINGS = {
+    "logits of any name": with_head(lambda: dense(name="scores")),
+    "a softmax of the last layer": with_head(lambda: dense(name="logits", activation="softmax")),
+    "a layer of softmax at another T": with_head(
+        lambda: dense(), lambda: TemperatureSoftmax(5.0, name="p")
+    ),
+    "a softmax that is called logits": with_head(
+        lambda: dense(name="scores"), lambda: keras.layers.Softmax(name="logits")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_network_may_end_in_logits_or_in_a_softmax(tmp_path, save, digits, name):
+    """Whatever it ends in, the same logits are attacked."""
+    network = ENDINGS[name]()
+    network.set_weights(linear_classifier(digits, False).get_weights())
+    config = dataclasses.replace(CONFIG, attacks=("fgsm",))
+    found = attacking_saved.run(config, tmp_path / "run", network=save("mine", network))
+    assert found.test_accuracy > 0.8
+    kept = keras.models.load_model(tmp_path / "run" / "stages" / "attacked" / NETWORK)
+    images = digits.test.images[:5]
+    np.testing.assert_allclose(
+        networks.predict(networks.logits_of(kept), images),
+        networks.predict(linear_classifier(digits, False), images),
+        rtol=1e-5,
+    )
+
+
+def test_a_network_for_images_of_any_size_takes_those_of_the_data(tmp_path, save):
+    pool = keras.layers.GlobalAveragePooling2D()
+    layers = [keras.layers.Conv2D(10, 3, kernel_initializer="ones"), pool, dense()]
+    path = save("any_size", on_digits(layers, (None, None, 1)))
+    config = dataclasses.replace(CONFIG, attacks=("fgsm",), samples=1)
+    attacking_saved.run(config, tmp_path / "run", network=path)
+    kept = keras.models.load_model(tmp_path / "run" / "stages" / "attacked" / NETWORK)
+    assert kept.input_shape == (None, 28, 28, 1)
 
 
 @pytest.fixture
@@ -328,9 +381,9 @@ def two_inputs():
     return keras.Model([one, other], dense(name="logits")(x))
 
 
-def of_any_size():
+def of_colours():
     pool = keras.layers.GlobalAveragePooling2D(name="logits")
-    return on_digits([keras.layers.Conv2D(10, 3), pool], (None, None, 1))
+    return on_digits([keras.layers.Conv2D(10, 3), pool], (None, None, 3))
 
 
 def seven_classes():
@@ -338,17 +391,19 @@ def seven_classes():
 
 
 WRONG_NETWORKS = {
-    "no logits": (
-        lambda: on_digits([keras.layers.Flatten(), dense(name="scores")]),
-        ["a layer named 'logits'", "'scores'"],
-    ),
-    "probabilities": (
-        lambda: on_digits([keras.layers.Flatten(), dense(name="logits", activation="softmax")]),
-        ["expected logits", "these are probabilities"],
-    ),
-    "a softmax named so": (
+    "two softmaxes": (
         lambda: on_digits(
-            [keras.layers.Flatten(), dense(), TemperatureSoftmax(5.0, name="logits")]
+            [keras.layers.Flatten(), dense(activation="softmax"), keras.layers.Softmax()]
+        ),
+        ["one softmax", "ends in two"],
+    ),
+    "probabilities named logits": (
+        lambda: on_digits(
+            [
+                keras.layers.Flatten(),
+                dense(activation="softmax"),
+                keras.layers.Identity(name=LOGITS),
+            ]
         ),
         ["expected logits", "these are probabilities"],
     ),
@@ -356,11 +411,15 @@ WRONG_NETWORKS = {
         lambda: on_digits([keras.layers.Flatten(), dense(name="logits")], (32, 32, 3)),
         ["digits", "(28, 28, 1)", "(32, 32, 3)"],
     ),
-    "any shape": (of_any_size, ["digits", "(28, 28, 1)", "(None, None, 1)"]),
+    "other channels": (of_colours, ["digits", "(28, 28, 1)", "(None, None, 3)"]),
     "other classes": (seven_classes, ["10 classes", "and 7 "]),
-    "logits of every pixel": (
-        lambda: on_digits([keras.layers.Conv2D(10, 3, name="logits"), keras.layers.Flatten()]),
-        ["shape [N, classes >= 2]", "(8, 26, 26, 10)"],
+    "no batch of rows": (
+        lambda: on_digits([keras.layers.Conv2D(10, 3, name="logits")]),
+        ["shape [N, classes >= 2]", "(None, 26, 26, 10)"],
+    ),
+    "no logits": (
+        lambda: on_digits([keras.layers.Conv2D(10, 3), keras.layers.Flatten()]),
+        ["ends in a softmax, or in logits", "Flatten"],
     ),
     "two inputs": (two_inputs, ["one input", "2 inputs"]),
 }

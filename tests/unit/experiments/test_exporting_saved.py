@@ -224,6 +224,16 @@ def test_warnings_of_an_attack_are_limits_of_the_card(attacked, tmp_path):
     )
 
 
+def test_attacks_on_images_that_a_card_cannot_describe_are_refused(attacked, tmp_path):
+    """Their folder may have the name of a dataset."""
+    directory, run = attacked
+    own = dataclasses.replace(run, dataset="digits", data_sha256="0" * 64)
+    known = known_results.KnownAttacks(directory / "attack.json", own)
+    assert_refused(
+        r"^results: expected attacks on one of .* bin/evaluate", OURS, tmp_path, results=known
+    )
+
+
 def test_attacks_on_another_file_are_refused(attacked):
     other = DIGITS / "networks" / "distilled_t100.keras"
     with pytest.raises(config.ConfigError, match=r"^results: expected attacks on .*t100\.keras"):

@@ -1,0 +1,110 @@
+"""The flags of `bin/distill`, and the settings they make."""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from ddefense.cli import data_flags
+from ddefense.cli import flags as cli_flags
+from ddefense.config import ConfigError
+from ddefense.distill_config import METHODS, OPTIMIZERS, DistillConfig
+
+_FLAGS = flags.FLAGS
+NETWORKS = ("small", "mnist", "cifar10")
+"""Networks by name, all of any image shape and number of classes; see `networks.build`."""
+
+
+def define() -> None:
+    """Registers the flags. Called by the program only."""
+    data_flags.define()
+    cli_flags.define_data_dir()
+    cli_flags.define_machine()
+    cli_flags.define_optimizer()
+    flags.DEFINE_string(
+        "network",
+        None,
+        "The network to distill: a .keras file that ends in logits or in a softmax, which is "
+        f"trained further from the weights it has; or one of {', '.join(NETWORKS)}, made anew.",
+    )
+    flags.DEFINE_string(
+        "student",
+        None,
+        "Distill into this network, a .keras file or a name as for --network. Default: one like "
+        "--network.",
+    )
+    flags.DEFINE_float("temperature", None, "T of both trainings, > 0.")
+    flags.DEFINE_enum(
+        "method",
+        "defensive",
+        METHODS,
+        "defensive: Papernot et al. 2016; with --student or --alpha, Hinton et al. 2015. extended: "
+        "its successor of 2017 with an outlier class, at T = 1; its formula is unverified.",
+    )
+    flags.DEFINE_float(
+        "alpha",
+        None,
+        "Weight of the hard labels at T = 1 beside the soft labels at T, in [0, 1]. Default: 0.",
+    )
+    flags.DEFINE_bool(
+        "scale_by_temperature_squared",
+        None,
+        "Multiply the loss on soft labels by T^2, as Hinton et al. do.",
+    )
+    flags.DEFINE_enum(
+        "optimizer",
+        None,
+        OPTIMIZERS,
+        "sgd, as in the paper; or adam, whose steps do not shrink as T rises. Default: sgd.",
+    )
+    flags.DEFINE_enum(
+        "class_weights",
+        None,
+        ["balanced"],
+        "Weigh the images of each class by the inverse of its share.",
+    )
+    flags.DEFINE_float(
+        "validation_share",
+        None,
+        "Share of the training images that are held out to validate after each epoch, in [0, 1).",
+    )
+    flags.DEFINE_integer(
+        "early_stopping",
+        None,
+        "Stop a training after so many epochs without a smaller validation loss, and take the "
+        "weights of the best one.",
+    )
+    flags.DEFINE_bool(
+        "tensorboard", False, "Write TensorBoard logs to <workdir>/tensorboard after each epoch."
+    )
+    flags.DEFINE_float(
+        "outlier_alpha", None, "extended: largest probability of the outlier class, in (0, 1]."
+    )
+    flags.DEFINE_integer(
+        "dropout_passes", None, "extended: passes over each image to estimate uncertainty, >= 2."
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Directory of this run. Default: runs/distill_<network>_<hash of what was asked>. A killed "
+        "run resumes in it.",
+    )
+
+
+def config() -> DistillConfig:
+    """How the flags ask to distill.
+
+    Raises:
+        ConfigError: if a value is out of range, or there is no temperature.
+    """
+    names = [field.name for field in dataclasses.fields(DistillConfig)]
+    changes: dict[str, Any] = {
+        name: _FLAGS[name].value for name in names if _FLAGS[name].value is not None
+    }
+    if "temperature" not in changes:
+        if _FLAGS.method != "extended":
+            raise ConfigError(
+                "temperature: expected T of both trainings, such as 20; received none."
+            )
+        changes["temperature"] = 1.0
+    return DistillConfig(**changes)

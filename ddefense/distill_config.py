@@ -1,0 +1,221 @@
+"""What determines a distillation, checked once."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from ddefense.config import PRECISIONS, ConfigError
+
+METHODS = ("defensive", "extended")
+"""Papernot et al. 2016, and its successor by Papernot and McDaniel (2017)."""
+OPTIMIZERS = ("sgd", "adam")
+
+ClassWeights = Literal["balanced"] | Mapping[int, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """How a network is distilled.
+
+    Attributes:
+        temperature: T > 0 of both trainings; 1 for `extended`.
+        method: among `METHODS`.
+        alpha: weight of the hard labels at T = 1 beside the soft labels at T in the loss of the
+            distilled network, in [0, 1] (Hinton et al. 2015); 0 is defensive distillation.
+        scale_by_temperature_squared: whether the loss on soft labels is multiplied by T^2, as in
+            Hinton et al. 2015, so that its gradient keeps its size as T rises.
+        epochs: passes over the training set for each network.
+        batch_size: training images per optimizer step.
+        optimizer: `sgd` as in the paper, or `adam`, whose steps keep their size as T rises.
+        learning_rate: > 0; None for 0.1 (`sgd`) or 0.001 (`adam`).
+        momentum: of `sgd`, in [0, 1).
+        learning_rate_decay: factor on the learning rate of `sgd` every `decay_epochs`, in (0, 1].
+        momentum_decay: factor on the momentum of `sgd` every `decay_epochs`, in (0, 1].
+        decay_epochs: epochs between two decays.
+        class_weights: factor on the loss of the images of each class, by its index; `balanced`
+            for the inverse of its share of the images; None for 1.
+        validation_share: of the training images that are held out to validate after each epoch,
+            in [0, 1).
+        early_stopping: epochs without a smaller validation loss after which a training stops, with
+            the weights of the best epoch; None for never.
+        precision: Keras dtype policy of the layers while training, among `PRECISIONS`; None for
+            the network's own. What comes out is float32, or the network's own.
+        jit_compile: whether the steps are compiled with XLA.
+        outlier_alpha: of `extended`: largest probability of the outlier class, in (0, 1].
+        dropout_passes: of `extended`: passes over each image to estimate uncertainty, >= 2.
+        seed: of the order of images, dropout and the weights that are made here.
+        threads: CPU threads per operation, 0 for one per core; kept because sums in another order
+            have other last bits.
+    """
+
+    # A stored configuration with a field that this version does not know is refused.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    temperature: float
+    method: Literal["defensive", "extended"] = "defensive"
+    alpha: float = 0.0
+    scale_by_temperature_squared: bool = False
+    epochs: int = 50
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    learning_rate: float | None = None
+    momentum: float = 0.5
+    learning_rate_decay: float = 1.0
+    momentum_decay: float = 1.0
+    decay_epochs: int = 10
+    class_weights: ClassWeights | None = None
+    validation_share: float = 0.0
+    early_stopping: int | None = None
+    precision: str | None = None
+    jit_compile: bool = False
+    outlier_alpha: float = 0.9
+    dropout_passes: int = 20
+    seed: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks every field.
+
+        Raises:
+            ConfigError: naming the field, what was received and what was expected.
+        """
+        for name, minimum in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("decay_epochs", 1),
+            ("dropout_passes", 2),
+            ("seed", 0),
+            ("threads", 0),
+        ):
+            received = getattr(self, name)
+            _expect(_is_integer(received, minimum), name, f"an integer >= {minimum}", received)
+        if self.early_stopping is not None:
+            _expect(
+                _is_integer(self.early_stopping, 1),
+                "early_stopping",
+                "an integer >= 1",
+                self.early_stopping,
+            )
+            _expect(
+                self.validation_share != 0,
+                "early_stopping",
+                "a validation_share > 0 with it, because it watches the validation loss",
+                0,
+            )
+        for name, expected, low, high, ends in (
+            ("temperature", "a finite number > 0", 0, math.inf, "()"),
+            ("alpha", "a number in [0, 1]", 0, 1, "[]"),
+            ("momentum", "a number in [0, 1)", 0, 1, "[)"),
+            ("validation_share", "a number in [0, 1)", 0, 1, "[)"),
+            ("learning_rate_decay", "a number in (0, 1]", 0, 1, "(]"),
+            ("momentum_decay", "a number in (0, 1]", 0, 1, "(]"),
+            ("outlier_alpha", "a number in (0, 1]", 0, 1, "(]"),
+        ):
+            received = getattr(self, name)
+            _expect(_is_within(received, low, high, ends), name, expected, received)
+            object.__setattr__(self, name, float(received))
+        if self.learning_rate is not None:
+            _expect(
+                _is_within(self.learning_rate, 0, math.inf, "()"),
+                "learning_rate",
+                "a finite number > 0",
+                self.learning_rate,
+            )
+        for name, choices in (
+            ("method", METHODS),
+            ("optimizer", OPTIMIZERS),
+            ("precision", (None, *PRECISIONS)),
+        ):
+            received = getattr(self, name)
+            _expect(received in choices, name, f"one of {list(choices)}", received)
+        self._check_class_weights()
+        if self.optimizer == "adam":
+            for name in ("learning_rate_decay", "momentum_decay"):
+                _expect(
+                    getattr(self, name) == 1, name, "1 with optimizer adam", getattr(self, name)
+                )
+        if self.method == "extended":
+            for name, value in (("temperature", 1.0), ("alpha", 0.0)):
+                received = getattr(self, name)
+                _expect(received == value, name, f"{value:g} with method extended", received)
+
+    def _check_class_weights(self) -> None:
+        received = self.class_weights
+        if received is None or received == "balanced":
+            return
+        _expect(
+            isinstance(received, Mapping)
+            and all(
+                _is_integer(index, 0) and _is_within(weight, 0, math.inf, "[)")
+                for index, weight in received.items()
+            )
+            and any(received.values()),
+            "class_weights",
+            "'balanced' or finite numbers >= 0 by class index, such as {0: 1.0, 1: 5.0}",
+            received,
+        )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate at the start."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 0.1 if self.optimizer == "sgd" else 0.001
+
+    def fields(self) -> dict[str, Any]:
+        """Every field as a JSON value."""
+        found = dataclasses.asdict(self)
+        if isinstance(self.class_weights, Mapping):
+            found["class_weights"] = {str(k): float(v) for k, v in self.class_weights.items()}
+        return found
+
+
+def _expect(holds: bool, name: str, expected: str, received: Any) -> None:
+    if not holds:
+        raise ConfigError(f"{name}: expected {expected}; received {received!r}.")
+
+
+def _is_integer(value: Any, minimum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def _is_within(value: Any, low: float, high: float, ends: str) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return False
+    above = value >= low if ends[0] == "[" else value > low
+    return above and (value <= high if ends[1] == "]" else value < high)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillJob:
+    """Everything that was asked of `bin/distill`.
+
+    Attributes:
+        network: a `.keras` file, or the name of a network.
+        student: the same; None for one like `network`.
+        data: an image folder, an `.npz` file, or the name of a dataset.
+        image_shape: (height, width, channels) to which images of a folder are brought; None for
+            that of the network.
+        value_range: smallest and largest value of a feature, as the network takes it.
+        class_names: None for those of the data.
+        test_share: of the images, kept for testing where the data has no test set.
+        config: how to distill.
+        tensorboard: whether to write its logs.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    network: str
+    student: str | None
+    data: str
+    image_shape: tuple[int, int, int] | None
+    value_range: tuple[float, float]
+    class_names: tuple[str, ...] | None
+    test_share: float
+    config: DistillConfig
+    tensorboard: bool = False
+
+    def fields(self) -> dict[str, Any]:
+        """Every field as a JSON value."""
+        return dataclasses.asdict(self) | {"config": self.config.fields()}

@@ -1,0 +1,285 @@
+"""Distillation of any network on any labelled images, in memory or resumable in a directory."""
+
+import contextlib
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from absl import logging
+
+from ddefense import distillation, measurements, networks, records, training
+from ddefense.config import ConfigError
+from ddefense.datasets import Examples
+from ddefense.datasets.labelling import label_rows
+from ddefense.datasets.splitting import hold_out
+from ddefense.distill_config import DistillConfig
+from ddefense.distillation import Histories, Pair
+from ddefense.training import Labels
+
+Callbacks = Sequence[keras.callbacks.Callback] | Callable[[str], Sequence[keras.callbacks.Callback]]
+"""Of both trainings; or a function from `initial` or `distilled` to those of each."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KerasExtras:
+    """What a Keras user brings along that no file of settings can hold.
+
+    Attributes:
+        callbacks: see `training.fit`.
+        metrics: see `training.fit`.
+        optimizer: in the place of the configured one; each training gets a copy of its own.
+        validation: images to validate on, in the place of a share of the training images.
+    """
+
+    callbacks: Callbacks = ()
+    metrics: Sequence[keras.metrics.Metric] = ()
+    optimizer: keras.optimizers.Optimizer | None = None
+    validation: Examples | None = None
+
+
+def distill(
+    network: keras.Model,
+    examples: Examples,
+    config: DistillConfig,
+    *,
+    student: keras.Model | None = None,
+    extras: KerasExtras | None = None,
+    directory: pathlib.Path | None = None,
+) -> tuple[Pair, records.SoftLabelRecord]:
+    """Distills a network; both trainings start from the weights that the networks have.
+
+    Args:
+        network: any functional or sequential classifier that ends in logits or a softmax; it is
+            left as it is.
+        examples: images in the network's range and their labels; every class of the network has
+            some.
+        config: how.
+        student: distilled into this one, of the same images and classes, or one outlier class more
+            for `extended`; None for the network's own architecture and weights.
+        extras: callbacks and the like. With callbacks a training that is interrupted starts anew.
+        directory: for checkpoints and soft labels: the same call resumes there.
+
+    Returns:
+        Both networks at T = 1, and a summary of the soft labels.
+
+    Raises:
+        ValueError: if the network's logits cannot be told, or networks and images do not fit.
+        RunError: if a training goes wrong, or the images are not the same in every pass.
+        StoppedError: if the run was asked to stop.
+    """
+    if student is None:
+        extended = config.method == "extended"
+        student = networks.with_outlier_class(network) if extended else network
+    job = _Job(network, student, examples, config, extras or KerasExtras(), directory)
+    with _soft_label_folder(job.train, directory) as folder:
+        first = job.fit("initial", job.labels_of(job.train))
+        soft = job.soft_labels_of(job.train, folder)
+        second = job.fit("distilled", soft)
+        summary = measurements.soft_labels_by_window(soft, job.train.labels, job.train.window)
+    pair = Pair(
+        initial=job.finished("initial"),
+        distilled=job.finished("distilled"),
+        temperature=config.temperature,
+        history=Histories(first, second),
+    )
+    _warn_if_stalled(pair, job.objective("distilled"))
+    return pair, summary
+
+
+class _Job:
+    """The networks, images and settings of one distillation, and its two trainings."""
+
+    def __init__(
+        self,
+        network: keras.Model,
+        student: keras.Model,
+        examples: Examples,
+        config: DistillConfig,
+        extras: KerasExtras,
+        directory: pathlib.Path | None,
+    ) -> None:
+        self._config, self._extras, self._directory = config, extras, directory
+        self._originals = {"initial": network, "distilled": student}
+        self.networks = {
+            name: networks.trainable_copy(original, config.temperature, config.precision)
+            for name, original in self._originals.items()
+        }
+        self._num_classes = self.networks["initial"].output_shape[-1]
+        _check_fit(self.networks, examples, outlier_class=config.method == "extended")
+        self._most_uncertain: float | None = None
+        self.train, self._validation = examples, extras.validation
+        if extras.validation is None and config.validation_share:
+            self.train, self._validation = hold_out(examples, config.validation_share, config.seed)
+        self._class_weights = self._weights()
+
+    def fit(self, name: str, labels: Labels) -> training.History:
+        """Trains one of the two networks; `name` is `initial` or `distilled`."""
+        config, checkpoint = self._config, None
+        if self._directory is not None:
+            checkpoint = self._directory / f"{name}.npz"
+        settings = training.TrainingSettings(
+            temperature=config.temperature,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.rate,
+            momentum=config.momentum,
+            learning_rate_decay=config.learning_rate_decay,
+            momentum_decay=config.momentum_decay,
+            decay_epochs=config.decay_epochs,
+            seed=config.seed,
+            jit_compile=config.jit_compile,
+        )
+        return training.fit(
+            self.networks[name],
+            self.train,
+            labels,
+            settings,
+            label=name,
+            checkpoint=checkpoint,
+            options=self._options(name),
+        )
+
+    def objective(self, name: str) -> training.Objective:
+        """The loss of one of the two networks: only the distilled one learns from soft labels."""
+        config, mixed = self._config, name == "distilled"
+        return training.Objective(
+            alpha=config.alpha if mixed else 0.0,
+            scale_by_temperature_squared=config.scale_by_temperature_squared and mixed,
+            class_weights=self._class_weights,
+        )
+
+    def labels_of(self, examples: Examples) -> Labels:
+        """What the initial network learns from: the user's own soft labels, or hard ones."""
+        rows = label_rows(examples)
+
+        def window(number: int) -> npt.NDArray[np.float32]:
+            part = slice(number * examples.window, (number + 1) * examples.window)
+            if rows is not None:
+                return rows[part]
+            return distillation.hard_labels(examples.labels[part], self._num_classes)
+
+        return window
+
+    def soft_labels_of(self, examples: Examples, folder: pathlib.Path | None) -> Labels:
+        """What the distilled network learns from, once the initial one is trained."""
+        config, initial = self._config, self.networks["initial"]
+        if config.method == "defensive":
+            return distillation.make_soft_labels(initial, examples, config.temperature, folder)
+        sigma = distillation.uncertainty(
+            initial,
+            examples,
+            num_passes=config.dropout_passes,
+            seed=config.seed,
+            checkpoint=None if folder is None else folder.with_suffix(".npz"),
+        )
+        # Of the training set, which comes before the validation set.
+        self._most_uncertain = self._most_uncertain or float(sigma.max())
+        return distillation.outlier_labels_by_window(
+            examples, sigma, self._num_classes, config.outlier_alpha, largest=self._most_uncertain
+        )
+
+    def finished(self, name: str) -> keras.Model:
+        """A trained network at T = 1, in the precision that it came in."""
+        trained = self.networks[name]
+        if self._config.precision is None:
+            return networks.with_temperature(trained, 1.0)
+        twin = networks.trainable_copy(self._originals[name], 1.0)
+        twin.set_weights(trained.get_weights())
+        return twin
+
+    def _options(self, name: str) -> training.TrainingOptions:
+        config, extras, validation = self._config, self._extras, None
+        if self._validation is not None:
+            validation = (self._validation, self._validation_labels(name, self._validation))
+        callbacks = extras.callbacks
+        asked = list(callbacks(name) if callable(callbacks) else callbacks)
+        if config.early_stopping is not None:
+            asked.append(
+                keras.callbacks.EarlyStopping(
+                    monitor="val_loss", patience=config.early_stopping, restore_best_weights=True
+                )
+            )
+        return training.TrainingOptions(
+            objective=self.objective(name),
+            optimizer=extras.optimizer or _optimizer(config),
+            validation=validation,
+            metrics=extras.metrics,
+            callbacks=asked,
+        )
+
+    def _validation_labels(self, name: str, validation: Examples) -> Labels:
+        """Of the kind that the network learns from, so that the losses can be compared."""
+        if name == "initial":
+            return self.labels_of(validation)
+        return self.soft_labels_of(validation, None)
+
+    def _weights(self) -> Mapping[int, float] | None:
+        if self._config.class_weights == "balanced":
+            return training.balanced_class_weights(self.train.labels, self._num_classes)
+        return self._config.class_weights
+
+
+def _optimizer(config: DistillConfig) -> keras.optimizers.Optimizer | None:
+    return keras.optimizers.Adam(config.rate) if config.optimizer == "adam" else None
+
+
+def _check_fit(
+    found: Mapping[str, keras.Model], examples: Examples, *, outlier_class: bool
+) -> None:
+    """Refuses networks that do not take these images, or differ in their classes."""
+    most = int(examples.labels.max())
+    num_classes = found["initial"].output_shape[-1]
+    if most >= num_classes:
+        raise ConfigError(
+            f"labels: expected classes in 0..{num_classes - 1}, those of the network; received "
+            f"{most}."
+        )
+    for name, network in found.items():
+        expected = num_classes + (outlier_class and name == "distilled")
+        flag = "network" if name == "initial" else "student"
+        shape = tuple(network.input_shape[1:])
+        fits = len(shape) == 3 and all(
+            size in (None, given) for size, given in zip(shape, examples.image_shape, strict=True)
+        )
+        if not fits:
+            raise ConfigError(
+                f"{flag}: expected one that takes images of shape {examples.image_shape}; received "
+                f"one for {shape}."
+            )
+        if network.output_shape[-1] != expected:
+            raise ConfigError(
+                f"{flag}: expected one of {expected} classes, "
+                + ("one more than" if expected > num_classes else "as")
+                + f" the network has; received one of {network.output_shape[-1]}."
+            )
+
+
+@contextlib.contextmanager
+def _soft_label_folder(
+    examples: Examples, directory: pathlib.Path | None
+) -> Iterator[pathlib.Path | None]:
+    """Where soft labels go: nowhere but into memory if the images are there and nothing is kept."""
+    if directory is not None:
+        yield directory / "soft_labels"
+    elif len(examples) <= examples.window:
+        yield None
+    else:
+        with tempfile.TemporaryDirectory(prefix="soft_labels_") as folder:
+            yield pathlib.Path(folder)
+
+
+def _warn_if_stalled(pair: Pair, objective: training.Objective) -> None:
+    scales = {"initial": 1.0, "distilled": objective.scale(pair.temperature)}
+    for name, scale in scales.items():
+        history = getattr(pair.history, name)
+        if history.stalled(pair.initial.output_shape[-1], scale):
+            logging.warning(
+                "The %s network did not learn, or not in time: its loss stayed near ln(classes). "
+                "Gradients shrink as T rises: train for longer, at a lower T, with adam, or start "
+                "from a network that has been trained.",
+                name,
+            )

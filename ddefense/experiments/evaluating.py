@@ -1,0 +1,223 @@
+"""Networks that were trained elsewhere, measured as those of a run are."""
+
+import dataclasses
+import pathlib
+import time
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from ddefense import config as config_lib
+from ddefense import datasets, measurements, records
+from ddefense.config import Config, ConfigError
+from ddefense.experiments import adopting, attacking, attacking_saved, environment, workdir
+from ddefense.experiments.adopting import Subject
+from ddefense.experiments.assessing import Assessor
+from ddefense.experiments.dataset_record import dataset_record
+from ddefense.experiments.pair import Trained, load_network
+from ddefense.experiments.stages import Stages
+from ddefense.maths.ranges import from_unit
+
+Network: TypeAlias = pathlib.Path | keras.Model
+
+
+def settings(
+    dataset: datasets.Dataset,
+    *,
+    preset: str = "quick",
+    temperature: float | None = None,
+    substitute: bool = False,
+    **changes: Any,
+) -> Config:
+    """The configuration of a preset for any dataset.
+
+    Args:
+        dataset: to evaluate on.
+        preset: one of `config.PRESETS`; says how many samples and how much effort.
+        temperature: that the network was trained at; without it attacks on logits / T are left
+            out.
+        substitute: whether there is one; without it `transfer_cw_l2` is left out.
+        **changes: fields that replace the preset's, `attacks` among them.
+
+    Returns:
+        The configuration, with no more samples and features than there are unless they are asked
+        for.
+
+    Raises:
+        ConfigError: if the preset is unknown or a field is out of range.
+    """
+    found = config_lib.preset(preset, dataset.name, **changes)
+    if "attacks" not in changes:
+        names = tuple(
+            name
+            for name in found.attacks
+            if (temperature is not None or "_temperature" not in name)
+            and (substitute or name != "transfer_cw_l2")
+        )
+        found = dataclasses.replace(found, attacks=names)
+    return attacking.fitted(found, dataset, changes)
+
+
+def evaluate(
+    network: Network,
+    dataset: datasets.Dataset,
+    config: Config,
+    directory: pathlib.Path,
+    *,
+    undistilled: Network | None = None,
+    substitute: Network | None = None,
+    temperature: float | None = None,
+    command: str = "",
+) -> records.Results:
+    """Measures and attacks a network on the test images of a dataset; finished stages are skipped.
+
+    Everything is measured and attacked at T = 1 on images in [0, 1], whatever range the network
+    takes: epsilon, theta and distances are in these units. The first test images that the
+    undistilled network gets right, or the network itself where there is no other, are attacked.
+
+    Args:
+        network: a `.keras` file or a network, of functional or sequential layers, that ends in
+            logits or in a softmax.
+        dataset: whose test images to use, in the range that the network takes; the training images
+            are not looked at.
+        config: which attacks, with which settings; those that concern training are not used.
+        directory: the run directory, made if needed; receives `results.json` and `samples.npz`.
+        undistilled: a network to compare with: the verdict is about both.
+        substitute: an undistilled network on which `transfer_cw_l2` makes its samples.
+        temperature: T > 0 at which the network was distilled; None if it was not, or nobody knows.
+        command: recorded with the results.
+
+    Returns:
+        The results, as written to `results.json`.
+
+    Raises:
+        RunError: if the run cannot go on; the message says why.
+        ConfigError: if a network or the configuration does not fit the dataset.
+        StoppedError: if the run was asked to stop.
+    """
+    if undistilled is not None and temperature is None:
+        raise ConfigError(
+            "temperature: expected the T at which the network was distilled, with an undistilled "
+            "network to compare it with; received none."
+        )
+    attacking_saved.check_attacks(
+        config, substitute=substitute is not None, temperature=temperature
+    )
+    attacking.check_installed(config)
+    workdir.check(directory, config)
+    adopting.check_data(dataset)
+    attacking.check_fits(config, dataset)
+    sources = {"undistilled": undistilled, "network": network, "substitute": substitute}
+    subjects = {
+        flag: adopting.prepare(flag, source, dataset)
+        for flag, source in sources.items()
+        if source is not None
+    }
+    start, started = time.monotonic(), datetime.now(UTC)
+    data, unit = adopting.digest_of(dataset), adopting.in_unit_range(dataset)
+    with workdir.claimed(directory, config):
+        stages = Stages(directory, made_by=environment.provenance())
+        adopted = _adopt(stages, subjects, _names(network, undistilled), temperature, data)
+        evaluated, baseline = adopted["network"], adopted.get("undistilled")
+        samples = attacking.choose_samples(stages, config, unit, baseline or evaluated)
+        assessor = Assessor(
+            stages,
+            config,
+            unit,
+            baseline,
+            samples,
+            lambda: adopting.adopt(
+                stages, "substitute", subjects["substitute"], temperature=1.0, data=data
+            ),
+            trained_here=False,
+        )
+        found = [assessor.assess(each) for each in adopted.values()]
+        controls = assessor.controls(found)
+        indices = attacking.load_samples(samples)
+        _samples(dataset, indices, assessor.outcomes).save(directory / "samples.npz")
+        results = records.Results(
+            dataset=dataset_record(dataset),
+            config=config,
+            environment={
+                **environment.describe(),
+                "command": command,
+                "started": started.isoformat(timespec="seconds"),
+                "peak_memory_bytes": environment.peak_memory_bytes(),
+                "resumed_stages": sum(record.starts - 1 for record in stages.done),
+                **{flag: subject.label for flag, subject in subjects.items()},
+                "data_sha256": data,
+                "warnings": [
+                    warning
+                    for network_record in found
+                    for warning in attacking_saved.warnings(network_record.test_accuracy, dataset)
+                ],
+            },
+            timings={
+                **{record.name: round(record.seconds, 3) for record in stages.done},
+                "this_process": round(time.monotonic() - start, 3),
+            },
+            architecture=measurements.architecture(load_network(evaluated.network)),
+            sample_indices=indices.tolist(),
+            networks=found,
+            exports=[],
+            controls=controls,
+            verdict=measurements.verdict(found, controls, dataset.num_classes),
+        )
+        records.dump(results, directory / "results.json")
+    return results
+
+
+def _names(network: Network, undistilled: Network | None) -> dict[str, str]:
+    """What the results call the networks: as their files are, if that tells them apart."""
+    sources = {"undistilled": undistilled, "network": network}
+    names = {
+        flag: source.stem if isinstance(source, pathlib.Path) else flag
+        for flag, source in sources.items()
+        if source is not None
+    }
+    return names if len(set(names.values())) == len(names) else {flag: flag for flag in names}
+
+
+def _adopt(
+    stages: Stages,
+    subjects: dict[str, Subject],
+    names: dict[str, str],
+    temperature: float | None,
+    data: str,
+) -> dict[str, Trained]:
+    """Keeps the networks that are evaluated in the run directory, the undistilled one first."""
+    known: records.Defense = "unknown" if temperature is None else "distillation"
+    return {
+        flag: adopting.adopt(
+            stages,
+            name,
+            subjects[flag],
+            temperature=temperature if flag == "network" else 1.0,
+            data=data,
+            defense=known if flag == "network" else "none",
+            stage=f"adopt_{flag}",
+        )
+        for flag, name in names.items()
+    }
+
+
+def _samples(
+    dataset: datasets.Dataset,
+    indices: npt.NDArray[np.int64],
+    outcomes: dict[tuple[str, str], records.AttackOutcome],
+) -> records.Samples:
+    """The attacked images and outcomes, back in the range of the dataset."""
+
+    def in_range(outcome: records.AttackOutcome) -> records.AttackOutcome:
+        values = from_unit(outcome.values, dataset.value_range)
+        return dataclasses.replace(outcome, values=values.astype(np.float32))
+
+    return records.Samples(
+        dataset.test.images[indices],
+        dataset.test.labels[indices],
+        indices,
+        {key: in_range(outcome) for key, outcome in outcomes.items()},
+    )

@@ -1,0 +1,167 @@
+"""The report of an evaluation in Markdown: networks that the run did not train.
+
+Nothing is held against the paper, which did not have these networks.
+"""
+
+from collections.abc import Collection
+
+from ddefense import config as config_lib
+from ddefense import records
+from ddefense.reporting import (
+    description,
+    figures,
+    lookup,
+    markdown,
+    outcomes,
+    passages,
+    report,
+    tables,
+)
+from ddefense.reporting.tables.table import Column, Interval, fixed
+from ddefense.reporting.tables.verdict import MEANING_OF_A_FAIL
+
+_CAPTIONS = {
+    "attack_rates": "Success of every attack; lines are 95 % intervals",
+    "gradients": "Distribution of adversarial gradient amplitude",
+    "sample_grid": "Legitimate images and adversarial samples",
+}
+
+
+def write(results: records.Results) -> str:
+    """The whole report.
+
+    Args:
+        results: of the evaluation.
+
+    Returns:
+        Markdown with links relative to the directory of `results.json`.
+    """
+    made = {table.name: markdown.table(table) for table in tables.of_run(results)}
+    drawn = figures.names(results)
+    network = results.networks[-1]
+    against = "" if len(results.networks) == 1 else f" against {results.networks[0].name}"
+    parts = [
+        f"# Evaluation of {lookup.network_label(network)}{against} on {results.dataset.name}",
+        *(f"**WARNING**: {doubt}" for doubt in results.environment.get("warnings", [])),
+        passages.warning(results) if results.distilled() else "",
+        "## Verdict",
+        passages.verdict(results),
+        made["verdict"],
+        _figure("attack_rates", drawn),
+        passages.lower_bounds(results),
+        *markdown.section("Checks for masked gradients", [made.get("controls", "")]),
+        "## Networks",
+        made["networks"],
+        _figure("gradients", drawn),
+        "## What was run",
+        markdown.pairs("setting", "value", _rows(results)),
+        *markdown.section("Adversarial samples", [_figure("sample_grid", drawn)]),
+        *_details(results, made),
+        "## Environment",
+        report.environment(results),
+    ]
+    return markdown.join(parts)
+
+
+def table(results: records.Results) -> tables.Table:
+    """What `bin/evaluate` prints when it is done: one row per attack, and below it the verdict."""
+    networks = results.networks
+    attacks = outcomes.attacks_in(networks)
+    columns = [Column("attack", "attack", text=True), Column("norm", "norm", text=True)]
+    for network in networks:
+        label = lookup.network_label(network)
+        columns.append(Column(network.name, f"{label}, %", fixed(1), kind=Interval))
+        columns.append(Column(f"{network.name}_distance", "at mean", fixed(3)))
+    checks = [check for check in results.controls if not check.passed]
+    verdict = results.verdict
+    return tables.Table(
+        name="evaluation",
+        title=f"Success of attacks on {results.dataset.name}, %, with 95 % intervals in brackets, "
+        "and the mean distance of the successes",
+        columns=columns,
+        rows=[
+            [
+                attack,
+                outcomes.norm(networks, attack),
+                *(cell for network in networks for cell in _cells(network, attack)),
+            ]
+            for attack in attacks
+        ],
+        notes=(
+            "Test accuracy: "
+            + ", ".join(
+                f"{lookup.network_label(n)} {100 * n.test_accuracy:.2f} %" for n in networks
+            )
+            + ".",
+            *(f"WARNING: {doubt}" for doubt in results.environment.get("warnings", [])),
+            *(
+                f"FAIL {check.name} of {lookup.label_of(results, check.network)}: "
+                f"{check.explanation}"
+                for check in checks
+            ),
+            *((MEANING_OF_A_FAIL,) if checks else ()),
+            *(() if verdict is None else (verdict.sentence,)),
+        ),
+    )
+
+
+def _cells(network: records.NetworkRecord, attack: str) -> tuple[Interval | None, float | None]:
+    """Success of an attack, and the mean distance of the successes."""
+    found = outcomes.outcome(network, attack)
+    if found is None:
+        return None, None
+    return Interval(found.percent, found.low, found.high), found.distance
+
+
+def _details(results: records.Results, made: dict[str, str]) -> list[str]:
+    """What each attack is and did."""
+    readings = lookup.attacks_in(results)
+    of_jsma = ("attacks", "robustness") if readings else ()
+    of_norms = ("carlini_wagner", "transfer", "norm_attacks")
+    return [
+        *markdown.section(
+            "The readings of JSMA",
+            [passages.described_readings(readings), *(made[name] for name in of_jsma)],
+        ),
+        *markdown.section(
+            "The other attacks",
+            [
+                passages.norm_attacks(results.networks),
+                *(made[name] for name in of_norms if name in made),
+            ],
+        ),
+        "## Architecture",
+        made["architecture"],
+    ]
+
+
+def _figure(name: str, drawn: Collection[str]) -> str:
+    return markdown.figure(name, _CAPTIONS[name]) if name in drawn else ""
+
+
+def _rows(results: records.Results) -> dict[str, str]:
+    settings, dataset = results.config, results.dataset
+    low, high = dataset.value_range
+    attempts = {a.attempts for n in results.networks for a in n.attacks.values()}
+    text = {
+        "dataset": f"{dataset.name}, {' x '.join(map(str, dataset.image_shape))}, "
+        f"{len(dataset.class_names)} classes, {dataset.num_test} test images",
+        "images": "in [0, 1]"
+        if (low, high) == (0, 1)
+        else f"brought from [{low:g}, {high:g}], which the network takes, to [0, 1]: epsilon, "
+        "theta and distances are in these units",
+        "preset": settings.preset,
+        "seed": f"{settings.seed}",
+        "attacked samples": f"{len(results.sample_indices)}, the first that "
+        f"{results.networks[0].name} gets right",
+        "attempts per network and attack": ", ".join(map(str, sorted(attempts))),
+        "attempts per network and attack by norm": description.attempts_by_norm([results]),
+        "JSMA": f"at most {settings.max_features} features, {description.theta(results)}"
+        if attempts
+        else "",
+        "epsilon": f"{settings.epsilon:.6g}"
+        if set(settings.attacks) & set(config_lib.SIGN_ATTACKS)
+        else "",
+        "CPU threads per operation": description.threads(settings),
+    }
+    return {name: value for name, value in text.items() if value}

@@ -1,0 +1,321 @@
+"""Networks that were trained elsewhere: the same record as a run's, and what it says."""
+
+import dataclasses
+import pathlib
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from ddefense import config as config_lib
+from ddefense import datasets, files, records, reporting
+from ddefense.config import ConfigError
+from ddefense.experiments import adopting, evaluating, known_results
+from ddefense.exporting import card
+from ddefense.records import RunError
+
+SHAPE, CLASSES, T = (1, 4, 1), 3, 1000.0
+NAMES = ("jsma_f", "jsma_f_temperature", "pgd_linf", "fgsm", "cw_l2")
+
+
+def build(scale):
+    """The class is the brightest of the first pixels."""
+    images = keras.Input(SHAPE)
+    x = keras.layers.Dense(CLASSES, use_bias=False)(keras.layers.Flatten()(images))
+    network = keras.Model(images, keras.layers.Softmax()(x), name="toy_network")
+    network.set_weights([scale * np.eye(4, CLASSES)])
+    return network
+
+
+@pytest.fixture(scope="module")
+def config(toy):
+    return evaluating.settings(
+        toy,
+        preset="smoke",
+        attacks=NAMES,
+        samples=4,
+        gradient_samples=5,
+        epsilon=0.15,
+        pgd_steps=10,
+        max_features=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def files_of(tmp_path_factory):
+    """A network, and the same with logits that no softmax survives, as if distilled."""
+    folder = tmp_path_factory.mktemp("networks")
+    paths = {}
+    for name, scale in (("plain", 8.0), ("distilled", 8.0 * T)):
+        paths[name] = folder / f"{name}.keras"
+        build(scale).save(paths[name])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, toy, config, files_of):
+    directory = tmp_path_factory.mktemp("compared") / "run"
+    found = evaluating.evaluate(
+        files_of["distilled"],
+        toy,
+        config,
+        directory,
+        undistilled=files_of["plain"],
+        temperature=T,
+        command="bin/evaluate --network=it",
+    )
+    return found, directory
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, toy, config, files_of):
+    directory = tmp_path_factory.mktemp("alone") / "run"
+    config = dataclasses.replace(config, attacks=("jsma_f", "pgd_linf"))
+    return evaluating.evaluate(build(8.0), toy, config, directory), directory
+
+
+def test_the_results_are_those_of_a_run(compared, config):
+    found, directory = compared
+    assert records.load(records.Results, directory / "results.json") == found
+    assert records.load(config_lib.Config, directory / "config.json") == config
+    assert found.is_evaluation
+    assert [network.name for network in found.networks] == ["plain", "distilled"]
+    assert [network.defense for network in found.networks] == ["none", "distillation"]
+    assert [network.temperature for network in found.networks] == [1.0, T]
+    for network in found.networks:
+        assert (network.training, network.initial, network.seed) == (None, None, None)
+        assert network.test_accuracy == pytest.approx(6 / 7)
+        assert {*network.attacks, *network.norm_attacks} == set(NAMES)
+        assert network.attacks["jsma_f"].attempts == 4 * (CLASSES - 1)
+    assert found.dataset.num_test == 7
+    assert found.exports == []
+
+
+def test_the_verdict_is_about_both(compared):
+    found, _ = compared
+    assert found.verdict.masks_gradients is True
+    assert found.verdict.stops_adaptive_attacker is False
+    assert found.verdict.sentence.startswith(
+        "At T = 1000 the paper's attack (jsma_f) reaches 0.0 %"
+    )
+    failed = {(check.network, check.name) for check in found.controls if not check.passed}
+    assert ("distilled", "zero_gradients") in failed
+    assert ("distilled", "scaled_logits") in failed
+    assert not any(network == "plain" for network, _ in failed)
+
+
+def test_what_it_was_run_on_stands_in_the_environment(compared, toy, files_of):
+    found, _ = compared
+    environment = found.environment
+    assert environment["command"] == "bin/evaluate --network=it"
+    assert environment["network"] == str(files_of["distilled"])
+    assert environment["undistilled"] == str(files_of["plain"])
+    assert environment["data_sha256"] == adopting.digest_of(toy)
+    assert environment["warnings"] == []
+
+
+def test_a_report_is_drawn_of_it(compared, tmp_path):
+    _, directory = compared
+    shutil.copytree(directory, tmp_path / "run")
+    written = {path.relative_to(tmp_path / "run") for path in reporting.render(tmp_path / "run")}
+    assert pathlib.Path("figures/attack_rates.png") in written
+    assert pathlib.Path("figures/sample_grid.svg") in written
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert text.startswith("# Evaluation of distilled (T = 1000) against plain on toy\n")
+
+
+def test_a_network_alone_has_no_verdict(alone, tmp_path):
+    found, directory = alone
+    (network,) = found.networks
+    assert (network.name, network.defense, network.temperature) == ("network", "unknown", 1.0)
+    assert found.environment["network"] == "toy_network"
+    assert found.verdict.masks_gradients is None
+    assert "no undistilled network to compare with" in found.verdict.sentence
+    assert "scaled_logits" not in {check.name for check in found.controls}
+    shutil.copytree(directory, tmp_path / "run")
+    reporting.render(tmp_path / "run")
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert text.startswith("# Evaluation of network on toy\n")
+
+
+def test_a_distilled_network_alone(tmp_path, toy, config, files_of):
+    config = dataclasses.replace(config, attacks=("pgd_linf", "pgd_linf_temperature"))
+    directory = tmp_path / "run"
+    found = evaluating.evaluate(files_of["distilled"], toy, config, directory, temperature=T)
+    (network,) = found.networks
+    assert (network.defense, network.temperature) == ("distillation", T)
+    assert network.norm_attacks["pgd_linf"].successes == 0
+    assert network.norm_attacks["pgd_linf_temperature"].successes > 0
+    reporting.render(directory)
+    # No reading of JSMA, so no samples of one.
+    assert not (directory / "figures" / "sample_grid.png").exists()
+
+
+def test_a_second_evaluation_attacks_nothing(alone, toy, config, tmp_path):
+    """In another process the layers of the same network have other names."""
+    found, directory = alone
+    shutil.copytree(directory, tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "stages").rglob("*")}
+    config = dataclasses.replace(config, attacks=("jsma_f", "pgd_linf"))
+    again = evaluating.evaluate(build(8.0), toy, config, tmp_path / "run")
+    assert again.networks == found.networks
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "stages").rglob("*")} == before
+    with pytest.raises(RunError, match="adopt_network made with other settings"):
+        evaluating.evaluate(build(7.0), toy, config, tmp_path / "run")
+
+
+def test_images_of_another_range(tmp_path, toy, config, alone):
+    """Samples are kept in the range of the data, everything measured is of images in [0, 1]."""
+    wide = dataclasses.replace(
+        toy,
+        test=datasets.Split(toy.test.images * np.float32(255), toy.test.labels),
+        value_range=(0.0, 255.0),
+    )
+    config = dataclasses.replace(config, attacks=("jsma_f", "pgd_linf"))
+    found = evaluating.evaluate(build(8.0 / 255), wide, config, tmp_path / "run")
+    assert found.dataset.value_range == (0.0, 255.0)
+    (ours,), (theirs,) = found.networks, alone[0].networks
+    assert ours.attacks["jsma_f"].successes == theirs.attacks["jsma_f"].successes > 0
+    assert ours.norm_attacks["pgd_linf"].mean_distance == pytest.approx(
+        theirs.norm_attacks["pgd_linf"].mean_distance, rel=1e-4
+    )
+    samples = records.Samples.load(tmp_path / "run" / "samples.npz")
+    np.testing.assert_array_equal(samples.images, wide.test.images[found.sample_indices])
+    changed = samples.adversarial("network", "jsma_f", pair=0)
+    assert changed.max() == 255.0
+    reporting.render(tmp_path / "run")
+    assert "brought from [0, 255]" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_samples_may_be_transferred_from_a_substitute(tmp_path, toy, config, files_of):
+    config = dataclasses.replace(config, attacks=("transfer_cw_l2",), cw_samples=2)
+    found = evaluating.evaluate(
+        files_of["distilled"], toy, config, tmp_path / "run", substitute=build(4.0), temperature=T
+    )
+    (network,) = found.networks
+    assert network.transfer[0].crafted == 1.0
+    assert network.norm_attacks["transfer_cw_l2"].settings["crafted_on"] == "substitute"
+    assert found.environment["substitute"] == "toy_network"
+
+
+def test_files_of_one_name_are_told_apart(tmp_path, toy, config, files_of):
+    (tmp_path / "other").mkdir()
+    other = shutil.copy(files_of["plain"], tmp_path / "other" / "distilled.keras")
+    config = dataclasses.replace(config, attacks=("fgsm",))
+    found = evaluating.evaluate(
+        files_of["distilled"],
+        toy,
+        config,
+        tmp_path / "run",
+        undistilled=pathlib.Path(other),
+        temperature=T,
+    )
+    assert [network.name for network in found.networks] == ["undistilled", "network"]
+
+
+@pytest.mark.parametrize("name", ["samples", "substitute", "fgsm_on_network", "config"])
+def test_a_file_of_any_name(tmp_path, toy, config, files_of, name):
+    """Also of one that a stage has."""
+    path = pathlib.Path(shutil.copy(files_of["plain"], tmp_path / f"{name}.keras"))
+    config = dataclasses.replace(config, attacks=("fgsm",))
+    found = evaluating.evaluate(path, toy, config, tmp_path / "run")
+    assert [network.name for network in found.networks] == [name]
+
+
+def test_a_network_that_is_mostly_wrong_is_doubted(tmp_path, toy, config):
+    flipped = dataclasses.replace(
+        toy, test=datasets.Split(toy.test.images, (toy.test.labels + 2) % CLASSES)
+    )
+    config = dataclasses.replace(config, attacks=("fgsm",), samples=1)
+    found = evaluating.evaluate(build(8.0), flipped, config, tmp_path / "run")
+    (warning,) = found.environment["warnings"]
+    assert "gets only 14.29 % of the test images of toy right" in warning
+    reporting.render(tmp_path / "run")
+    assert f"**WARNING**: {warning}" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_the_card_of_an_export_finds_what_was_measured(compared, files_of):
+    found, directory = compared
+    known = known_results.find(files_of["distilled"], directory)
+    assert known.name == "distilled"
+    findings = card.findings_in(found, "distilled")
+    assert findings.training is None
+    assert findings.measured.test_accuracy == found.networks[1].test_accuracy
+    assert findings.undistilled.test_accuracy == found.networks[0].test_accuracy
+    assert findings.verdict == found.verdict
+    from ddefense import networks
+
+    deployed = networks.deployed(networks.load(files_of["distilled"]))
+    assert known.weights_sha256 == card.weights_of(deployed)[1]
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def test_settings_lack_nothing_they_need(toy):
+    found = evaluating.settings(toy, preset="smoke")
+    assert not {name for name in found.attacks if "_temperature" in name or "transfer" in name}
+    known = evaluating.settings(toy, preset="smoke", temperature=20.0, substitute=True)
+    assert set(known.attacks) == set(config_lib.preset("smoke", "digits").attacks)
+
+
+def test_settings_fit_the_data(toy):
+    """Four features and seven test images; presets count on more."""
+    found = evaluating.settings(toy, preset="paper")
+    assert (found.samples, found.max_features) == (7, 4)
+    assert evaluating.settings(toy, max_features=2).max_features == 2
+    # What is asked for is not changed behind anybody's back.
+    assert evaluating.settings(toy, samples=8).samples == 8
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def refused(directory, *named, config, toy, **settings):
+    network = settings.pop("network", None) or build(8.0)
+    with pytest.raises(ConfigError) as caught:
+        evaluating.evaluate(network, toy, config, directory / "run", **settings)
+    for part in named:
+        assert part in str(caught.value)
+    assert not (directory / "run").exists()
+
+
+def test_an_undistilled_network_expects_a_temperature(tmp_path, toy, config):
+    refused(
+        *(tmp_path, "temperature: expected the T"), config=config, toy=toy, undistilled=build(1.0)
+    )
+
+
+def test_attacks_that_lack_what_they_need(tmp_path, toy, config):
+    for name, flag in (("transfer_cw_l2", "substitute"), ("pgd_linf_temperature", "temperature")):
+        changed = dataclasses.replace(config, attacks=(name,))
+        refused(tmp_path, f"attacks: expected a {flag} with {name}", config=changed, toy=toy)
+
+
+def test_more_samples_than_there_are(tmp_path, toy, config):
+    config = dataclasses.replace(config, attacks=("fgsm",), samples=8)
+    refused(tmp_path, "samples: expected at most 7", "toy", config=config, toy=toy)
+
+
+@pytest.mark.parametrize("flag", ["network", "undistilled", "substitute"])
+def test_a_network_for_other_images(tmp_path, toy, config, flag):
+    images = keras.Input((2, 2, 1))
+    other = keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(images)))
+    settings = {"temperature": T, flag: other}
+    config = dataclasses.replace(config, attacks=("fgsm",))
+    refused(tmp_path, f"{flag}: expected a network for toy", config=config, toy=toy, **settings)
+
+
+def test_more_samples_than_it_gets_right(tmp_path, toy, config):
+    config = dataclasses.replace(config, attacks=("fgsm",), samples=7)
+    with pytest.raises(RunError, match="at most 6, the test images that network gets right of 7"):
+        evaluating.evaluate(build(8.0), toy, config, tmp_path / "run")
+
+
+def test_the_digest_of_the_file_is_of_its_content(compared, files_of):
+    found, directory = compared
+    marker = (directory / "stages" / "adopt_network" / "stage.json").read_text()
+    assert found.networks[1].weights_sha256 is not None
+    assert files.sha256(files_of["distilled"]) != files.sha256(files_of["plain"])
+    assert '"finished": true' in marker

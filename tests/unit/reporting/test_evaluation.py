@@ -1,0 +1,186 @@
+"""The report of networks that the run did not train: no training, no claims of the paper."""
+
+import dataclasses
+import re
+
+import pytest
+
+from ddefense import records
+from ddefense.reporting import evaluation, figures, lookup, outcomes, rendering, report, tables
+
+
+@pytest.fixture
+def brought(results, network):
+    """Makes results of networks that were brought along; by default two, compared."""
+
+    def make(*networks, **fields):
+        if not networks:
+            networks = (
+                dataclasses.replace(network(None, {"jsma_f": 0.9, "jsma_z": 0.8}), name="plain"),
+                dataclasses.replace(network(20.0, {"jsma_f": 0.1, "jsma_z": 0.7}), name="mine"),
+            )
+        untrained = [
+            dataclasses.replace(each, training=None, initial=None, seed=None) for each in networks
+        ]
+        names = [each.name for each in untrained]
+        controls = [control for control in results.controls if control.network in names]
+        verdict = records.VerdictRecord(
+            masks_gradients=None, stops_adaptive_attacker=None, sentence="There is no verdict."
+        )
+        dataset = dataclasses.replace(results.dataset, name="photos")
+        changes = {"networks": untrained, "controls": controls, "verdict": verdict}
+        return dataclasses.replace(
+            results, **({"dataset": dataset, "exports": []} | changes | fields)
+        )
+
+    return make
+
+
+@pytest.fixture
+def alone(brought, network):
+    """One network of which nothing is known but itself."""
+    unknown = dataclasses.replace(network(None, {"jsma_f": 0.9}), name="my net", defense="unknown")
+    return brought(unknown)
+
+
+def test_what_is_an_evaluation(brought, alone, results):
+    assert brought().is_evaluation
+    assert alone.is_evaluation
+    assert not results.is_evaluation
+
+
+def test_networks_have_their_own_names(brought, alone):
+    assert [lookup.network_label(n) for n in brought().networks] == ["plain", "mine (T = 20)"]
+    assert [lookup.network_label(n) for n in alone.networks] == ["my net"]
+
+
+def test_nothing_is_held_against_the_paper(brought, alone, full):
+    everything_run = [full.networks[0], full.distilled()[-1]]
+    for found in (brought(), alone, brought(*everything_run)):
+        text = evaluation.write(found)
+        made = {table.name: table for table in tables.of_run(found)}
+        assert "claims" not in made
+        assert not {"training", "training_parameters", "success_rate", "confidence"} & set(made)
+        everything = text + "".join(table.markdown() + table.title for table in made.values())
+        for word in ("Fig. ", "Table I", "paper (", "paper %", "orientation", "published"):
+            assert word not in everything, word
+
+
+def test_of_a_dataset_of_the_paper_neither(brought, results):
+    found = brought(dataset=results.dataset)
+    assert found.dataset.name == "mnist"
+    assert "claims" not in {table.name for table in tables.of_run(found)}
+    assert "## The paper's claims" not in evaluation.write(found)
+
+
+def test_a_run_that_trained_has_the_report_it_had(results):
+    assert "claims" in {table.name for table in tables.of_run(results)}
+    assert "attack_rates" not in figures.names(results)
+    assert "## The paper's claims, and ours" in report.write(results)
+
+
+def test_every_figure_and_table_that_is_shown_is_written(brought, alone, samples, tmp_path):
+    for name, found in (("two", brought()), ("one", alone)):
+        folder = tmp_path / name
+        folder.mkdir()
+        of_network = dataclasses.replace(
+            samples,
+            outcomes={
+                (found.networks[-1].name, attack): outcome
+                for (_, attack), outcome in samples.outcomes.items()
+            },
+        )
+        records.dump(found, folder / "results.json")
+        of_network.save(folder / "samples.npz")
+        written = {path.relative_to(folder).as_posix() for path in rendering.render(folder)}
+        text = (folder / "report.md").read_text()
+        assert text == evaluation.write(found)
+        linked = set(re.findall(r"\]\(((?:figures|tables)/[^)]+)\)", text))
+        assert linked <= written
+        drawn = {path for path in written if path.startswith("figures")}
+        assert drawn == {
+            f"figures/{figure}.{suffix}"
+            for figure in ("attack_rates", "gradients", "sample_grid")
+            for suffix in ("png", "svg")
+        }
+
+
+def test_without_a_reading_of_jsma_there_is_no_sample_grid(brought, network):
+    plain = dataclasses.replace(network(None, {}), name="plain", defense="unknown")
+    found = brought(plain)
+    assert figures.names(found) == {"attack_rates", "gradients"}
+    nothing = records.Samples(*[None] * 3, outcomes={})
+    assert set(figures.draw_all(found, nothing)) == {"attack_rates", "gradients"}
+    assert "readings of JSMA" not in evaluation.write(found)
+
+
+def test_the_bars_are_the_rates(brought):
+    found = brought()
+    drawn = figures.FIGURES_OF_EVALUATION["attack_rates"](found)
+    (axes,) = drawn.axes
+    widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
+    assert widths == [
+        [pytest.approx(90), pytest.approx(80)],
+        [pytest.approx(10), pytest.approx(70)],
+    ]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["JSMA-F", "JSMA-Z"]
+    # The first attack stands above.
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["plain", "mine (T = 20)"]
+
+
+def test_the_table_at_the_end_has_a_row_for_each_attack(brought):
+    found = brought()
+    table = evaluation.table(found)
+    assert [row[0] for row in table.rows] == outcomes.attacks_in(found.networks)
+    assert [row[2].value for row in table.rows] == [pytest.approx(90), pytest.approx(80)]
+    assert [row[4].value for row in table.rows] == [pytest.approx(10), pytest.approx(70)]
+    text = table.markdown()
+    assert "Test accuracy: plain 99.00 %, mine (T = 20) 99.00 %." in text
+    assert "There is no verdict." in text
+    assert table.csv().splitlines()[0].startswith("attack,norm,plain,plain_low,plain_high,")
+
+
+def test_an_attack_on_one_network_alone_leaves_a_gap(brought, network):
+    found = brought(
+        dataclasses.replace(network(None, {"jsma_f": 0.9}), name="plain"),
+        dataclasses.replace(network(20.0, {"jsma_z": 0.7}), name="mine"),
+    )
+    assert [row[2] is None for row in evaluation.table(found).rows] == [False, True]
+
+
+def test_doubts_come_first(alone):
+    doubted = dataclasses.replace(
+        alone, environment=alone.environment | {"warnings": ["It is mostly wrong."]}
+    )
+    text = evaluation.write(doubted)
+    assert text.index("**WARNING**: It is mostly wrong.") < text.index("## Verdict")
+    assert "WARNING: It is mostly wrong." in evaluation.table(doubted).markdown()
+
+
+def test_the_defence_is_warned_of_where_there_is_one(brought, alone):
+    assert "**Do not rely on this defence.**" in evaluation.write(brought())
+    assert "Do not rely" not in evaluation.write(alone)
+
+
+def test_the_range_of_the_network_is_told(alone):
+    wide = dataclasses.replace(
+        alone, dataset=dataclasses.replace(alone.dataset, value_range=(0.0, 255.0))
+    )
+    assert "brought from [0, 255], which the network takes, to [0, 1]" in evaluation.write(wide)
+    assert "| images | in [0, 1] |" in evaluation.write(alone)
+
+
+def test_many_classes_leave_the_grid_legible(alone, samples):
+    """Only the first dozen classes are shown, as sources and as targets."""
+    names = [f"class {i}" for i in range(100)]
+    found = dataclasses.replace(
+        alone, dataset=dataclasses.replace(alone.dataset, class_names=names)
+    )
+    (key, outcome), *_ = samples.outcomes.items()
+    far = dataclasses.replace(outcome, target=outcome.target + 90)
+    samples = dataclasses.replace(samples, outcomes={("my net", key[1]): far})
+    (axes,) = figures.draw_all(found, samples)["sample_grid"].axes
+    assert len(axes.get_xticks()) == 1 + 12
+    rows = len({int(label) for label in samples.labels})
+    assert len(axes.images) == rows  # the originals: every target is beyond the twelfth

@@ -1,0 +1,89 @@
+"""What docs/extending.md tells a newcomer to do, done to a copy of the package."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_PAGE = _ROOT / "docs/extending.md"
+_BLOCK = re.compile(r'^```(?P<kind>\w+) title="(?P<path>[^"]+)"\n(?P<text>.*?)^```$', re.M | re.S)
+_BLOCKS = [
+    (block["kind"], block["path"], block["text"]) for block in _BLOCK.finditer(_PAGE.read_text())
+]
+_TESTS = [path for _, path, _ in _BLOCKS if path.startswith("tests/")]
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A checkout in which the page was followed."""
+    copy = tmp_path_factory.mktemp("extended")
+    unwanted = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(_ROOT / "ddefense", copy / "ddefense", ignore=unwanted)
+    for name in ("pyproject.toml", "tests/conftest.py", "tests/unit/reporting/conftest.py"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(_ROOT / name, copy / name)
+    for kind, path, text in _BLOCKS:
+        target = copy / path
+        if path.startswith("tests/") and kind == "diff":
+            shutil.copy(_ROOT / path, target)
+        if kind == "python":
+            assert not target.exists(), f"{path} is there already"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+        else:
+            target.write_text(_changed(target.read_text(), text, path))
+    return copy
+
+
+def _changed(source: str, changes: str, path: str) -> str:
+    """The source after changes as the page shows them, each found in exactly one place."""
+    for change in re.split(r"^@@\n", changes, flags=re.M):
+        lines = [(line[:1], line[1:]) for line in change.splitlines(keepends=True)]
+        assert {sign for sign, _ in lines} <= {" ", "+", "-"}, change
+        old = "".join(text for sign, text in lines if sign != "+")
+        new = "".join(text for sign, text in lines if sign != "-")
+        assert source.count(old) == 1, f"{_PAGE.name} and {path} are out of step:\n{old}"
+        source = source.replace(old, new)
+    return source
+
+
+@pytest.mark.parametrize("section", ["dataset", "network", "attack", "measurement", "figure"])
+def test_every_section_has_an_example_and_its_test(section: str) -> None:
+    text = re.split("^## ", _PAGE.read_text(), flags=re.M)
+    (found,) = (
+        part for part in text if part.startswith(f"A {section}") or part.startswith(f"An {section}")
+    )
+    paths = [block["path"] for block in _BLOCK.finditer(found)]
+    assert any(path.startswith("ddefense/") for path in paths)
+    assert any(path in _TESTS for path in paths)
+
+
+@pytest.mark.slow
+def test_the_examples_pass_their_tests(extended: pathlib.Path) -> None:
+    # The copy must not be hidden by a package that is installed, or on the path of this process.
+    environ = os.environ | {"PYTHONPATH": str(extended)}
+    answer = subprocess.run(
+        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *_TESTS],
+        cwd=extended,
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_the_examples_are_in_the_style_of_the_house(extended: pathlib.Path) -> None:
+    edited = sorted({path for _, path, _ in _BLOCKS})
+    for command in (["check"], ["format", "--check", "--diff"]):
+        answer = subprocess.run(
+            [sys.executable, "-P", "-m", "ruff", *command, "--no-cache", *edited],
+            cwd=extended,
+            capture_output=True,
+            text=True,
+        )
+        assert answer.returncode == 0, answer.stdout + answer.stderr
