@@ -15,7 +15,7 @@ _BLOCK = re.compile(r'^```(?P<kind>\w+) title="(?P<path>[^"]+)"\n(?P<text>.*?)^`
 _BLOCKS = [
     (block["kind"], block["path"], block["text"]) for block in _BLOCK.finditer(_PAGE.read_text())
 ]
-_TESTS = [path for _, path, _ in _BLOCKS if path.startswith("tests/")]
+_TESTS = sorted({path for _, path, _ in _BLOCKS if path.startswith("tests/")})
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         shutil.copy(_ROOT / name, copy / name)
     for kind, path, text in _BLOCKS:
         target = copy / path
-        if path.startswith("tests/") and kind == "diff":
+        if path.startswith("tests/") and kind == "diff" and not target.exists():
             shutil.copy(_ROOT / path, target)
         if kind == "python":
             assert not target.exists(), f"{path} is there already"

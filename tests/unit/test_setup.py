@@ -138,7 +138,12 @@ EXTRAS = [
     for line in section("options.extras_require", extra).split("\n")
     if line
 ]
-DEV = list(filter(None, section("options.extras_require", "dev").splitlines()))
+DEV = [
+    line
+    for extra in ("dev", "docs")
+    for line in section("options.extras_require", extra).split("\n")
+    if line
+]
 PINS = load_setup(ROOT).CPU.pins()
 GPU_PINS = load_setup(ROOT).GPU.pins()
 
