@@ -135,6 +135,7 @@ def evaluate(  # noqa: PLR0913
     undistilled: Network | None = None,
     substitute: Network | None = None,
     temperature: float | None = None,
+    outlier_class: bool = False,
     directory: str | pathlib.Path | None = None,
     value_range: Range = (0.0, 1.0),
     **settings: Any,
@@ -152,6 +153,10 @@ def evaluate(  # noqa: PLR0913
         undistilled: a network to compare with, so that the verdict is about both.
         substitute: an undistilled network on which `transfer_cw_l2` makes its samples.
         temperature: T at which the network was distilled, for attacks on logits / T.
+        outlier_class: whether the network's last class, one more than the data has, is for
+            outliers, as `distill(..., method="extended")` makes it. Then no attack succeeds with
+            an image that is given it, and `networks[-1].outliers` has the rates of recovery,
+            detection and success.
         directory: for the records, `results.json` and `samples.npz`, of which `report` draws a
             report: the same call resumes there. None keeps nothing on disk.
         value_range: smallest and largest value of a feature, as the networks take it. Attacks,
@@ -175,7 +180,7 @@ def evaluate(  # noqa: PLR0913
             ("substitute", substitute),
         )
     }
-    found = _open(data, loaded["network"], value_range, test_share=1.0)
+    found = _open(data, loaded["network"], value_range, test_share=1.0, outlier_class=outlier_class)
     dataset = adopting.dataset_of(found)
     changes = dict(settings)
     if attacks is not None:
@@ -184,7 +189,11 @@ def evaluate(  # noqa: PLR0913
         changes["samples"] = samples
     _check_names("evaluate", Config, changes, also=("preset",))
     config = evaluating.settings(
-        dataset, temperature=temperature, substitute=substitute is not None, **changes
+        dataset,
+        temperature=temperature,
+        substitute=substitute is not None,
+        outlier_class=outlier_class,
+        **changes,
     )
     keep = (
         tempfile.TemporaryDirectory(prefix="evaluate_")
@@ -200,6 +209,7 @@ def evaluate(  # noqa: PLR0913
             undistilled=loaded["undistilled"],
             substitute=loaded["substitute"],
             temperature=temperature,
+            outlier_class=outlier_class,
         )
 
 
@@ -210,6 +220,7 @@ def attack(
     *,
     targets: npt.NDArray[np.integer] | None = None,
     temperature: float = 1.0,
+    outlier_class: bool = False,
     value_range: Range = (0.0, 1.0),
     **settings: Any,
 ) -> Adversarial:
@@ -222,6 +233,7 @@ def attack(
         targets: the class to reach for each image, shape [N]; by default every wrong class (JSMA
             and attacks called `_targeted`), a random one (Carlini and Wagner's), or any.
         temperature: T > 0 at which the network was distilled, for attacks on logits / T.
+        outlier_class: as for `evaluate`.
         value_range: smallest and largest value of a feature, as the network takes it.
         **settings: fields of `Config` in units of images in [0, 1], such as `epsilon=0.1`,
             `theta=1.0`, `max_features=112`, `cw_steps=1000`, `seed=0`.
@@ -237,9 +249,18 @@ def attack(
     if name not in names:
         raise ConfigError(f"name: expected one of {names}; received {name!r}.")
     loaded = _loaded("network", network)
-    dataset = adopting.dataset_of(_open(data, loaded, value_range, test_share=1.0))
+    found = _open(data, loaded, value_range, test_share=1.0, outlier_class=outlier_class)
+    dataset = adopting.dataset_of(found)
     config = evaluating.settings(dataset, preset="paper", **settings, attacks=(name,))
-    return crafting.craft(loaded, dataset, name, config, targets=targets, temperature=temperature)
+    return crafting.craft(
+        loaded,
+        dataset,
+        name,
+        config,
+        targets=targets,
+        temperature=temperature,
+        outlier_class=outlier_class,
+    )
 
 
 def export(
@@ -341,15 +362,22 @@ def _loaded(flag: str, given: Network | Builder, seed: int = 0) -> keras.Model:
     return found
 
 
-def _open(data: Any, network: keras.Model, value_range: Range, *, test_share: float) -> UserData:
-    """The data, of the shape and the classes of a network."""
+def _open(
+    data: Any,
+    network: keras.Model,
+    value_range: Range,
+    *,
+    test_share: float,
+    outlier_class: bool = False,
+) -> UserData:
+    """The data, of the shape and the classes of a network, but for one that is for outliers."""
     height, width, channels = (*network.input_shape[1:], None, None, None)[:3]
     shape = None if None in (height, width, channels) else (height, width, channels)
     return open_data(
         data,
         image_shape=shape,
         value_range=value_range,
-        num_classes=network.output_shape[-1],
+        num_classes=network.output_shape[-1] - outlier_class,
         test_share=test_share,
     )
 

@@ -52,6 +52,9 @@ PROBABILITY_ATTACKS = (
 """Attacks that can do with probabilities; the others take logits."""
 GRADIENT_FREE_ATTACKS = ("transfer_cw_l2", "labels_only")
 """Attacks that take no gradient of the network."""
+PAST_OUTLIER_CLASS = "pgd_linf_targeted"
+"""Attack that joins those of a preset on a network with an outlier class: `pgd_linf`, which has no
+target, may end in that class, where its image is refused."""
 _DEFAULT_ATTACKS = tuple(
     name for name in ATTACKS if name != "jsma_f_theta_1" and not name.endswith("_targeted")
 )
@@ -395,6 +398,12 @@ def preset(name: str, dataset: str, **changes: Any) -> Config:
     left_out = _LEFT_OUT.get(name, ())
     fields["attacks"] = tuple(attack for attack in attacks if attack not in left_out)
     return Config(dataset=dataset, preset=name, **(fields | changes))
+
+
+def past_outlier_class(found: Config) -> Config:
+    """The same attacks and `PAST_OUTLIER_CLASS`, in the order of `ATTACKS`."""
+    names = {*found.attacks, PAST_OUTLIER_CLASS}
+    return dataclasses.replace(found, attacks=tuple(name for name in ATTACKS if name in names))
 
 
 def _expect(holds: bool, name: str, expected: str, received: Any) -> None:

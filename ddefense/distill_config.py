@@ -10,6 +10,8 @@ from ddefense.config import PRECISIONS, ConfigError
 METHODS = ("defensive", "extended")
 """Papernot et al. 2016, and its successor by Papernot and McDaniel (2017)."""
 OPTIMIZERS = ("sgd", "adam")
+UNCERTAINTIES = ("logits", "probabilities")
+"""Outputs of which the variance under dropout is the uncertainty about an image."""
 
 ClassWeights = Literal["balanced"] | Mapping[int, float]
 
@@ -44,6 +46,7 @@ class DistillConfig:
         jit_compile: whether the steps are compiled with XLA.
         outlier_alpha: of `extended`: largest probability of the outlier class, in (0, 1].
         dropout_passes: of `extended`: passes over each image to estimate uncertainty, >= 2.
+        uncertainty_of: of `extended`: which outputs vary under dropout, among `UNCERTAINTIES`.
         seed: of the order of images, dropout and the weights that are made here.
         threads: CPU threads per operation, 0 for one per core; kept because sums in another order
             have other last bits.
@@ -71,6 +74,7 @@ class DistillConfig:
     jit_compile: bool = False
     outlier_alpha: float = 0.9
     dropout_passes: int = 20
+    uncertainty_of: Literal["logits", "probabilities"] = "logits"
     seed: int = 0
     threads: int = 0
 
@@ -125,6 +129,7 @@ class DistillConfig:
         for name, choices in (
             ("method", METHODS),
             ("optimizer", OPTIMIZERS),
+            ("uncertainty_of", UNCERTAINTIES),
             ("precision", (None, *PRECISIONS)),
         ):
             received = getattr(self, name)

@@ -45,13 +45,20 @@ class _Oracle:
         original: the image under attack, shape [H, W, C].
         label: its true class.
         queries: most images to show the network.
+        outlier_class: by which the network refuses images; the attack is told the true class
+            then, because that is not what it looks for. None without one.
     """
 
     def __init__(
-        self, predict: Predict, original: npt.NDArray[np.float32], label: int, queries: int
+        self,
+        predict: Predict,
+        original: npt.NDArray[np.float32],
+        label: int,
+        queries: int,
+        outlier_class: int | None = None,
     ) -> None:
         """Nothing has been shown yet, so the original is the best there is."""
-        self.original, self.label = original, label
+        self.original, self.label, self._outlier_class = original, label, outlier_class
         self.best, self._distance = original, np.inf
         self._predict, self._left = predict, queries
 
@@ -68,6 +75,9 @@ class _Oracle:
             raise _SpentError
         self._left -= len(shown)
         classes = self._predict(shown)
+        if self._outlier_class is not None:
+            classes[:, self.label] += classes[:, self._outlier_class]
+            classes[:, self._outlier_class] = 0
         self._keep_closest(shown[classes[:, self.label] == 0])
         if len(shown) < len(images):
             raise _SpentError
@@ -109,6 +119,7 @@ def labels_only(
     queries: int = 10_000,
     seed: int = 0,
     first_row: int = 0,
+    outlier_class: int | None = None,
 ) -> npt.NDArray[np.float32]:
     """Looks for the closest images, by L2, that the network puts in any wrong class.
 
@@ -123,6 +134,7 @@ def labels_only(
         seed: of starts and search directions, >= 0.
         first_row: number of the first image where the images are part of a longer list, so that
             each is attacked as it would be there.
+        outlier_class: by which the network refuses images, no wrong class; None without one.
 
     Returns:
         For each sample, the closest adversarial image that the network was shown, shape
@@ -141,7 +153,7 @@ def labels_only(
     predict = _compile(attacked)
     results = []
     for row, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), first_row):
-        oracle = _Oracle(predict, image, label, queries)
+        oracle = _Oracle(predict, image, label, queries, outlier_class)
         with contextlib.suppress(_SpentError):
             _search(oracle, make_attack, bounds, np.random.SeedSequence([seed, row]))
         results.append(oracle.best)

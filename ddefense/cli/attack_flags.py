@@ -85,7 +85,14 @@ def define_for_evaluate() -> None:
         "undistilled",
         None,
         "A .keras network without the defence to compare with: the verdict is about both. Expects "
-        "--temperature.",
+        "--temperature, or --outlier_class.",
+    )
+    flags.DEFINE_bool(
+        "outlier_class",
+        False,
+        "The network's last class, one more than the data has, is for outliers, as bin/distill "
+        "--method=extended makes it: an image that is given it is refused, which is no success of "
+        "any attack. Reports rates of recovery, detection and success.",
     )
 
 
@@ -263,9 +270,12 @@ def config() -> config_lib.Config:
             f"attacks: expected --{flag}={_NEEDED[flag][0]} with {', '.join(names)}; received none."
         )
     left_out = {name for names in lacking.values() for name in names}
-    return dataclasses.replace(
+    found = dataclasses.replace(
         found, attacks=tuple(name for name in found.attacks if name not in left_out)
     )
+    if _FLAGS.attacks is None and "outlier_class" in _FLAGS and _FLAGS.outlier_class:
+        return config_lib.past_outlier_class(found)
+    return found
 
 
 def left_out() -> list[str]:

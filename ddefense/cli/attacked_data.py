@@ -53,8 +53,16 @@ def load(
     return dataset, attacking.fitted(config, dataset, attack_flags.asked_settings())
 
 
-def load_for(config: Config, flag: str, path: pathlib.Path) -> tuple["Dataset", Config]:
+def load_for(
+    config: Config, flag: str, path: pathlib.Path, *, outlier_class: bool = False
+) -> tuple["Dataset", Config]:
     """The same for a `.keras` file, in the shape and with the classes of which it is.
+
+    Args:
+        config: that the flags ask for.
+        flag: that names the file.
+        path: of the file.
+        outlier_class: whether its last class is none of the data's, but for outliers.
 
     Raises:
         ConfigError: if it is none.
@@ -63,7 +71,8 @@ def load_for(config: Config, flag: str, path: pathlib.Path) -> tuple["Dataset", 
 
     try:
         network = networks.load(path)
-        shape, num_classes = tuple(network.input_shape[1:]), network.output_shape[-1]
+        shape = tuple(network.input_shape[1:])
+        num_classes = network.output_shape[-1] - outlier_class
     except (ValueError, TypeError, AttributeError, IndexError) as error:
         message = str(error).removeprefix("path: ")
         raise ConfigError(f"{flag}: {message}") from error

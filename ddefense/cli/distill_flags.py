@@ -8,7 +8,7 @@ from absl import flags
 from ddefense.cli import data_flags
 from ddefense.cli import flags as cli_flags
 from ddefense.config import ConfigError
-from ddefense.distill_config import METHODS, OPTIMIZERS, DistillConfig
+from ddefense.distill_config import METHODS, OPTIMIZERS, UNCERTAINTIES, DistillConfig
 
 _FLAGS = flags.FLAGS
 NETWORKS = ("small", "mnist", "cifar10")
@@ -82,6 +82,13 @@ def define() -> None:
     )
     flags.DEFINE_integer(
         "dropout_passes", None, "extended: passes over each image to estimate uncertainty, >= 2."
+    )
+    flags.DEFINE_enum(
+        "uncertainty_of",
+        None,
+        UNCERTAINTIES,
+        "extended: outputs of which the variance under dropout is the uncertainty. Default: "
+        "logits.",
     )
     flags.DEFINE_string(
         "workdir",

@@ -24,7 +24,12 @@ def _configure() -> tuple[Config, pathlib.Path]:
     if not asked.network:
         raise ConfigError("network: expected the path of a .keras file; received none.")
     attack_flags.check()
-    if asked.undistilled and asked.temperature is None:
+    if asked.outlier_class and asked.temperature not in (None, 1.0):
+        raise ConfigError(
+            "temperature: expected 1, or none, with --outlier_class: extended distillation is at "
+            f"T = 1; received {asked.temperature:g}."
+        )
+    if asked.undistilled and asked.temperature is None and not asked.outlier_class:
         raise ConfigError(
             "temperature: expected with --undistilled the T at which the network was distilled; "
             "received none."
@@ -35,6 +40,7 @@ def _configure() -> tuple[Config, pathlib.Path]:
         return config, pathlib.Path(asked.workdir)
     what = [
         *(asked.network, asked.undistilled, asked.substitute, asked.temperature),
+        *(("outlier_class",) if asked.outlier_class else ()),
         config.digest(),
         None if data is None else attacked_data.fields(data),
     ]
@@ -58,7 +64,9 @@ def _evaluate(config: Config, workdir: pathlib.Path) -> None:
     from ddefense.reporting import evaluation
 
     network = pathlib.Path(asked.network)
-    dataset, config = attacked_data.load_for(config, "network", network)
+    dataset, config = attacked_data.load_for(
+        config, "network", network, outlier_class=asked.outlier_class
+    )
     attacked_data.announce(asked.network, dataset, config, workdir)
     results = evaluating.evaluate(
         network,
@@ -68,11 +76,12 @@ def _evaluate(config: Config, workdir: pathlib.Path) -> None:
         undistilled=pathlib.Path(asked.undistilled) if asked.undistilled else None,
         substitute=pathlib.Path(asked.substitute) if asked.substitute else None,
         temperature=asked.temperature,
+        outlier_class=asked.outlier_class,
         command=shlex.join(["bin/evaluate", *sys.argv[1:]]),
     )
     reporting.render(workdir)
-    table = evaluation.table(results)
-    logging.info("%s\n\n%s", table.title, table.markdown())
+    for table in evaluation.summary(results):
+        logging.info("%s\n\n%s", table.title, table.markdown())
     logging.info("results: %s", workdir / "results.json")
     logging.info("report: %s", workdir / "report.md")
 

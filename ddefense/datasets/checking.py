@@ -16,6 +16,8 @@ ImageShape = tuple[int, int, int]
 _LEAST_OF_RANGE = 0.01
 # Of the declared range: what rounding may add where images are scaled to it.
 _ROUNDING = 1e-6
+OUTLIER_HINT = "If its last class is for outliers, evaluate it with outlier_class."
+"""What messages add where a network has one class more than the data."""
 _USUAL_RANGES = ((0, 1), (-1, 1), (0, 255))
 
 
@@ -92,9 +94,11 @@ class Declared:
             )
         if self.known_classes not in (None, len(class_names)):
             received = "class_names" if names is not None else "a network"
+            one_more = names is None and self.known_classes == len(class_names) + 1
+            hint = f" {OUTLIER_HINT}" if one_more else ""
             raise ConfigError(
                 f"data: expected {self.known_classes} classes; received {len(class_names)} in "
-                f"{where}, and {received} for {self.known_classes}."
+                f"{where}, and {received} for {self.known_classes}.{hint}"
             )
         return dataclasses.replace(self, class_names=names or class_names)
 

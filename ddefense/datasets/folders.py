@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from ddefense.config import ConfigError
-from ddefense.datasets.checking import Declared, ImageShape
+from ddefense.datasets.checking import OUTLIER_HINT, Declared, ImageShape
 from ddefense.datasets.decoding import decodable, decoded
 from ddefense.datasets.streaming import ReadingError, Source, Window, window_size
 from ddefense.maths.ranges import from_unit
@@ -284,10 +284,11 @@ def _numbered(
             f"received {_listed(names)} for {_listed(folders)}."
         )
     if wanted is not None and len(folders) != wanted:
+        hint = f" {OUTLIER_HINT}" if wanted == len(folders) + 1 else ""
         raise ConfigError(
             f"data: expected {wanted} class folders in {root}, one per class of the network; "
             f"received {len(folders)}: {_listed(folders)}. If classes are missing, name all of "
-            "them with class_names."
+            f"them with class_names.{hint}"
         )
     return names or tuple(folders), list(range(len(folders)))
 

@@ -16,6 +16,7 @@ from ddefense import attacks, datasets, files, networks, records
 from ddefense.attacks import saved_model
 from ddefense.config import ConfigError
 from ddefense.datasets import splitting
+from ddefense.datasets.checking import OUTLIER_HINT
 from ddefense.datasets.sources import UserData
 from ddefense.experiments import pair
 from ddefense.experiments.pair import NETWORK, Trained
@@ -138,7 +139,9 @@ def digest_of(dataset: datasets.Dataset) -> str:
     return found.hexdigest()
 
 
-def prepare(flag: str, source: Source, dataset: datasets.Dataset) -> Subject:
+def prepare(
+    flag: str, source: Source, dataset: datasets.Dataset, *, outlier_class: bool = False
+) -> Subject:
     """Checks a network before any work, and brings it to images in [0, 1].
 
     Args:
@@ -146,6 +149,7 @@ def prepare(flag: str, source: Source, dataset: datasets.Dataset) -> Subject:
         source: a `.keras` file or a network, either of which may end in logits or in a softmax, or
             a SavedModel.
         dataset: to attack it on, in the range that the network takes.
+        outlier_class: whether its last class is none of the dataset's, but for outliers.
 
     Returns:
         The network, deployed at T = 1.
@@ -169,7 +173,8 @@ def prepare(flag: str, source: Source, dataset: datasets.Dataset) -> Subject:
         digest = digest or sha256_of(network)
     except (ValueError, NotImplementedError) as error:  # the latter if it cannot be saved
         raise ConfigError(f"{prefix}{error}") from error
-    _check_fits(flag, label, (logits.input_shape[1:], logits.output_shape[-1]), dataset)
+    received = (logits.input_shape[1:], logits.output_shape[-1])
+    _check_fits(flag, label, received, dataset, outlier_class=outlier_class)
     try:
         logits = of_unit_images(logits, dataset)
         attacks.classifier(logits)
@@ -244,17 +249,25 @@ def load_record(artefact: Artefact) -> records.SavedModelRecord | None:
 
 
 def _check_fits(
-    flag: str, label: str, received: tuple[tuple[int | None, ...], int], dataset: datasets.Dataset
+    flag: str,
+    label: str,
+    received: tuple[tuple[int | None, ...], int],
+    dataset: datasets.Dataset,
+    *,
+    outlier_class: bool = False,
 ) -> None:
     shape, classes = received
+    expected = dataset.num_classes + outlier_class
     fits = len(shape) == 3 and all(
         size in (None, ours) for size, ours in zip(shape, dataset.image_shape, strict=True)
     )
-    if not fits or classes != dataset.num_classes:
+    if not fits or classes != expected:
+        one_more = " with the outlier class" if outlier_class else ""
+        hint = f" {OUTLIER_HINT}" if classes == dataset.num_classes + 1 else ""
         raise ConfigError(
             f"{flag}: expected a network for {dataset.name}, images of shape "
-            f"{dataset.image_shape} and {dataset.num_classes} classes; received one for {shape} "
-            f"and {classes} at {label}."
+            f"{dataset.image_shape} and {expected} classes{one_more}; received one for {shape} "
+            f"and {classes} at {label}.{hint}"
         )
 
 

@@ -1,12 +1,13 @@
 """Everything that a run measures on its networks, and the controls that compare them."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 
 from ddefense import exporting, records
 from ddefense.config import JSMA_ATTACKS, SIGN_ATTACKS, Config
 from ddefense.datasets import Dataset
-from ddefense.experiments import attacking, controlling, measuring, norm_attacking
+from ddefense.experiments import attacking, controlling, measuring, norm_attacking, outliers
 from ddefense.experiments.pair import Trained, load_network, load_training
 from ddefense.experiments.stages import Artefact, Stages
 
@@ -21,6 +22,7 @@ class Attacked:
         outcomes: per (network name, reading).
         norm_attacks: per attack measured by a norm.
         transfer: by rising kappa.
+        outliers: what the outlier class made of all of them; None of a network without one.
     """
 
     jsma: dict[str, records.AttackRecord] = dataclasses.field(default_factory=dict)
@@ -28,6 +30,7 @@ class Attacked:
     outcomes: dict[tuple[str, str], records.AttackOutcome] = dataclasses.field(default_factory=dict)
     norm_attacks: dict[str, records.NormAttackRecord] = dataclasses.field(default_factory=dict)
     transfer: list[records.TransferRecord] = dataclasses.field(default_factory=list)
+    outliers: records.OutlierRecord | None = None
 
 
 class NetworkAttacks:
@@ -56,10 +59,11 @@ class NetworkAttacks:
 
     def attack(self, trained: Trained) -> Attacked:
         """Attacks one network: JSMA first, because that is the paper."""
-        found = Attacked()
+        found, artefacts = Attacked(), {}
         for name in self._names:
             if name in JSMA_ATTACKS:
                 artefact = attacking.attack(*self._run, trained, self._samples, name)
+                artefacts[name] = artefact
                 found.jsma[name], found.robustness[name], made = attacking.load_attack(artefact)
                 found.outcomes.update(made.outcomes)
         for name in self._names:
@@ -69,8 +73,31 @@ class NetworkAttacks:
                 found.transfer.extend(replayed.by_kappa)
             elif name not in JSMA_ATTACKS:
                 artefact = norm_attacking.attack(*self._run, trained, self._samples, name)
+                artefacts[name] = artefact
                 found.norm_attacks[name] = norm_attacking.load_attack(artefact)
-        return found
+        if outliers.outlier_class(trained.network, self._run[2]) is None:
+            return found
+        return dataclasses.replace(found, outliers=self._outliers(trained, artefacts))
+
+    def _outliers(
+        self, trained: Trained, artefacts: Mapping[str, Artefact]
+    ) -> records.OutlierRecord:
+        """What the outlier class of a network made of every attack on it."""
+        _, config, dataset = self._run
+        labels = dataset.test.labels[attacking.load_samples(self._samples)]
+        attempts: dict[str, Callable[[], outliers.Attempts]] = {
+            name: functools.partial(attacking.load_attempts, artefact)
+            if name in JSMA_ATTACKS
+            else functools.partial(norm_attacking.load_attempts, artefact, labels)
+            for name, artefact in artefacts.items()
+        }
+        inputs = list(artefacts.values())
+        if self._crafted is not None:
+            attempts["transfer_cw_l2"] = functools.partial(
+                norm_attacking.load_replayed, config, self._crafted, labels
+            )
+            inputs.append(self._crafted.artefact)
+        return outliers.load(outliers.measure(*self._run, trained, attempts, inputs))
 
     def _replay(self, trained: Trained) -> norm_attacking.Transfer:
         if self._crafted is None:
@@ -142,6 +169,7 @@ class Assessor:
             transfer=attacked.transfer,
             initial=measured.initial,
             weights_sha256=exporting.weights_of(load_network(trained.network))[1],
+            outliers=attacked.outliers,
         )
 
     def _prepare_controls(self, trained: Trained) -> None:

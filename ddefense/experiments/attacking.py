@@ -14,6 +14,7 @@ from ddefense import attacks, files, measurements, networks, records
 from ddefense.config import Config, ConfigError
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_classifier, load_outputs
+from ddefense.experiments.outliers import Attempts
 from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
 from ddefense.progress import Progress
@@ -220,6 +221,14 @@ def load_attack(
             records.load(records.RobustnessRecord, directory / _ROBUSTNESS),
             records.Samples.load(directory / _SAMPLES),
         )
+
+
+def load_attempts(artefact: Artefact) -> Attempts:
+    """The adversarial images that an attack stage left."""
+    found = load_attack(artefact)[2]
+    ((key, outcome),) = found.outcomes.items()
+    images = [found.adversarial(*key, pair) for pair in range(len(outcome.sample))]
+    return Attempts(np.stack(images), outcome.sample, found.labels[outcome.sample], outcome.target)
 
 
 def _save(made: attacks.AdversarialSamples, path: pathlib.Path) -> None:

@@ -55,6 +55,8 @@ def attack(
         logits = load_outputs(trained.network)
         attacked = load_classifier(trained.network, dataset.value_range)
         rates = {}
+        # The outlier class of a network counts here as any other: these checks are about whether
+        # gradients lead anywhere.
         for name, setting in settings.items():
             made = attacks.pgd_linf(
                 attacked, images, labels, bounds=dataset.value_range, settings=setting
@@ -108,6 +110,7 @@ def controls(
         measurements.zero_gradients(network.name, network.gradients),
         network.norm_attacks,
         rates,
+        network.outliers,
     )
     if undistilled is not None and scaled is not None:
         scaling = measurements.scaled_logits(
@@ -126,6 +129,7 @@ def own_controls(
     zero_gradients: records.ControlRecord | None,
     norm_attacks: Mapping[str, records.NormAttackRecord],
     rates: SignRates | None,
+    outliers: records.OutlierRecord | None = None,
 ) -> list[records.ControlRecord]:
     """The controls that need no other network, as far as they were measured.
 
@@ -134,13 +138,22 @@ def own_controls(
         zero_gradients: of it, if its gradients were measured.
         norm_attacks: on it, by name.
         rates: of PGD, if it was run.
+        outliers: what its outlier class made of the attacks; None of a network without one.
     """
+
+    def moved(attack: str, success_rate: float) -> float:
+        # Gradients that lead to the outlier class are not masked.
+        return success_rate + (0.0 if outliers is None else outliers.attacks[attack].detection)
+
     found = [] if zero_gradients is None else [zero_gradients]
     fgsm, pgd = (norm_attacks.get(attack) for attack in ("fgsm", "pgd_linf"))
     if fgsm is not None and pgd is not None:
         found.append(
             measurements.iterative_beats_one_step(
-                name, fgsm.success_rate, pgd.success_rate, pgd.samples
+                name,
+                moved("fgsm", fgsm.success_rate),
+                moved("pgd_linf", pgd.success_rate),
+                pgd.samples,
             )
         )
     if rates is not None:

@@ -23,8 +23,8 @@ class Adversarial:
         labels: the true class of each, shape [P].
         targets: the class that each aims at, shape [P]; None for an untargeted attack.
         predicted: what the network gives each, shape [P].
-        success: whether that is the target, or without targets any wrong class, within the
-            attack's bounds, shape [P].
+        success: whether that is the target, or without targets any wrong class but that for
+            outliers, within the attack's bounds, shape [P].
         distance: from the original, of failures too, shape [P]: features changed for `l0`, else in
             units of images in [0, 1].
         norm: of the distance.
@@ -48,6 +48,7 @@ def craft(
     *,
     targets: npt.NDArray[np.integer] | None = None,
     temperature: float = 1.0,
+    outlier_class: bool = False,
 ) -> Adversarial:
     """Attacks every test image of a dataset.
 
@@ -60,6 +61,8 @@ def craft(
             otherwise: every wrong class (JSMA and `_targeted`), one random wrong class (C&W), or
             any wrong class.
         temperature: T > 0 by which attacks on logits / T divide.
+        outlier_class: whether the network's last class is none of the dataset's, but for outliers:
+            no success of an attack.
 
     Returns:
         The adversarial images, sample by sample.
@@ -90,7 +93,9 @@ def craft(
             batch_size=config.attack_batch_size,
         ).images
     else:
-        plan = norm_attacking.plan_of(name, config, unit.value_range, temperature=temperature)
+        plan = norm_attacking.plan_of(
+            name, config, unit.value_range, unit.num_classes, temperature=temperature
+        )
         norm, epsilon = plan.norm, plan.epsilon
         if aims is None and plan.targets == "all":
             rows, aims = attacks.every_wrong_class(labels, unit.num_classes)
@@ -106,6 +111,7 @@ def craft(
         bounds=unit.value_range,
         norm=norm,
         epsilon=epsilon,
+        outlier_class=unit.num_classes if outlier_class else None,
     )
     success = outcome.success
     if name in JSMA_ATTACKS:

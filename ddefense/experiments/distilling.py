@@ -174,6 +174,7 @@ class _Job:
             examples,
             num_passes=config.dropout_passes,
             seed=config.seed,
+            outputs=config.uncertainty_of,
             checkpoint=None if folder is None else folder.with_suffix(".npz"),
         )
         # Of the training set, which comes before the validation set.

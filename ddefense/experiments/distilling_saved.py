@@ -148,17 +148,19 @@ def _built(
 
 def _announce(job: DistillJob, data: UserData) -> None:
     config, tested = job.config, 0 if data.test is None else len(data.test)
+    extended = config.method == "extended"
     logging.info(
         "%s: %d training and %d test images of shape %s, %d classes: %s",
         *(data.name, len(data.train), tested, data.image_shape, data.num_classes),
         ", ".join(data.class_names[:_NAMED]) + (", ..." if data.num_classes > _NAMED else ""),
     )
     logging.info(
-        "plan: train %s at T = %g for %d epochs of %d steps, make its soft labels, train %s on "
+        "plan: train %s at T = %g for %d epochs of %d steps, make its soft labels%s, train %s on "
         "them likewise",
         *(job.network, config.temperature, config.epochs),
         -(-len(data.train) // config.batch_size),
-        job.student or "another one like it",
+        f" by {config.dropout_passes} passes with dropout" if extended else "",
+        job.student or f"another one like it{' and an outlier class' if extended else ''}",
     )
 
 

@@ -30,6 +30,7 @@ def settings(
     preset: str = "quick",
     temperature: float | None = None,
     substitute: bool = False,
+    outlier_class: bool = False,
     **changes: Any,
 ) -> Config:
     """The configuration of a preset for any dataset.
@@ -40,6 +41,7 @@ def settings(
         temperature: that the network was trained at; without it attacks on logits / T are left
             out.
         substitute: whether there is one; without it `transfer_cw_l2` is left out.
+        outlier_class: whether the network has one; with it `config.PAST_OUTLIER_CLASS` joins.
         **changes: fields that replace the preset's, `attacks` among them.
 
     Returns:
@@ -58,10 +60,13 @@ def settings(
             and (substitute or name != "transfer_cw_l2")
         )
         found = dataclasses.replace(found, attacks=names)
+        if outlier_class:
+            found = config_lib.past_outlier_class(found)
     return attacking.fitted(found, dataset, changes)
 
 
-def evaluate(
+# Flat, as the function of the library that calls it.
+def evaluate(  # noqa: PLR0913
     network: Network,
     dataset: datasets.Dataset,
     config: Config,
@@ -70,6 +75,7 @@ def evaluate(
     undistilled: Network | None = None,
     substitute: Network | None = None,
     temperature: float | None = None,
+    outlier_class: bool = False,
     command: str = "",
 ) -> records.Results:
     """Measures and attacks a network on the test images of a dataset; finished stages are skipped.
@@ -88,6 +94,9 @@ def evaluate(
         undistilled: a network to compare with: the verdict is about both.
         substitute: an undistilled network on which `transfer_cw_l2` makes its samples.
         temperature: T > 0 at which the network was distilled; None if it was not, or nobody knows.
+        outlier_class: whether the network's last class, one more than the dataset has, is for
+            outliers: the successor of 2017, whose temperature is 1. An image that is given it is
+            refused, which is no success of any attack.
         command: recorded with the results.
 
     Returns:
@@ -98,6 +107,8 @@ def evaluate(
         ConfigError: if a network or the configuration does not fit the dataset.
         StoppedError: if the run was asked to stop.
     """
+    if outlier_class:
+        temperature = _temperature_of_extended(temperature)
     if undistilled is not None and temperature is None:
         raise ConfigError(
             "temperature: expected the T at which the network was distilled, with an undistilled "
@@ -112,7 +123,9 @@ def evaluate(
     attacking.check_fits(config, dataset)
     sources = {"undistilled": undistilled, "network": network, "substitute": substitute}
     subjects = {
-        flag: adopting.prepare(flag, source, dataset)
+        flag: adopting.prepare(
+            flag, source, dataset, outlier_class=outlier_class and flag == "network"
+        )
         for flag, source in sources.items()
         if source is not None
     }
@@ -168,6 +181,15 @@ def evaluate(
         )
         records.dump(results, directory / "results.json")
     return results
+
+
+def _temperature_of_extended(temperature: float | None) -> float:
+    if temperature not in (None, 1.0):
+        raise ConfigError(
+            "temperature: expected 1, or none, with outlier_class: extended distillation is at "
+            f"T = 1; received {temperature:g}."
+        )
+    return 1.0
 
 
 def _names(network: Network, undistilled: Network | None) -> dict[str, str]:

@@ -15,7 +15,12 @@ from ddefense.config import ConfigError
 from ddefense.experiments import environment
 from ddefense.experiments.attacking_saved import LOW_ACCURACY
 from ddefense.experiments.dataset_record import dataset_record
-from ddefense.experiments.known_results import Known, KnownAttacks, KnownResults
+from ddefense.experiments.known_results import (
+    Known,
+    KnownAttacks,
+    KnownDistillation,
+    KnownResults,
+)
 from ddefense.exporting import quantized, scaling, signatures
 from ddefense.maths.ranges import from_unit, to_unit
 
@@ -93,9 +98,10 @@ def run(asked: Export) -> Done:
     """
     network = _load(asked.network)
     caveats = _check_weights(network, asked.network, asked.results)
-    dataset = _dataset(network, asked)
-    class_names = _class_names(asked, network, dataset)
-    value_range = _value_range(asked, dataset)
+    told = _told(asked.results)
+    dataset = _dataset(network, asked, outlier_class=told.outlier_class)
+    class_names = _class_names(asked, network, told.class_names, dataset)
+    value_range = _value_range(asked, told.dataset, dataset)
     range_given = value_range is not None
     if value_range is None:
         value_range = (0.0, 1.0)
@@ -109,7 +115,7 @@ def run(asked: Export) -> Done:
         logging.warning("%s", _LOGITS_WARNING)
     interruption.check()
     measured = None if dataset is None else _accuracy(network, dataset, value_range)
-    findings = _findings(asked, dataset, measured, caveats)
+    findings = _findings(asked, told, dataset, measured, caveats)
     card = _card(network, asked, findings, class_names, value_range)
     accuracy = measured
     if accuracy is None and card.measured is not None:
@@ -156,9 +162,9 @@ def _load(path: pathlib.Path) -> keras.Model:
 
 def _check_weights(network: keras.Model, path: pathlib.Path, known: Known | None) -> list[str]:
     """Refuses results of a network with other weights; what remains to be said of them."""
-    if not isinstance(known, KnownResults):  # attacks are known by the file's digest
+    if known is None or isinstance(known, KnownAttacks):  # known by the file's digest
         return []
-    if known.weights_sha256 is not None:
+    if isinstance(known, KnownDistillation) or known.weights_sha256 is not None:
         if exporting.weights_of(network)[1] != known.weights_sha256:
             raise ConfigError(
                 f"results: expected results about the weights of {path}; {known.path} is about a "
@@ -183,7 +189,44 @@ def _check_weights(network: keras.Model, path: pathlib.Path, known: Known | None
     return [_BY_NAME]
 
 
-def _dataset(network: keras.Model, asked: Export) -> datasets.Dataset | None:
+def _told(known: Known | None) -> exporting.Findings:
+    """What results say of a network by themselves; of attacks a card needs their dataset too."""
+    if isinstance(known, KnownResults):
+        return exporting.findings_in(known.results, known.name)
+    if isinstance(known, KnownDistillation):
+        return _distilled(known)
+    return exporting.Findings()
+
+
+def _distilled(known: KnownDistillation) -> exporting.Findings:
+    record, trained = known.record, known.trained
+    distilled = known.name == "distilled"
+    outlier_class = distilled and record.method == "extended"
+    measured = None
+    if trained.test_accuracy is not None:
+        measured = _accuracy_alone(trained.test_accuracy)
+    return exporting.Findings(
+        defense="distillation" if distilled else "none",
+        temperature=trained.training.temperature,
+        dataset=record.dataset,
+        training=trained.training,
+        seed=record.settings["seed"],
+        measured=measured,
+        environment=record.environment,
+        caveats=(exporting.REFUSES,) if outlier_class else (),
+        outlier_class=outlier_class,
+    )
+
+
+def _accuracy_alone(accuracy: float) -> records.MeasuredRecord:
+    return records.MeasuredRecord(
+        test_accuracy=accuracy, attacks={}, robustness={}, norm_attacks={}, transfer=[]
+    )
+
+
+def _dataset(
+    network: keras.Model, asked: Export, *, outlier_class: bool
+) -> datasets.Dataset | None:
     """What is measured on, if anything."""
     name = asked.dataset
     if name is None and isinstance(asked.results, KnownAttacks):
@@ -197,12 +240,12 @@ def _dataset(network: keras.Model, asked: Export) -> datasets.Dataset | None:
     if name is None:
         return None
     dataset = datasets.load(name, data_dir=asked.data_dir)
-    _check_fits(network, dataset)
+    _check_fits(network, dataset, outlier_class=outlier_class)
     return dataset
 
 
-def _check_fits(network: keras.Model, dataset: datasets.Dataset) -> None:
-    expected = (dataset.image_shape, dataset.num_classes)
+def _check_fits(network: keras.Model, dataset: datasets.Dataset, *, outlier_class: bool) -> None:
+    expected = (dataset.image_shape, dataset.num_classes + outlier_class)
     received = (tuple(network.input_shape[1:]), network.output_shape[-1])
     if received != expected:
         raise ConfigError(
@@ -213,12 +256,13 @@ def _check_fits(network: keras.Model, dataset: datasets.Dataset) -> None:
 
 
 def _class_names(
-    asked: Export, network: keras.Model, dataset: datasets.Dataset | None
+    asked: Export,
+    network: keras.Model,
+    told: tuple[str, ...] | None,
+    dataset: datasets.Dataset | None,
 ) -> tuple[str, ...]:
     num_classes = network.output_shape[-1]
-    names = asked.class_names
-    if names is None and isinstance(asked.results, KnownResults):
-        names = tuple(asked.results.results.dataset.class_names)
+    names = told if asked.class_names is None else asked.class_names
     if names is None and dataset is not None:
         names = dataset.class_names
     if names is None:
@@ -231,11 +275,13 @@ def _class_names(
     return names
 
 
-def _value_range(asked: Export, dataset: datasets.Dataset | None) -> tuple[float, float] | None:
+def _value_range(
+    asked: Export, told: records.DatasetRecord | None, dataset: datasets.Dataset | None
+) -> tuple[float, float] | None:
     """The range that the network was trained on; None if nobody says."""
     used = None if dataset is None else dataset.value_range
-    if isinstance(asked.results, KnownResults):
-        used = asked.results.results.dataset.value_range
+    if told is not None:
+        used = told.value_range
     if asked.results is not None and used is not None and asked.value_range not in (None, used):
         raise ConfigError(
             f"value_range: expected {used[0]:g},{used[1]:g}, with which the network was measured "
@@ -262,20 +308,23 @@ def _assumed_range(network: keras.Model) -> str:
 
 def _findings(
     asked: Export,
+    told: exporting.Findings,
     dataset: datasets.Dataset | None,
     accuracy: float | None,
     caveats: Sequence[str],
 ) -> exporting.Findings:
     """What is known of the network: from its results, or measured now."""
     known = asked.results
-    if isinstance(known, KnownResults):
-        findings = exporting.findings_in(known.results, known.name)
+    if told.dataset is not None:
+        findings = told
     elif dataset is None or accuracy is None:
         return exporting.Findings(caveats=caveats)
     else:
         # How the network standardises its features, if at all, is not known.
         described = dataclasses.replace(dataset_record(dataset), standardized_range=None)
-        findings = _measured_now(accuracy) if known is None else _attacked(known.run)
+        findings = _measured_now(accuracy)
+        if isinstance(known, KnownAttacks):
+            findings = _attacked(known.run)
         findings = dataclasses.replace(findings, dataset=described)
     if known is not None and dataset is not None and accuracy is not None:
         _check_accuracy(findings, known, dataset, accuracy)
@@ -284,10 +333,7 @@ def _findings(
 
 def _measured_now(accuracy: float) -> exporting.Findings:
     return exporting.Findings(
-        measured=records.MeasuredRecord(
-            test_accuracy=accuracy, attacks={}, robustness={}, norm_attacks={}, transfer=[]
-        ),
-        environment=environment.describe(),
+        measured=_accuracy_alone(accuracy), environment=environment.describe()
     )
 
 

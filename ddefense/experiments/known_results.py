@@ -6,13 +6,14 @@ import pathlib
 from ddefense import files, records
 from ddefense.config import ConfigError
 
-_RESULTS, _ATTACKS = "results.json", "attack.json"
+_RESULTS, _ATTACKS, _DISTILLATION = "results.json", "attack.json", "distillation.json"
 _NETWORKS = "networks"
+_DISTILLED = ("initial", "distilled")
 
 
 @dataclasses.dataclass(frozen=True)
 class KnownResults:
-    """What a run of `bin/reproduce` found out about a network.
+    """What a run of `bin/reproduce` or `bin/evaluate` found out about a network.
 
     Attributes:
         path: of its `results.json`.
@@ -56,16 +57,46 @@ class KnownAttacks:
         return self.run.dataset
 
 
-Known = KnownResults | KnownAttacks
+@dataclasses.dataclass(frozen=True)
+class KnownDistillation:
+    """What a run of `bin/distill` found out about one of its two networks.
+
+    Attributes:
+        path: of its `distillation.json`.
+        record: what it holds.
+        name: `initial` or `distilled`.
+    """
+
+    path: pathlib.Path
+    record: records.DistillationRecord
+    name: str
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data."""
+        return self.record.dataset.name
+
+    @property
+    def trained(self) -> records.TrainedRecord:
+        """What is known of the network."""
+        return self.record.initial if self.name == "initial" else self.record.distilled
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the network."""
+        return self.trained.weights_sha256
+
+
+Known = KnownResults | KnownAttacks | KnownDistillation
 
 
 def find(network: pathlib.Path, given: pathlib.Path | None = None) -> Known | None:
     """The results about a network.
 
     Args:
-        network: the `.keras` file; `results.json` calls it by the name of the file.
-        given: the directory of a run of `bin/reproduce` or `bin/attack`, or its `results.json` or
-            `attack.json`; by default the run directory that the file lies in, as
+        network: the `.keras` file; results call it by the name of the file.
+        given: the directory of a run, or its `results.json`, `attack.json` or
+            `distillation.json`; by default the run directory that the file lies in, as
             `networks/<name>.keras`.
 
     Returns:
@@ -77,13 +108,16 @@ def find(network: pathlib.Path, given: pathlib.Path | None = None) -> Known | No
     """
     if given is None:
         folder = network.parent if network.parent.name else network.absolute().parent
-        path = folder.parent / _RESULTS
+        found = [folder.parent / name for name in (_RESULTS, _DISTILLATION)]
+        path = next((path for path in found if path.is_file()), found[0])
         if folder.name != _NETWORKS or not path.is_file():
             return None
     else:
         path = _file(given)
-        if path.name == _ATTACKS:
-            return _attacks(network, path)
+    if path.name == _ATTACKS:
+        return _attacks(network, path)
+    if path.name == _DISTILLATION:
+        return _distillation(network, path)
     results = records.load(records.Results, path)
     names = [record.name for record in results.networks]
     if network.stem not in names:
@@ -104,12 +138,14 @@ def find(network: pathlib.Path, given: pathlib.Path | None = None) -> Known | No
 
 def _file(given: pathlib.Path) -> pathlib.Path:
     """The file with the results that a user names, by itself or by its directory."""
-    found = [given / name for name in (_RESULTS, _ATTACKS)] if given.is_dir() else [given]
+    names = (_RESULTS, _ATTACKS, _DISTILLATION)
+    found = [given / name for name in names] if given.is_dir() else [given]
     path = next((path for path in found if path.is_file()), None)
     if path is None:
         raise ConfigError(
-            f"results: expected the directory of a run, with {_RESULTS} or {_ATTACKS}, or one of "
-            f"these files; received {str(given)!r}, but there is no {found[0]}."
+            f"results: expected the directory of a run, with {_RESULTS}, {_ATTACKS} or "
+            f"{_DISTILLATION}, or one of these files; received {str(given)!r}, but there is no "
+            f"{found[0]}."
         )
     return path
 
@@ -122,6 +158,16 @@ def _attacks(network: pathlib.Path, path: pathlib.Path) -> KnownAttacks:
             "another SHA-256. Give the results of this network, or none."
         )
     return KnownAttacks(path, run)
+
+
+def _distillation(network: pathlib.Path, path: pathlib.Path) -> KnownDistillation:
+    if network.stem not in _DISTILLED:
+        raise ConfigError(
+            f"results: expected results about {network.stem!r}, after the name of the network's "
+            f"file; {path} is about {' and '.join(_DISTILLED)}. Give the file the name it has "
+            "there."
+        )
+    return KnownDistillation(path, records.load(records.DistillationRecord, path), network.stem)
 
 
 def _record(results: records.Results, name: str) -> records.NetworkRecord:

@@ -16,6 +16,7 @@ from ddefense.config import SIGN_ATTACKS, Config
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_classifier, load_outputs
 from ddefense.experiments.attacking import load_samples
+from ddefense.experiments.outliers import Attempts, outlier_class
 from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
 from ddefense.progress import Progress
@@ -63,6 +64,7 @@ def plan_of(
     name: str,
     config: Config,
     bounds: tuple[float, float],
+    num_classes: int,
     *,
     temperature: float,
     every_target: bool = False,
@@ -73,13 +75,14 @@ def plan_of(
         name: one of `config.NORM_ATTACKS`, but for `transfer_cw_l2`.
         config: its settings.
         bounds: smallest and largest value of a feature.
+        num_classes: of the dataset; one more of the network is for outliers.
         temperature: T > 0 by which attacks on logits / T divide.
         every_target: whether `cw_l2` aims at every wrong class.
     """
     if name in SIGN_ATTACKS:
         return _sign_plan(name, config, bounds, temperature)
     if name == "labels_only":
-        return _labels_only_plan(config, bounds)
+        return _labels_only_plan(config, bounds, num_classes)
     norms: dict[str, Literal["l0", "l2", "linf"]] = {"cw_l0": "l0", "cw_linf": "linf"}
     everywhere = name == "cw_l2" and every_target
     settings = _carlini_wagner(config)
@@ -121,7 +124,7 @@ def _whatever_the_row(attack: Callable[..., Images]) -> Craft:
     return lambda attacked, images, labels, targets, _: attack(attacked, images, labels, targets)
 
 
-def _labels_only_plan(config: Config, bounds: tuple[float, float]) -> Plan:
+def _labels_only_plan(config: Config, bounds: tuple[float, float], num_classes: int) -> Plan:
     def craft(
         attacked: attacks.Classifier,
         images: Images,
@@ -137,6 +140,7 @@ def _labels_only_plan(config: Config, bounds: tuple[float, float]) -> Plan:
             queries=config.labels_only_queries,
             seed=config.seed,
             first_row=first_row,
+            outlier_class=num_classes if attacked.num_classes > num_classes else None,
         )
 
     return Plan(
@@ -204,6 +208,7 @@ def attack(
         name,
         config,
         dataset.value_range,
+        dataset.num_classes,
         temperature=trained.temperature,
         every_target=_all_targets(config, trained),
     )
@@ -224,6 +229,7 @@ def attack(
             bounds=dataset.value_range,
             norm=plan.norm,
             epsilon=plan.epsilon,
+            outlier_class=outlier_class(trained.network, dataset),
         )
         record = measurements.norm_record(
             outcome,
@@ -260,6 +266,20 @@ def load_attack(artefact: Artefact) -> records.NormAttackRecord:
     """What an attack stage left."""
     with reading(artefact):
         return records.load(records.NormAttackRecord, artefact.directory / _RECORD)
+
+
+def load_attempts(artefact: Artefact, labels: Classes) -> Attempts:
+    """The adversarial images that an attack stage left.
+
+    Args:
+        artefact: of the stage.
+        labels: true classes of all attacked images, of which it may have taken the first.
+    """
+    untargeted = load_attack(artefact).targets == "untargeted"
+    with reading(artefact), files.read_npz(artefact.directory / _IMAGES) as arrays:
+        sample = arrays["sample"]
+        targets = None if untargeted else arrays["target"]
+        return Attempts(arrays["images"], sample, labels[sample], targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -405,10 +425,8 @@ def transfer(
         attempts = _attempts(config, dataset, load_samples(samples)[: config.cw_samples], "random")
         logits = load_outputs(trained.network)
         makers = load_outputs(crafted.substitute.network)
-        by_kappa = []
-        source = crafted.artefact
-        with reading(source), files.read_npz(source.directory / _CRAFTED) as arrays:
-            made = {kappa: arrays[f"{kappa:g}"] for kappa in config.kappas}
+        by_kappa, refused = [], outlier_class(trained.network, dataset)
+        made = {kappa: _load_crafted(crafted, kappa) for kappa in config.kappas}
         for kappa, images in made.items():
             # Untargeted, as it is replayed: any wrong class is a success.
             outcome = measurements.judge_norm(
@@ -419,6 +437,7 @@ def transfer(
                 targets=None,
                 bounds=dataset.value_range,
                 norm="l2",
+                outlier_class=refused,
             )
             by_kappa.append(
                 measurements.transfer_record(
@@ -429,6 +448,7 @@ def transfer(
                     outcome.distance,
                     kappa,
                     config.seed,
+                    refused,
                 )
             )
         record = measurements.norm_record(
@@ -446,6 +466,25 @@ def transfer(
 
     inputs = [trained.network, crafted.artefact, samples]
     return stages.run(f"transfer_cw_l2_on_{trained.name}", {}, inputs, work)
+
+
+def load_replayed(config: Config, crafted: Crafted, labels: Classes) -> Attempts:
+    """The substitute's adversarial images of the highest kappa, which any wrong class will do.
+
+    Args:
+        config: of the run.
+        crafted: what the substitute's stage left.
+        labels: true classes of all attacked images, of which it may have taken the first.
+    """
+    images = _load_crafted(crafted, config.kappas[-1])
+    return Attempts(images, np.arange(len(images)), labels[: len(images)], None)
+
+
+def _load_crafted(crafted: Crafted, kappa: float) -> Images:
+    source = crafted.artefact
+    with reading(source), files.read_npz(source.directory / _CRAFTED) as arrays:
+        images: Images = arrays[f"{kappa:g}"]
+        return images
 
 
 def load_transfer(artefact: Artefact) -> Transfer:

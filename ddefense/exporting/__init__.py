@@ -2,6 +2,7 @@
 
 from ddefense.exporting.adopting import adopt, is_export_of
 from ddefense.exporting.card import (
+    REFUSES,
     Findings,
     card_of,
     findings_in,
@@ -12,6 +13,7 @@ from ddefense.exporting.card import (
 from ddefense.exporting.saved_model import Exported, ExportError, export_for_serving
 
 __all__ = [
+    "REFUSES",
     "ExportError",
     "Exported",
     "Findings",

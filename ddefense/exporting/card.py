@@ -36,6 +36,10 @@ WARNINGS: dict[records.Defense, str] = {
     ),
 }
 """What a defence is worth."""
+OUTLIER = "outlier"
+"""Name of the class by which a network refuses images."""
+REFUSES = "Its last class is none of the data's: an image that gets it is refused."
+"""Caveat of a network with such a class."""
 OF_OTHERS = "the distilled networks of its run, not this one"
 """To whom the verdict of a run applies, on the card of a network that was not distilled."""
 
@@ -64,6 +68,8 @@ class Findings:
         about: to which networks the verdict applies.
         environment: of the process that finished the measurements, as in `records.Results`.
         caveats: sentences on what makes the above doubtful.
+        outlier_class: whether the network has one class more than the dataset, the last one, by
+            which it refuses images.
     """
 
     defense: records.Defense = "unknown"
@@ -78,6 +84,14 @@ class Findings:
     about: str | None = None
     environment: Mapping[str, Any] | None = None
     caveats: Sequence[str] = ()
+    outlier_class: bool = False
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """One per class of the network; None if the dataset is not known."""
+        if self.dataset is None:
+            return None
+        return (*self.dataset.class_names, *((OUTLIER,) if self.outlier_class else ()))
 
 
 def findings_of(
@@ -127,6 +141,8 @@ def findings_of(
         ),
         about=name if distilled else OF_OTHERS,
         environment=environment,
+        caveats=() if found.outliers is None else (_refuses(found.outliers),),
+        outlier_class=found.outliers is not None,
     )
 
 
@@ -175,16 +191,16 @@ def card_of(
     """
     known = Findings() if findings is None else findings
     shape, num_classes = tuple(network.input_shape[1:]), network.output_shape[-1]
-    dataset = known.dataset
-    if dataset is not None:
-        expected, received = (shape, num_classes), (dataset.image_shape, len(dataset.class_names))
+    dataset, names = known.dataset, known.class_names
+    if dataset is not None and names is not None:
+        expected, received = (shape, num_classes), (dataset.image_shape, len(names))
         if received != expected:
             raise ValueError(
                 f"Expected results of this network, which takes images of shape {expected[0]} and "
                 f"gives {expected[1]} classes; received results on {dataset.name}, with images of "
                 f"shape {received[0]} and {received[1]} classes."
             )
-        class_names = dataset.class_names if class_names is None else class_names
+        class_names = names if class_names is None else class_names
         value_range = dataset.value_range if value_range is None else value_range
     if class_names is None:
         class_names = signatures.default_class_names(num_classes)
@@ -249,6 +265,11 @@ def weights_of(network: keras.Model) -> tuple[list[records.WeightRecord], str]:
             )
         )
     return found, together.hexdigest()
+
+
+def _refuses(found: records.OutlierRecord) -> str:
+    rate = f"{100 * found.false_detections:.2f} %"
+    return f"{REFUSES} That befalls {rate} of the clean test images."
 
 
 def _measured(network: records.NetworkRecord) -> records.MeasuredRecord:

@@ -22,6 +22,7 @@ from ddefense.measurements.norm_success import (
     norm_record,
     transfer_record,
 )
+from ddefense.measurements.outlier_rates import outlier_rates, outlier_record
 from ddefense.measurements.predictions import (
     accuracy,
     agreement,
@@ -45,6 +46,8 @@ __all__ = [
     "judge_norm",
     "logit_scale",
     "norm_record",
+    "outlier_rates",
+    "outlier_record",
     "random_restarts",
     "robustness",
     "scaled_logits",

@@ -35,7 +35,8 @@ class NormOutcome:
     distance: npt.NDArray[np.float64]
 
 
-def judge_norm(
+# Flat: each is a fact about the attempts that only the caller knows.
+def judge_norm(  # noqa: PLR0913
     network: keras.Model,
     originals: npt.NDArray[np.float32],
     made: npt.NDArray[np.float32],
@@ -45,12 +46,13 @@ def judge_norm(
     bounds: tuple[float, float],
     norm: Norm,
     epsilon: float | None = None,
+    outlier_class: int | None = None,
 ) -> NormOutcome:
     """Decides afresh which adversarial images succeeded, and how far they are.
 
     An attempt succeeds if the network gives the target class, or without targets any class but
-    the label, the image lies within `bounds` and, where the attack has an epsilon, no feature is
-    further than it from the original.
+    the label and the outlier class, the image lies within `bounds` and, where the attack has an
+    epsilon, no feature is further than it from the original.
 
     Args:
         network: a model images -> logits or probabilities of the deployed (T = 1) network.
@@ -61,6 +63,7 @@ def judge_norm(
         bounds: smallest and largest value of a feature.
         norm: in which to measure: `l0` (features that differ, channels apart), `l2` or `linf`.
         epsilon: L-infinity bound of the attack, in units of the images; None without one.
+        outlier_class: by which the network refuses an image; None without one.
 
     Returns:
         The outcome.
@@ -84,7 +87,10 @@ def judge_norm(
     inside = ((made >= bounds[0] - _TOLERANCE) & (made <= bounds[1] + _TOLERANCE)).reshape(
         len(made), -1
     )
-    success = (predicted != labels) if targets is None else (predicted == targets)
+    if targets is None:
+        success = (predicted != labels) & (predicted != outlier_class)
+    else:
+        success = predicted == targets
     success = success & inside.all(axis=1)
     if epsilon is not None:
         success &= np.abs(change).max(axis=1) <= epsilon + _TOLERANCE
@@ -221,6 +227,7 @@ def transfer_record(
     distances: npt.NDArray[np.floating],
     kappa: float,
     seed: int,
+    outlier_class: int | None = None,
 ) -> TransferRecord:
     """What adversarial images made on a substitute do to another network.
 
@@ -236,6 +243,8 @@ def transfer_record(
             the substitute takes for the target.
         kappa: confidence with which they were made.
         seed: of the bootstrap over samples.
+        outlier_class: by which the network refuses an image, which misclassifies none; None
+            without one.
 
     Returns:
         The record.
@@ -251,7 +260,8 @@ def transfer_record(
     }
     for name, values in columns.items():
         _expect_rows(name, values, len(substitute_predicted))
-    crafted, misclassified = substitute_predicted == targets, predicted != labels
+    crafted = substitute_predicted == targets
+    misclassified = (predicted != labels) & (predicted != outlier_class)
     return TransferRecord(
         kappa=kappa,
         samples=len(labels),

@@ -120,6 +120,7 @@ class _Evidence:
 
     Attributes:
         temperature: T of the distilled network.
+        outlier_class: whether it has a class by which it refuses images.
         paper: the paper's attack; None unless measured on both.
         controls: checks of the distilled network for masked gradients, but for those of `shared`.
         shared: names of the checks that it and the undistilled network fail, which tell nothing.
@@ -128,6 +129,7 @@ class _Evidence:
     """
 
     temperature: float
+    outlier_class: bool
     paper: _Comparison | None
     controls: list[ControlRecord]
     shared: list[str]
@@ -146,6 +148,7 @@ class _Evidence:
         signs = [c for c in ours if c.name in _SIGNS]
         return cls(
             temperature=network.temperature,
+            outlier_class=network.outliers is not None,
             paper=_compared(PAPER_ATTACK, network, undistilled),
             controls=[c for c in signs if c.passed or c.name not in lost],
             shared=[c.name for c in signs if not c.passed and c.name in lost],
@@ -207,7 +210,10 @@ def verdict(
     evidence = [_Evidence.of(n, undistilled, controls) for n in learnt]
     chosen = max(evidence, key=lambda e: (e.answers(), e.temperature))
     masks, first = _masking(chosen)
-    stops, second = _adaptive(chosen.adaptive)
+    start, defence = f"At T = {chosen.temperature:g}", "Defensive distillation"
+    if chosen.outlier_class:
+        start, defence = "With an outlier class", "Extended defensive distillation"
+    stops, second = _adaptive(chosen.adaptive, defence)
     left_out = [
         f" T = {n.temperature:g} is left out: "
         + ("too little was measured on it." if n in learnt else "it did not learn.")
@@ -217,7 +223,7 @@ def verdict(
     return VerdictRecord(
         masks_gradients=masks,
         stops_adaptive_attacker=stops,
-        sentence=f"At T = {chosen.temperature:g} {first} {second}{''.join(left_out)}",
+        sentence=f"{start} {first} {second}{''.join(left_out)}",
     )
 
 
@@ -244,7 +250,7 @@ def _at_chance(training: TrainingRecord, num_classes: int) -> bool:
 
 
 def _masking(evidence: _Evidence) -> tuple[bool | None, str]:
-    """Whether gradients are masked, and a sentence that goes on after `At T = ...`."""
+    """Whether gradients are masked, and a sentence that goes on after what it is about."""
     paper, controls, shared = evidence.paper, evidence.controls, ", ".join(evidence.shared)
     failures = evidence.failures()
     though = f", although {failures}" if failures else ""
@@ -289,7 +295,7 @@ def _failure(control: ControlRecord, temperature: float) -> str:
     return f"PGD without a bound reaches only {value} of {images}"
 
 
-def _adaptive(compared: Sequence[_Comparison]) -> tuple[bool | None, str]:
+def _adaptive(compared: Sequence[_Comparison], defence: str) -> tuple[bool | None, str]:
     """Whether an attacker who knows the defence is stopped, and that in sentences."""
     reached = [c for c in compared if c.reaches]
     beyond = [c for c in compared if c.succeeds and not c.reaches]
@@ -300,7 +306,7 @@ def _adaptive(compared: Sequence[_Comparison]) -> tuple[bool | None, str]:
         return False, (
             f"An attacker who {ADAPTIVE_ATTACKS[refuting.attack]} ({refuting.attack}) still "
             f"reaches {refuting.rates()} undistilled{_farther(refuting)}{_few(refuting)}.{also}"
-            f"{_beyond(beyond)} Defensive distillation does not stop an adaptive attacker."
+            f"{_beyond(beyond)} {defence} does not stop an adaptive attacker."
         )
     if not compared:
         return None, (

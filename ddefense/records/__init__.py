@@ -6,6 +6,7 @@ from ddefense.records.distillation import (
     DistillationRecord,
     TrainedRecord,
 )
+from ddefense.records.extended import OutlierAttackRecord, OutlierRecord
 from ddefense.records.model_card import (
     CARD_SCHEMA_VERSION,
     Defense,
@@ -71,6 +72,8 @@ __all__ = [
     "ModelCard",
     "NetworkRecord",
     "NormAttackRecord",
+    "OutlierAttackRecord",
+    "OutlierRecord",
     "Results",
     "RobustnessRecord",
     "RunError",

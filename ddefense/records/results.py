@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from ddefense import config as config_lib
 from ddefense import files
+from ddefense.records.extended import OutlierRecord
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -393,6 +394,7 @@ class NetworkRecord:
         initial: the network it was distilled from; null unless distilled.
         weights_sha256: of its weights, of the bytes that `ModelCard.weights_sha256` names; null in
             results of versions that did not record it.
+        outliers: what its outlier class does; null of a network without one.
     """
 
     name: str
@@ -410,6 +412,7 @@ class NetworkRecord:
     transfer: list[TransferRecord] = dataclasses.field(default_factory=list)
     initial: InitialRecord | None = None
     weights_sha256: str | None = None
+    outliers: OutlierRecord | None = None
 
 
 @dataclass(config=_STRICT, kw_only=True)

@@ -7,6 +7,10 @@ _WARNING = (
     "Defensive distillation is broken by adaptive attacks: measure this network with bin/evaluate "
     "before you say that it resists anything."
 )
+_OF_EXTENDED = (
+    "The distilled network has one class more, the last one, by which it refuses images; a test "
+    "image that is refused counts as wrong here. bin/evaluate takes it with --outlier_class."
+)
 
 
 def table(record: records.DistillationRecord) -> Table:
@@ -29,10 +33,12 @@ def table(record: records.DistillationRecord) -> Table:
         _row(role, trained, batches)
         for role, trained in zip(roles, (record.initial, record.distilled), strict=True)
     ]
+    how = f"at T = {record.settings['temperature']:g}"
+    if record.method == "extended":
+        how = "with an outlier class"
     return Table(
         name="distillation",
-        title=f"{record.network} distilled at T = {record.settings['temperature']:g} on "
-        f"{record.dataset.name}",
+        title=f"{record.network} distilled {how} on {record.dataset.name}",
         columns=columns,
         rows=rows,
         notes=(*_notes(record), _WARNING),
@@ -64,6 +70,8 @@ def _notes(record: records.DistillationRecord) -> list[str]:
             f"Both networks predict the same class on {100 * record.agreement:.2f} % of the "
             f"{record.dataset.num_test} test images."
         )
+    if record.method == "extended":
+        notes.append(_OF_EXTENDED)
     if record.student is not None:
         old, new = record.initial.cost, record.distilled.cost
         faster = [

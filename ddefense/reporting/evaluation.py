@@ -17,6 +17,7 @@ from ddefense.reporting import (
     report,
     tables,
 )
+from ddefense.reporting.tables.outliers import outliers
 from ddefense.reporting.tables.table import Column, Interval, fixed
 from ddefense.reporting.tables.verdict import MEANING_OF_A_FAIL
 
@@ -47,6 +48,7 @@ def write(results: records.Results) -> str:
         "## Verdict",
         passages.verdict(results),
         made["verdict"],
+        *markdown.section("The outlier class", [made.get("outliers", "")]),
         _figure("attack_rates", drawn),
         passages.lower_bounds(results),
         *markdown.section("Checks for masked gradients", [made.get("controls", "")]),
@@ -63,8 +65,14 @@ def write(results: records.Results) -> str:
     return markdown.join(parts)
 
 
+def summary(results: records.Results) -> list[tables.Table]:
+    """What `bin/evaluate` prints when it is done."""
+    found = outliers(results)
+    return [table(results), *([] if found is None else [found])]
+
+
 def table(results: records.Results) -> tables.Table:
-    """What `bin/evaluate` prints when it is done: one row per attack, and below it the verdict."""
+    """Success of every attack, one row each, and below it the verdict."""
     networks = results.networks
     attacks = outcomes.attacks_in(networks)
     columns = [Column("attack", "attack", text=True), Column("norm", "norm", text=True)]

@@ -66,8 +66,11 @@ def undistilled(results: records.Results) -> records.NetworkRecord | None:
 def network_label(network: records.NetworkRecord) -> str:
     """`undistilled`, the temperature as `T = 20`, or `adversarially trained`.
 
-    A network that was not trained by the run has its name, and the temperature if it is known.
+    A network that was not trained by the run has its name, and the temperature if it is known, or
+    that it has an outlier class.
     """
+    if network.outliers is not None:
+        return f"{network.name} (outlier class)"
     if network.training is None:
         distilled = network.defense == "distillation"
         return f"{network.name} (T = {network.temperature:g})" if distilled else network.name

@@ -121,8 +121,18 @@ _WARNING = (
 )
 
 
+_OUTLIER_WARNING = (
+    "**Do not rely on this defence.** Extended defensive distillation refuses images like those "
+    "that its first network was uncertain about. An attacker who knows of the outlier class aims "
+    "past it; this run's table says how often that succeeds. The formula that was trained with is "
+    "unverified."
+)
+
+
 def warning(results: records.Results) -> str:
     """That the defence is broken, with this run's own numbers where it has them."""
+    if any(network.outliers is not None for network in results.networks):
+        return _OUTLIER_WARNING
     network = next((n for n in reversed(results.distilled()) if lookup.usable(results, n)), None)
     if network is None:
         return _WARNING

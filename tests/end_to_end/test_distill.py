@@ -210,3 +210,35 @@ def test_bad_data_is_a_usage_message_before_training(case, folder, start_distill
     assert "Traceback" not in ended.stderr
     assert re.search(message, ended.stderr)
     assert "initial:" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_the_successor_is_distilled_evaluated_and_exported(
+    folder, start_distill, start_run, tmp_path
+):
+    for name in ("photos", "mine.keras"):
+        (tmp_path / name).symlink_to(folder / name)
+    flags = [flag for flag in COMMAND if not flag.startswith("--temperature")]
+    log = start_distill(tmp_path, *flags, "--method=extended").finish().process.stderr
+    assert "by 20 passes with dropout, train another one like it and an outlier class" in log
+    assert "mine.keras distilled with an outlier class on photos" in log
+    assert "bin/evaluate takes it with --outlier_class" in log
+    made = "run/networks"
+    command = (f"--network={made}/distilled.keras", f"--undistilled={made}/initial.keras")
+    program, asked = ("-m", "ddefense.cli.evaluate"), ("--data=photos", "--preset=smoke")
+    flags = ("--attacks=jsma_f,pgd_linf_targeted", "--samples=3", "--workdir=evaluated")
+    refused = start_run(tmp_path, *command[:1], *asked, program=program, flags=flags).end()
+    assert refused.returncode == 2
+    assert "evaluate it with outlier_class" in refused.stderr
+    ended = start_run(
+        tmp_path, *command, *asked, "--outlier_class", program=program, flags=flags
+    ).finish()
+    log = ended.process.stderr
+    assert "Recovery, detection and success with the outlier class, %" in log
+    assert "clean test images" in log
+    results = records.load(records.Results, tmp_path / "evaluated" / "results.json")
+    assert set(results.networks[1].outliers.attacks) == {"jsma_f", "pgd_linf_targeted"}
+    program = ("-m", "ddefense.cli.export")
+    start_run(tmp_path, command[0], program=program, flags=()).finish()
+    card = next((tmp_path / "exported_models").rglob("model_card.json"))
+    assert json.loads(card.read_text())["class_names"] == [*CLASSES, "outlier"]

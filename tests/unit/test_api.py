@@ -353,6 +353,43 @@ def test_the_successor_has_an_outlier_class(network, data, tmp_path):
         ddefense.distill(network, data, student=build(), **settings, **QUICK)
 
 
+def test_the_successor_is_evaluated_with_its_outlier_class(network, data, tmp_path):
+    settings = {"method": "extended", "temperature": 1, "seed": 0, "dropout_passes": 5}
+    pair = ddefense.distill(network, data, **settings, **QUICK)
+    images, labels = data[0][:40], data[1][:40]
+    found = ddefense.evaluate(
+        pair.distilled,
+        (images, labels),
+        attacks=("jsma_f", "pgd_linf"),
+        samples=3,
+        undistilled=pair.initial,
+        outlier_class=True,
+        gradient_samples=5,
+    )
+    outliers = found.networks[-1].outliers
+    assert set(outliers.attacks) == {"jsma_f", "pgd_linf"}
+    assert outliers.attacks["jsma_f"].attempts == 3 * (CLASSES - 1)
+    assert outliers.accuracy == pytest.approx(
+        (answers(pair.distilled, (images, None)).argmax(axis=1) == labels).mean()
+    )
+    made = ddefense.attack(
+        pair.distilled, (images[:6], labels[:6]), "pgd_linf", epsilon=0.8, outlier_class=True
+    )
+    wrong = (made.predicted != made.labels) & (made.predicted != CLASSES)
+    assert (made.success <= wrong).all()
+    path = tmp_path / "named.npz"
+    np.savez(path, images=images, labels=labels, class_names=list("abcd"))
+    with pytest.raises(ConfigError, match=r"data: expected 5 classes; received 4 .*outlier_class"):
+        ddefense.evaluate(pair.distilled, str(path), samples=3)
+    results = ddefense.evaluate(
+        pair.distilled, str(path), attacks=("fgsm",), samples=3, outlier_class=True
+    )
+    exported = ddefense.export(pair.distilled, tmp_path / "model", results=results)
+    card = json.loads((exported / "assets.extra" / "model_card.json").read_text())
+    assert card["class_names"] == ["a", "b", "c", "d", "outlier"]
+    assert any("an image that gets it is refused" in caveat for caveat in card["caveats"])
+
+
 ATTACK = {"max_features": 40, "cw_steps": 50, "cw_search_steps": 3, "cw_initial_c": 1.0}
 
 

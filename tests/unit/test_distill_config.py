@@ -18,6 +18,7 @@ REFUSED = [
     ("learning_rate_decay", (0.0, 1.1), r"a number in \(0, 1\]"),
     ("momentum_decay", (0.0, 1.1), r"a number in \(0, 1\]"),
     ("outlier_alpha", (0.0, 1.1), r"a number in \(0, 1\]"),
+    ("uncertainty_of", ("classes", None), r"one of \['logits', 'probabilities'\]"),
     ("learning_rate", (0.0, -1.0, math.inf), "a finite number > 0"),
     ("epochs", (0, 1.5, True), "an integer >= 1"),
     ("batch_size", (0,), "an integer >= 1"),

@@ -12,6 +12,7 @@ from ddefense.reporting.tables.attacks import attack_details, robustness, succes
 from ddefense.reporting.tables.claims import claims
 from ddefense.reporting.tables.networks import confidence, gradients, training
 from ddefense.reporting.tables.norm_attacks import carlini_wagner, norm_attacks, transfer
+from ddefense.reporting.tables.outliers import outliers
 from ddefense.reporting.tables.setup import architecture, training_parameters
 from ddefense.reporting.tables.table import Cell, Column, Table, markdown_table
 from ddefense.reporting.tables.verdict import controls, costs, verdict
@@ -36,6 +37,7 @@ TABLES: tuple[Callable[[records.Results], Table | None], ...] = (
 """Every table, in the order of the report."""
 TABLES_OF_EVALUATION: tuple[Callable[[records.Results], Table | None], ...] = (
     verdict,
+    outliers,
     evaluation.networks,
     attack_details,
     robustness,

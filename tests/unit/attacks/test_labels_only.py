@@ -111,6 +111,23 @@ class TestAttack:
         # The nearest point of the hyperplane: 0.4 more in every pixel.
         np.testing.assert_allclose(norms(made, originals), [0.4 * 12], rtol=0.1)
 
+    def test_looks_past_an_outlier_class(self):
+        """Images up to 0.3 beyond the hyperplane are refused; the other class begins there."""
+        normal = tf.constant(direction(SHAPE))
+
+        def function(images):
+            side = tf.linalg.matvec(tf.reshape(images - 0.5, [-1, len(normal)]), normal)
+            return tf.stack([-side, 3 * side - 0.6, side], axis=1)
+
+        attacked = attacks.classifier(function, image_shape=SHAPE)
+        originals, label = at([-0.1]), np.array([0])
+        near = labels_only(attacked, originals, label, queries=2000)
+        np.testing.assert_allclose(norms(near, originals), [0.1], rtol=0.05)
+        assert attacked(near).numpy().argmax(axis=1) == [2]
+        past = labels_only(attacked, originals, label, queries=2000, outlier_class=2)
+        assert attacked(past).numpy().argmax(axis=1) == [1]
+        np.testing.assert_allclose(norms(past, originals), [0.4], rtol=0.05)
+
     def test_an_original_on_the_boundary_is_hardly_changed(self):
         originals = at([0.0])
         attacked = attack_linear()

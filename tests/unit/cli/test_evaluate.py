@@ -60,6 +60,7 @@ MISTAKES = [
     ([NETWORK, DATA, "--undistilled=missing.keras"], ["--undistilled", "'missing.keras'"]),
     ([NETWORK, DATA, UNDISTILLED], ["--temperature", "--undistilled", "none"]),
     ([NETWORK, DATA, "--temperature=0"], ["--temperature", "> 0", "0.0"]),
+    ([NETWORK, DATA, "--temperature=20", "--outlier_class"], ["--temperature", "T = 1", "20"]),
     ([NETWORK, DATA, "--attacks=pgd_linf_temperature"], ["--attacks", "--temperature="]),
     ([NETWORK, DATA, "--attacks=transfer_cw_l2"], ["--attacks", "--substitute="]),
     ([NETWORK, DATA, "--value_range=x"], ["--value_range", "'x'"]),
@@ -118,14 +119,24 @@ def test_what_is_asked_for_has_a_directory_of_its_own(parse):
         [NETWORK, DATA, "--temperature=20", UNDISTILLED],
         [NETWORK, DATA, SUBSTITUTE],
         [NETWORK, DATA, "--samples=3"],
+        [NETWORK, DATA, "--outlier_class"],
         [f"--network={NETWORKS / 'baseline.keras'}", DATA],
     ]
     first, again, *others = (path for _, path, _ in parse(*commands))
     assert first == again
-    assert len({first, *others}) == 9
+    assert len({first, *others}) == 10
     assert first.startswith("runs/evaluate_distilled_t20_")
     ((_, asked, _),) = parse([NETWORK, DATA, "--workdir=elsewhere"])
     assert asked == "elsewhere"
+
+
+def test_an_outlier_class_brings_in_an_attack_that_aims_past_it(parse):
+    asked = [NETWORK, DATA, "--preset=smoke"]
+    commands = [asked, [*asked, "--outlier_class", UNDISTILLED]]
+    (plain, _, _), (past, _, _) = parse(*commands)
+    assert set(past.attacks) == {*plain.attacks, "pgd_linf_targeted"}
+    ((named, _, _),) = parse([*asked, "--outlier_class", "--attacks=fgsm"])
+    assert named.attacks == ("fgsm",)
 
 
 def test_attacks_that_lack_what_they_need_are_left_out_with_a_word(parse):

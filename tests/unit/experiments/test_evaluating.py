@@ -250,6 +250,116 @@ def test_the_card_of_an_export_finds_what_was_measured(compared, files_of):
     assert known.weights_sha256 == card.weights_of(deployed)[1]
 
 
+# --- a network with an outlier class --------------------------------------------------------------
+
+PAST = ("jsma_f", "fgsm", "pgd_linf", "pgd_linf_targeted", "cw_l2", "transfer_cw_l2")
+
+
+def refusing(scale):
+    """The same with a class more: images of which the last pixel is the brightest are refused."""
+    images = keras.Input(SHAPE)
+    x = keras.layers.Dense(CLASSES + 1, use_bias=False)(keras.layers.Flatten()(images))
+    network = keras.Model(images, keras.layers.Softmax()(x), name="refusing")
+    network.set_weights([scale * np.eye(4)])
+    return network
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory, toy, config):
+    directory = tmp_path_factory.mktemp("guarded") / "run"
+    # Enough for FGSM, which raises the outlier's pixel as it does those of the other classes.
+    config = dataclasses.replace(config, attacks=PAST, epsilon=0.5)
+    networks = {"undistilled": build(8.0), "substitute": build(4.0)}
+    found = evaluating.evaluate(
+        refusing(8.0), toy, config, directory, outlier_class=True, **networks
+    )
+    return found, directory
+
+
+def test_an_outlier_class_sorts_the_answers_to_every_attack(guarded, toy):
+    found, _ = guarded
+    plain, network = found.networks
+    assert plain.outliers is None
+    assert (network.defense, network.temperature) == ("distillation", 1.0)
+    assert set(network.outliers.attacks) == set(PAST)
+    assert (network.outliers.images, network.outliers.accuracy) == (7, pytest.approx(6 / 7))
+    assert (network.outliers.false_detections, network.outliers.errors) == (0, pytest.approx(1 / 7))
+    for name, rates in network.outliers.attacks.items():
+        assert rates.recovery + rates.detection + rates.success + rates.other == pytest.approx(1)
+        record = network.attacks.get(name) or network.norm_attacks[name]
+        assert (rates.samples, rates.attempts) == (record.samples, record.attempts)
+        # Every attack kept to its bounds here, so both say the same of success.
+        assert rates.success == pytest.approx(record.success_rate)
+        assert rates.targeted == (name in ("jsma_f", "pgd_linf_targeted", "cw_l2"))
+
+
+def test_images_are_sorted_by_what_the_network_gives_them(guarded, toy):
+    """By hand, from the images that the attacks left: the class is the brightest pixel."""
+    found, directory = guarded
+    labels = toy.test.labels[found.sample_indices]
+    for name in ("fgsm", "pgd_linf_targeted"):
+        (path,) = (directory / "stages").glob(f"{name}_on_network*/adversarial.npz")
+        with np.load(path) as arrays:
+            brightest = arrays["images"].reshape(-1, 4).argmax(axis=1)
+            source = labels[arrays["sample"]]
+        rates = found.networks[1].outliers.attacks[name]
+        assert rates.detection == (brightest == CLASSES).mean()
+        assert rates.recovery == (brightest == source).mean()
+    assert found.networks[1].outliers.attacks["fgsm"].detection > 0
+
+
+def test_the_verdict_and_the_report_are_about_the_outlier_class(guarded, tmp_path):
+    found, directory = guarded
+    assert found.verdict.sentence.startswith("With an outlier class the paper's attack (jsma_f)")
+    assert found.verdict.sentence.endswith(
+        "Extended defensive distillation does not stop an adaptive attacker."
+    )
+    shutil.copytree(directory, tmp_path / "run")
+    reporting.render(tmp_path / "run")
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert text.startswith("# Evaluation of network (outlier class) against undistilled on toy\n")
+    assert "## The outlier class" in text
+    assert (tmp_path / "run" / "tables" / "outliers.csv").is_file()
+
+
+def test_gradients_that_lead_to_the_outlier_class_are_not_masked(guarded):
+    found, _ = guarded
+    assert all(check.passed for check in found.controls if check.network == "network")
+
+
+def test_the_successor_is_at_temperature_1(tmp_path, toy, config):
+    refused(
+        *(tmp_path, "temperature: expected 1, or none, with outlier_class", "received 20"),
+        config=config,
+        toy=toy,
+        network=refusing(1.0),
+        outlier_class=True,
+        temperature=20.0,
+    )
+
+
+def test_an_outlier_class_that_is_not_spoken_of_is_asked_for(tmp_path, toy, config):
+    config = dataclasses.replace(config, attacks=("fgsm",))
+    message = "network: expected a network for toy"
+    hint = "If its last class is for outliers, evaluate it with outlier_class."
+    refused(tmp_path, message, hint, config=config, toy=toy, network=refusing(1.0))
+    refused(
+        *(tmp_path, message, "4 classes with the outlier class"),
+        config=config,
+        toy=toy,
+        network=build(1.0),
+        outlier_class=True,
+    )
+
+
+def test_an_attack_that_aims_past_the_outlier_class_joins_the_preset(toy):
+    found = evaluating.settings(toy, preset="smoke", outlier_class=True)
+    plain = evaluating.settings(toy, preset="smoke")
+    assert set(found.attacks) == {*plain.attacks, "pgd_linf_targeted"}
+    asked = evaluating.settings(toy, preset="smoke", outlier_class=True, attacks=("fgsm",))
+    assert asked.attacks == ("fgsm",)
+
+
 # --- settings -------------------------------------------------------------------------------------
 
 

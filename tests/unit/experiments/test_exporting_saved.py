@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from ddefense import config, exporting, networks, records
-from ddefense.experiments import attacking_saved, exporting_saved, known_results
+from ddefense.config import ConfigError
+from ddefense.distill_config import DistillConfig, DistillJob
+from ddefense.experiments import (
+    attacking_saved,
+    distilling_saved,
+    exporting_saved,
+    known_results,
+)
 
 DIGITS = Path(__file__).resolve().parents[3] / "docs" / "results" / "digits"
 OURS = DIGITS / "networks" / "distilled_t20.keras"
@@ -304,6 +311,75 @@ def test_a_network_of_another_range_is_measured_and_quantized_in_it(
     # Asked in a range that it was not trained on, it sees black.
     assert found[1.0].test_accuracy < 0.5
     assert "Does it expect features in another --value_range than 0,1?" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory):
+    """What `bin/distill --method=extended` leaves, of bytes of two classes."""
+    folder = tmp_path_factory.mktemp("distilled")
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 60)
+    images = rng.integers(0, 100, size=(60, 6, 6, 1)) + 100 * labels[:, None, None, None]
+    np.savez(folder / "photos.npz", images=images, labels=labels, class_names=["cat", "dog"])
+    keras.utils.set_random_seed(0)
+    keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dropout(0.2),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    ).save(folder / "mine.keras")
+    job = DistillJob(
+        network=str(folder / "mine.keras"),
+        student=None,
+        data=str(folder / "photos.npz"),
+        image_shape=None,
+        value_range=(0.0, 255.0),
+        class_names=None,
+        test_share=0.2,
+        config=DistillConfig(temperature=1, method="extended", epochs=2, seed=3),
+    )
+    return distilling_saved.run(job, folder / "run"), folder / "run"
+
+
+@pytest.mark.parametrize("name", ["initial", "distilled"])
+def test_a_distillation_is_on_the_card(distilled, tmp_path, name):
+    record, folder = distilled
+    path = folder / "networks" / f"{name}.keras"
+    known = known_results.find(path)
+    assert known == known_results.find(path, folder)
+    assert (known.path, known.name, known.dataset) == (
+        *(folder / "distillation.json", name),
+        "photos",
+    )
+    done = exporting_saved.run(asked(path, tmp_path, results=known))
+    card, trained = done.card, getattr(record, name)
+    assert card.defense == ("none" if name == "initial" else "distillation")
+    assert card.value_range == (0.0, 255.0)
+    assert (card.seed, card.temperature) == (3, 1.0)
+    assert card.measured.test_accuracy == done.test_accuracy == trained.test_accuracy
+    assert card.dataset == record.dataset
+    assert card.weights_sha256 == trained.weights_sha256
+    refuses = any("is refused" in caveat for caveat in card.caveats)
+    assert refuses == (name == "distilled")
+    assert card.class_names == ["cat", "dog", *(["outlier"] if refuses else [])]
+
+
+def test_a_distillation_of_other_weights_is_refused(distilled, tmp_path):
+    _, folder = distilled
+    moved = tmp_path / "distilled.keras"
+    shutil.copy(folder / "networks" / "initial.keras", moved)
+    assert_refused(
+        r"^results: expected results about the weights of .*with others, of another SHA-256",
+        moved,
+        tmp_path,
+        results=known_results.find(moved, folder),
+    )
+    other = shutil.copy(moved, tmp_path / "mine.keras")
+    with pytest.raises(ConfigError, match=r"^results: .*'mine'.*about initial and distilled"):
+        known_results.find(Path(other), folder / "distillation.json")
 
 
 def test_results_are_found_beside_the_network_from_any_folder(tmp_path, monkeypatch):

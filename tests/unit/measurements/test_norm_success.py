@@ -24,7 +24,7 @@ def row_of(*images):
     return np.array(images, np.float32).reshape(len(images), 1, 4, 1)
 
 
-def judge_one(network, made, target=None, *, label=0, norm="l2", epsilon=None):
+def judge_one(network, made, target=None, *, label=0, norm="l2", **settings):
     return judge_norm(
         network,
         row_of(ORIGINAL),
@@ -33,7 +33,7 @@ def judge_one(network, made, target=None, *, label=0, norm="l2", epsilon=None):
         targets=None if target is None else np.array([target]),
         bounds=(0.0, 1.0),
         norm=norm,
-        epsilon=epsilon,
+        **settings,
     )
 
 
@@ -54,6 +54,13 @@ def judge_one(network, made, target=None, *, label=0, norm="l2", epsilon=None):
 )
 def test_success_needs_the_class_and_the_box(by_brightest, made, target, success):
     assert judge_one(by_brightest, made, target).success.tolist() == [success]
+
+
+def test_an_image_that_is_refused_is_no_success(by_brightest):
+    refused = [0.6, 0.7, 0.2, 0.0]  # class 1
+    for target, outlier_class, success in ((None, 1, False), (None, 2, True), (1, 2, True)):
+        found = judge_one(by_brightest, refused, target, outlier_class=outlier_class)
+        assert found.success.tolist() == [success]
 
 
 def test_an_untargeted_attack_succeeds_where_the_network_erred_already(by_brightest):
@@ -281,6 +288,16 @@ def test_transfer_by_hand():
     assert found.reached == 0.25
     # The original that stands for the sample that could not be made has no distance to count.
     assert found.mean_distance == 3
+
+
+def test_a_transferred_image_that_is_refused_is_not_misclassified():
+    zeros, ones = np.zeros(4, int), np.ones(4, int)
+    predicted = np.array([0, 1, 2, 2])
+    found = transfer_record(ones, predicted, zeros, ones, np.zeros(4), 0.0, 0, outlier_class=2)
+    assert (found.misclassified, found.reached) == (0.25, 0.25)
+    assert found.misclassified_interval == statistics.bootstrap_interval(
+        np.array([0.0, 1.0, 0.0, 0.0]), 0
+    )
 
 
 def test_transfer_of_nothing_has_no_distance():

@@ -171,6 +171,19 @@ def test_the_usual_outcome():
     )
 
 
+def test_an_outlier_class_is_another_defence():
+    outliers = records.OutlierRecord(
+        images=10, accuracy=1.0, false_detections=0.0, errors=0.0, accuracy_of_accepted=1.0
+    )
+    attacks = {"jsma_f": jsma(0.9), "cw_l2": norm_attack(1.0, 1.7)}
+    refusing = dataclasses.replace(network_of(1.0, attacks), outliers=outliers)
+    found = verdict([network_of(None, attacks), refusing], [zero_control(refusing)], CLASSES)
+    assert found.sentence.startswith("With an outlier class the paper's attack (jsma_f) reaches")
+    assert found.sentence.endswith(
+        " Extended defensive distillation does not stop an adaptive attacker."
+    )
+
+
 @pytest.mark.parametrize(
     ("undistilled", "distilled", "zero", "masks"),
     [

@@ -163,6 +163,50 @@ def test_the_defence_is_warned_of_where_there_is_one(brought, alone):
     assert "Do not rely" not in evaluation.write(alone)
 
 
+def test_an_outlier_class_has_its_table_its_warning_and_its_name(brought, network):
+    rates = records.OutlierAttackRecord(
+        targeted=True,
+        samples=3,
+        attempts=27,
+        recovery=0.1,
+        recovery_interval=(0.0, 0.2),
+        detection=0.25,
+        detection_interval=(0.1, 0.4),
+        success=0.6,
+        success_interval=(0.5, 0.7),
+        other=0.05,
+        other_interval=(0.0, 0.1),
+    )
+    outliers = records.OutlierRecord(
+        images=200,
+        accuracy=0.9,
+        false_detections=0.08,
+        errors=0.02,
+        accuracy_of_accepted=0.978,
+        attacks={"jsma_f": rates},
+    )
+    plain = dataclasses.replace(network(None, {"jsma_f": 0.9}), name="plain")
+    mine = dataclasses.replace(
+        network(1.0, {"jsma_f": 0.6, "jsma_z": 0.5}), name="mine", outliers=outliers
+    )
+    found = brought(plain, mine)
+    first, second = evaluation.summary(found)
+    assert (first.name, second.name) == ("evaluation", "outliers")
+    assert second.markdown().splitlines()[2:5] == [
+        "| mine (outlier class) | JSMA-F | targeted | 27 | 10.0 [0.0, 20.0] | 25.0 [10.0, 40.0] "
+        "| 60.0 [50.0, 70.0] | 5.0 [0.0, 10.0] |",
+        "",
+        "Of 200 clean test images 90.00 % get their class, 8.00 % are refused as outliers, and "
+        "2.00 % get a wrong class. Of those not refused 97.80 % are right.",
+    ]
+    text = evaluation.write(found)
+    assert text.startswith("# Evaluation of mine (outlier class) against plain on photos")
+    assert "An attacker who knows of the outlier class aims past it" in text
+    assert "## The outlier class" in text
+    assert "## The outlier class" not in evaluation.write(brought())
+    assert [table.name for table in evaluation.summary(brought())] == ["evaluation"]
+
+
 def test_the_range_of_the_network_is_told(alone):
     wide = dataclasses.replace(
         alone, dataset=dataclasses.replace(alone.dataset, value_range=(0.0, 255.0))

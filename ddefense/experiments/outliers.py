@@ -1,0 +1,97 @@
+"""The stage that sorts the answers of a network with an outlier class: recovered, detected, fooled.
+
+It looks again at the images that every attack on the network has left, and at the clean ones.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from ddefense import measurements, networks, records
+from ddefense.config import Config
+from ddefense.datasets import Dataset
+from ddefense.experiments.adopting import load_outputs
+from ddefense.experiments.pair import Trained
+from ddefense.experiments.stages import Artefact, Stages, reading
+
+_RECORD = "outliers.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempts:
+    """What an attack made of the attacked images, P attempts in all.
+
+    Attributes:
+        images: adversarial images, shape [P, H, W, C].
+        sample: row of the image among the attacked ones, shape [P].
+        labels: its true class, shape [P].
+        targets: the class that each aims at, shape [P]; None if untargeted.
+    """
+
+    images: npt.NDArray[np.float32]
+    sample: npt.NDArray[np.integer]
+    labels: npt.NDArray[np.integer]
+    targets: npt.NDArray[np.integer] | None
+
+
+def outlier_class(network: Artefact, dataset: Dataset) -> int | None:
+    """The class by which a network refuses images: one more than the dataset has; None without."""
+    outputs = load_outputs(network).output_shape[-1]
+    return dataset.num_classes if outputs == dataset.num_classes + 1 else None
+
+
+def measure(
+    stages: Stages,
+    config: Config,
+    dataset: Dataset,
+    trained: Trained,
+    attempts: Mapping[str, Callable[[], Attempts]],
+    inputs: list[Artefact],
+) -> Artefact:
+    """Recovery, detection and success of every attack on one network.
+
+    Args:
+        stages: runs it.
+        config: of the run.
+        dataset: attacked.
+        trained: a network with an outlier class.
+        attempts: read what was made, by name of the attack.
+        inputs: the stages that made it.
+    """
+
+    def work(directory: pathlib.Path) -> None:
+        logits = load_outputs(trained.network)
+
+        def predicted(images: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
+            return networks.predict(logits, images).argmax(axis=1)
+
+        def rates(made: Attempts) -> records.OutlierAttackRecord:
+            return measurements.outlier_rates(
+                predicted(made.images),
+                made.labels,
+                made.targets,
+                made.sample,
+                num_classes=dataset.num_classes,
+                seed=config.seed,
+            )
+
+        found = measurements.outlier_record(
+            predicted(dataset.test.images),
+            dataset.test.labels,
+            dataset.num_classes,
+            {name: rates(read()) for name, read in attempts.items()},
+        )
+        records.dump(found, directory / _RECORD)
+
+    return stages.run(
+        f"outliers_of_{trained.name}", {"seed": config.seed}, [trained.network, *inputs], work
+    )
+
+
+def load(artefact: Artefact) -> records.OutlierRecord:
+    """What such a stage left."""
+    with reading(artefact):
+        return records.load(records.OutlierRecord, artefact.directory / _RECORD)
