@@ -89,3 +89,14 @@ def assert_same_bits():
             np.testing.assert_array_equal(a, b)
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def operations_of():
+    """The kinds of all operations of compiled training steps, sorted."""
+    import re
+
+    def list_operations(steps):
+        return sorted(re.findall(r'^\s*op: "(\w+)"', str(steps.graph.as_graph_def()), re.MULTILINE))
+
+    return list_operations

@@ -94,18 +94,13 @@ class TestHook:
         assert_same_bits(hooked, plain)
         np.testing.assert_array_equal(found.step_loss, expected.step_loss)
 
-    def test_leaves_the_graph_alone_where_there_is_none(self, make_tiny_network):
+    def test_leaves_the_graph_alone_where_there_is_none(self, make_tiny_network, operations_of):
         def operations(*perturb):
             logits = networks.logits_of(make_tiny_network())
             steps = training.make_train_steps(
                 logits, keras.optimizers.SGD(0.1), 1.0, 4, False, *perturb
             )
-            definition = steps.graph.as_graph_def()
-            nodes = [
-                *definition.node,
-                *(n for f in definition.library.function for n in f.node_def),
-            ]
-            return sorted(node.op for node in nodes)
+            return operations_of(steps)
 
         assert operations() == operations(None)
         assert len(operations(lambda images, labels, step: images + 1)) > len(operations())

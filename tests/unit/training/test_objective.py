@@ -67,15 +67,13 @@ def test_a_step_by_hand(make_row_network, fields, jit_compile):
 
 
 @pytest.mark.parametrize("fields", [{"alpha": 0.0}, {"class_weights": {}}])
-def test_one_that_is_the_papers_costs_nothing(make_tiny_network, fields):
+def test_one_that_is_the_papers_costs_nothing(make_tiny_network, operations_of, fields):
     def operations(*objective):
         logits = networks.logits_of(make_tiny_network())
         steps = training.make_train_steps(
             logits, keras.optimizers.SGD(0.1), T, 4, False, None, *objective
         )
-        definition = steps.graph.as_graph_def()
-        nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
-        return sorted(node.op for node in nodes)
+        return operations_of(steps)
 
     assert operations(Objective(**fields)) == operations()
     assert len(operations(Objective(alpha=0.5))) > len(operations())
