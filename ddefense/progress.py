@@ -8,6 +8,9 @@ import tqdm
 from absl import logging
 
 _LOG_INTERVAL_SECONDS = 15.0
+# Lines of a log, as tqdm fills them in.
+_KNOWN = "{desc}: {n_fmt}/{total_fmt} in {elapsed}, {remaining} left, {rate_fmt}{postfix}"
+_UNKNOWN = "{desc}: {n_fmt} in {elapsed}, {rate_fmt}{postfix}"
 
 
 class Progress:
@@ -18,12 +21,12 @@ class Progress:
 
     Args:
         label: what is being done, such as `baseline`.
-        total: units in all.
+        total: units in all; None if nobody knows yet.
         unit: name of one unit, such as `image`.
         done: units finished by an earlier, interrupted run.
     """
 
-    def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
+    def __init__(self, label: str, total: int | None, unit: str, done: int = 0) -> None:
         """Starts the clock."""
         self._label, self._total, self._unit = label, total, unit
         self._initial = self._done = self._shown = done
@@ -74,7 +77,6 @@ class Progress:
             unit=self._unit,
             prefix=self._label,
             postfix=self._text,
-            bar_format="{desc}: {n_fmt}/{total_fmt} in {elapsed}, {remaining} left, "
-            "{rate_fmt}{postfix}",
+            bar_format=_UNKNOWN if self._total is None else _KNOWN,
         )
         logging.info("%s", meter.rstrip(", "))

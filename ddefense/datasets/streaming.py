@@ -278,9 +278,7 @@ def _checked(
     position, smallest, largest = 0, math.inf, -math.inf
     labels_name = name.replace("images", "labels")
     try:
-        # A negative total is one that is not known.
-        total = -1 if source.count is None else source.count
-        with Progress(f"reading {name}", total, "image") as progress:
+        with Progress(f"reading {name}", source.count, "image") as progress:
             for images, labels in source.read(0):
                 interruption.check()
                 least, most = check_images(images, declared, first=position, name=name)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import pathlib
-import time
-from datetime import UTC, datetime
 
 from absl import logging
 
@@ -81,7 +79,7 @@ def run(
     replayed = None
     if substitute is not None:
         replayed = adopting.prepare("substitute", substitute, dataset)
-    start, started = time.monotonic(), datetime.now(UTC)
+    process = environment.Process(command)
     unit = adopting.in_unit_range(dataset)
     with workdir.claimed(directory, config):
         stages = Stages(directory, made_by=environment.provenance())
@@ -112,17 +110,8 @@ def run(
             temperature=temperature,
             dataset=dataset.name,
             config=config,
-            environment={
-                **environment.describe(),
-                "command": command,
-                "started": started.isoformat(timespec="seconds"),
-                "peak_memory_bytes": environment.peak_memory_bytes(),
-                "resumed_stages": sum(record.starts - 1 for record in stages.done),
-            },
-            timings={
-                **{record.name: round(record.seconds, 3) for record in stages.done},
-                "this_process": round(time.monotonic() - start, 3),
-            },
+            environment=process.environment(stages.done),
+            timings=process.timings(stages.done),
             test_accuracy=measured.test_accuracy,
             sample_indices=attacking.load_samples(samples).tolist(),
             attacks=found.jsma,

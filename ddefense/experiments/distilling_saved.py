@@ -2,8 +2,6 @@
 
 import dataclasses
 import pathlib
-import time
-from datetime import UTC, datetime
 
 import keras
 import numpy as np
@@ -49,7 +47,7 @@ def run(
         StoppedError: if the run was asked to stop.
     """
     workdir.check(directory, job)
-    start, started = time.monotonic(), datetime.now(UTC)
+    process = environment.Process(command)
     given = {"network": _load("network", job.network), "student": _load("student", job.student)}
     data = _open(job, [saved for saved in given.values() if saved is not None], data_dir)
     network, student = (
@@ -68,20 +66,12 @@ def run(
             extras=_extras(job, directory),
             directory=directory / "training",
         )
-        trained_in = time.monotonic() - start
+        trained_in = process.seconds()
         record = _record(job, data, pair, soft_labels)
         record = dataclasses.replace(
             record,
-            environment={
-                **environment.describe(),
-                "command": command,
-                "started": started.isoformat(timespec="seconds"),
-                "peak_memory_bytes": environment.peak_memory_bytes(),
-            },
-            timings={
-                "training": round(trained_in, 3),
-                "this_process": round(time.monotonic() - start, 3),
-            },
+            environment=process.environment(),
+            timings={"training": trained_in, **process.timings()},
         )
         for name in ("initial", "distilled"):
             with files.atomic_file(directory / NETWORKS / f"{name}.keras") as temporary:

@@ -1,5 +1,6 @@
 """What a result depends on beside its configuration: versions, device, threads."""
 
+import dataclasses
 import importlib.metadata
 import os
 import pathlib
@@ -7,11 +8,15 @@ import platform
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import config as tf_config  # the public one cannot be asked
 
+from ddefense.experiments.stages import StageRecord
 from ddefense.version import __version__
 
 _PACKAGES = ("keras", "numpy", "scipy", "tensorflow-datasets", "scikit-learn")
@@ -47,7 +52,53 @@ def provenance() -> dict[str, str]:
     return {key: str(found[key]) for key in keys}
 
 
-def peak_memory_bytes() -> int:
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """This process, from the moment at which its run began.
+
+    Attributes:
+        command: that was given.
+        start: on the clock of `time.monotonic`.
+        started: date and time.
+    """
+
+    command: str
+    start: float = dataclasses.field(default_factory=time.monotonic)
+    started: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
+
+    def environment(self, done: Sequence[StageRecord] = ()) -> dict[str, Any]:
+        """The environment of a record.
+
+        Args:
+            done: the stages of the run, of which earlier processes may have made some.
+        """
+        found = {
+            **describe(),
+            "command": self.command,
+            "started": self.started.isoformat(timespec="seconds"),
+            "peak_memory_bytes": _peak_memory_bytes(),
+        }
+        if done:
+            found["resumed_stages"] = sum(record.starts - 1 for record in done)
+            found["stages_made_by"] = _distinct([record.made_by for record in done])
+        return found
+
+    def timings(self, done: Sequence[StageRecord] = ()) -> dict[str, float]:
+        """Seconds of each stage, and of this process until now."""
+        seconds = {record.name: round(record.seconds, 3) for record in done}
+        return {**seconds, "this_process": self.seconds()}
+
+    def seconds(self) -> float:
+        """Seconds until now."""
+        return round(time.monotonic() - self.start, 3)
+
+
+def _distinct(makers: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Which code and machine made the stages: more than one entry if a run was continued."""
+    return [maker for i, maker in enumerate(makers) if maker not in makers[:i]]
+
+
+def _peak_memory_bytes() -> int:
     """Most memory this process has held at once."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -2,8 +2,6 @@
 
 import dataclasses
 import pathlib
-import time
-from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import keras
@@ -129,7 +127,7 @@ def evaluate(  # noqa: PLR0913
         for flag, source in sources.items()
         if source is not None
     }
-    start, started = time.monotonic(), datetime.now(UTC)
+    process = environment.Process(command)
     data, unit = adopting.digest_of(dataset), adopting.in_unit_range(dataset)
     with workdir.claimed(directory, config):
         stages = Stages(directory, made_by=environment.provenance())
@@ -155,11 +153,7 @@ def evaluate(  # noqa: PLR0913
             dataset=dataset_record(dataset),
             config=config,
             environment={
-                **environment.describe(),
-                "command": command,
-                "started": started.isoformat(timespec="seconds"),
-                "peak_memory_bytes": environment.peak_memory_bytes(),
-                "resumed_stages": sum(record.starts - 1 for record in stages.done),
+                **process.environment(stages.done),
                 **{flag: subject.label for flag, subject in subjects.items()},
                 "data_sha256": data,
                 "warnings": [
@@ -168,10 +162,7 @@ def evaluate(  # noqa: PLR0913
                     for warning in attacking_saved.warnings(network_record.test_accuracy, dataset)
                 ],
             },
-            timings={
-                **{record.name: round(record.seconds, 3) for record in stages.done},
-                "this_process": round(time.monotonic() - start, 3),
-            },
+            timings=process.timings(stages.done),
             architecture=measurements.architecture(load_network(evaluated.network)),
             sample_indices=indices.tolist(),
             networks=found,

@@ -2,9 +2,7 @@
 
 import functools
 import pathlib
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import keras
 from absl import logging
@@ -124,7 +122,7 @@ def _run(
     export_dir: pathlib.Path,
     command: str,
 ) -> records.Results:
-    start, started = time.monotonic(), datetime.now(UTC)
+    process = environment.Process(command)
     stages = Stages(
         directory,
         made_by=environment.provenance(),
@@ -178,18 +176,8 @@ def _run(
     results = records.Results(
         dataset=described_dataset,
         config=config,
-        environment={
-            **described,
-            "command": command,
-            "started": started.isoformat(timespec="seconds"),
-            "peak_memory_bytes": environment.peak_memory_bytes(),
-            "resumed_stages": sum(record.starts - 1 for record in stages.done),
-            "stages_made_by": _distinct([record.made_by for record in stages.done]),
-        },
-        timings={
-            **{record.name: round(record.seconds, 3) for record in stages.done},
-            "this_process": round(time.monotonic() - start, 3),
-        },
+        environment=process.environment(stages.done),
+        timings=process.timings(stages.done),
         architecture=measurements.architecture(load_network(baseline.network)),
         sample_indices=indices.tolist(),
         networks=network_records,
@@ -199,11 +187,6 @@ def _run(
     )
     records.dump(results, directory / "results.json")
     return results
-
-
-def _distinct(makers: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Which code and machine made the stages: more than one entry if a run was continued."""
-    return [maker for i, maker in enumerate(makers) if maker not in makers[:i]]
 
 
 def _deployed(artefact: Artefact) -> keras.Model:

@@ -53,6 +53,15 @@ def test_a_log_gets_a_line_whenever_the_interval_is_over(lines, monkeypatch):
     assert "left" in lines[0]
 
 
+def test_a_total_that_nobody_knows_is_left_out(lines):
+    with progress.Progress("reading", None, "image") as bar:
+        bar.update(100)
+    (line,) = lines
+    assert line.startswith("reading: 100 in ")
+    assert "left" not in line
+    assert "image/s" in line
+
+
 def test_the_rate_leaves_out_what_an_earlier_run_did(lines, monkeypatch):
     clock = iter([100.0, 110.0, 110.0, 110.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
