@@ -8,8 +8,9 @@ import dataclasses
 import difflib
 import pathlib
 import random
+import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -27,10 +28,11 @@ from ddefense.experiments import (
     distilling,
     environment,
     evaluating,
+    keras_extras,
     workdir,
 )
 from ddefense.experiments.crafting import Adversarial
-from ddefense.experiments.distilling import Callbacks, KerasExtras
+from ddefense.experiments.keras_extras import Callbacks, KerasExtras
 
 Range = tuple[float, float]
 Network: TypeAlias = keras.Model | str | pathlib.Path
@@ -40,25 +42,29 @@ Builder: TypeAlias = Callable[[], keras.Model]
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What a directory of `distill` is for: settings, and digests of networks and data."""
+    """What a directory of `distill` is for: settings, and digests of what no setting names."""
 
     config: DistillConfig
     network: str
     student: str | None
     data: str
+    validation_data: str | None
+    optimizer: str | None
+    metrics: list[str]
+    callbacks: list[str]
 
 
 # Flat, though long: what a caller can say stands in the signature.
 def distill(  # noqa: PLR0913
     network: Network | Builder,
     data: Any,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     *,
     student: Network | Builder | None = None,
     value_range: Range = (0.0, 1.0),
     validation_data: Any = None,
-    callbacks: Callbacks = (),
-    metrics: Sequence[keras.metrics.Metric] = (),
+    callbacks: Callbacks | keras.callbacks.Callback | None = None,
+    metrics: Sequence[keras.metrics.Metric] | None = None,
     optimizer: str | keras.optimizers.Optimizer = "sgd",
     directory: str | pathlib.Path | None = None,
     **settings: Any,
@@ -76,19 +82,24 @@ def distill(  # noqa: PLR0913
         data: `(images, labels)`, a `tf.data.Dataset`, an image folder, an `.npz` file or the name
             of a dataset; see `datasets.sources.open_data`. All of it is trained on, but for what
             it has for testing itself.
-        temperature: T > 0 of both trainings.
+        temperature: T > 0 of both trainings; 1, or none, with `method="extended"`.
         student: distilled into this network; by default into one like `network`.
         value_range: smallest and largest value of a feature, as the network takes it.
-        validation_data: as `data`, to validate on after each epoch.
+        validation_data: as `data`, with the same classes, to validate on after each epoch, in the
+            place of `validation_share`.
         callbacks: of Keras, for both trainings; or a function from `initial` or `distilled` to
-            those of each.
+            those of each, as those that write to a path need it.
         metrics: of Keras, of the validation images, after each epoch.
         optimizer: `sgd` as in the paper, `adam`, or one of Keras, of which each training gets a
             copy.
-        directory: for checkpoints and soft labels: the same call resumes there.
+        directory: for checkpoints and soft labels: the same call resumes there. Of callbacks it
+            knows the classes alone; with any but `TensorBoard` a training that is interrupted
+            starts over.
         **settings: any further field of `DistillConfig`, such as `epochs=50`, `batch_size=128`,
             `seed=0`, `alpha=0.0`, `validation_share=0.1`, `early_stopping=3`,
-            `class_weights="balanced"`, `precision="mixed_bfloat16"`.
+            `class_weights="balanced"`, `precision="mixed_bfloat16"`; but for `threads`, which
+            belong to the process. One seed gives the same networks on one machine and number of
+            threads; on a GPU call `tf.config.experimental.enable_op_determinism()` before.
 
     Returns:
         Both networks at T = 1, as they are deployed, and how their trainings went.
@@ -99,31 +110,41 @@ def distill(  # noqa: PLR0913
         RunError: if a training goes wrong, or the images are not the same in every pass.
     """
     _check_names("distill", DistillConfig, settings)
-    own = None if isinstance(optimizer, str) else optimizer
-    if own is None:
-        settings["optimizer"] = optimizer
-    config = DistillConfig(temperature=temperature, **settings)
+    config = _distill_config(temperature, optimizer, settings)
+    if validation_data is not None and config.validation_share:
+        raise ConfigError(
+            f"validation_share: expected 0 with validation_data; received "
+            f"{config.validation_share:g}."
+        )
+    extras = KerasExtras(
+        callbacks=keras_extras.callbacks(callbacks),
+        metrics=keras_extras.metrics(metrics),
+        optimizer=None if isinstance(optimizer, str) else optimizer,
+    )
     source = _loaded("network", network, config.seed)
     target = None if student is None else _loaded("student", student, config.seed)
     found = _open(data, source, value_range, test_share=0.0)
     validation = None
     if validation_data is not None:
-        validation = _open(validation_data, source, value_range, test_share=1.0).test
-    extras = KerasExtras(callbacks=callbacks, metrics=metrics, optimizer=own, validation=validation)
+        validation = _open_validation(validation_data, source, value_range, found.class_names)
+        extras = dataclasses.replace(extras, validation=validation.test)
     if directory is None:
-        return distilling.distill(source, found.train, config, student=target, extras=extras)[0]
+        return distilling.distill(source, found.train, config, student=target, extras=extras).pair
     where = pathlib.Path(directory)
     job = _Job(
         config=config,
         network=adopting.sha256_of(source),
         student=None if target is None else adopting.sha256_of(target),
         data=found.digest,
+        validation_data=None if validation is None else validation.digest,
+        **keras_extras.described(extras),
     )
-    workdir.check(where, job)
-    with workdir.claimed(where, job):
-        return distilling.distill(
-            source, found.train, config, student=target, extras=extras, directory=where
-        )[0]
+    with _in_words_of_python():
+        workdir.check(where, job)
+        with workdir.claimed(where, job):
+            return distilling.distill(
+                source, found.train, config, student=target, extras=extras, directory=where
+            ).pair
 
 
 def evaluate(  # noqa: PLR0913
@@ -200,7 +221,7 @@ def evaluate(  # noqa: PLR0913
         if directory is None
         else contextlib.nullcontext(directory)
     )
-    with keep as folder:
+    with _in_words_of_python(), keep as folder:
         return evaluating.evaluate(
             loaded["network"],
             dataset,
@@ -362,6 +383,47 @@ def _loaded(flag: str, given: Network | Builder, seed: int = 0) -> keras.Model:
     return found
 
 
+def _distill_config(
+    temperature: float | None,
+    optimizer: str | keras.optimizers.Optimizer,
+    settings: dict[str, Any],
+) -> DistillConfig:
+    if temperature is None:
+        if settings.get("method") != "extended":
+            raise ConfigError(
+                "temperature: expected T of both trainings, such as 20; received none."
+            )
+        temperature = 1.0
+    if isinstance(optimizer, str):
+        return DistillConfig(temperature=temperature, optimizer=optimizer, **settings)
+    for name in ("learning_rate", "momentum"):
+        if name in settings:
+            raise ConfigError(
+                f"{name}: expected none beside an optimizer of your own, which has its own; "
+                f"received {settings[name]!r}."
+            )
+    return DistillConfig(temperature=temperature, **settings)
+
+
+@contextlib.contextmanager
+def _in_words_of_python() -> Iterator[None]:
+    """Errors of a run name flags, of which the arguments here have the names."""
+    try:
+        yield
+    except records.RunError as error:
+        text = re.sub(r"--workdir\b", "directory", str(error))
+        raise type(error)(re.sub(r"--(?=[a-z])", "", text)) from error
+
+
+def _open_validation(
+    data: Any, network: keras.Model, value_range: Range, class_names: tuple[str, ...]
+) -> UserData:
+    try:
+        return _open(data, network, value_range, test_share=1.0, class_names=class_names)
+    except ConfigError as error:
+        raise ConfigError(f"validation_data: {str(error).removeprefix('data: ')}") from error
+
+
 def _open(
     data: Any,
     network: keras.Model,
@@ -369,6 +431,7 @@ def _open(
     *,
     test_share: float,
     outlier_class: bool = False,
+    class_names: tuple[str, ...] | None = None,
 ) -> UserData:
     """The data, of the shape and the classes of a network, but for one that is for outliers."""
     height, width, channels = (*network.input_shape[1:], None, None, None)[:3]
@@ -378,6 +441,7 @@ def _open(
         image_shape=shape,
         value_range=value_range,
         num_classes=network.output_shape[-1] - outlier_class,
+        class_names=class_names,
         test_share=test_share,
     )
 
@@ -387,6 +451,12 @@ def _check_names(
 ) -> None:
     """Refuses a misspelt setting as Python refuses a misspelt argument."""
     names = [field.name for field in dataclasses.fields(kind) if field.name != "reduced"]
+    if "threads" in settings:
+        raise ConfigError(
+            "threads: expected none, because they belong to the whole process; received "
+            f"{settings['threads']!r}. Set them before TensorFlow computes anything: "
+            "tf.config.threading.set_intra_op_parallelism_threads."
+        )
     for name in settings:
         if name not in (*names, *also):
             close = difflib.get_close_matches(name, [*names, *also], n=1)

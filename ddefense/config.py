@@ -97,7 +97,8 @@ class Config:
         theta: change of a feature per step of JSMA, in units of the network's input, in [-1, 1],
             not 0.
         max_features: most features JSMA may change; even, because features go in pairs.
-        epsilon: L-infinity bound of `fgsm` and `pgd_linf`, in units of the images, in (0, 1].
+        epsilon: L-infinity bound of `fgsm` and `pgd_linf`, in units of the images, in (0, 1]; on
+            a user's colour images `COLOUR_EPSILON` unless it is asked for.
         pgd_steps: steps of `pgd_linf`.
         pgd_restarts: random starts of `pgd_linf` in the control for them.
         cw_samples: samples attacked by `cw_l2` and `transfer_cw_l2`, the first of the list.
@@ -291,6 +292,8 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
+COLOUR_EPSILON = 8 / 255
+"""What the field takes for photos, where nothing else is known of them."""
 # What differs from MNIST. On digits half of the test images have a training image of another class
 # within 0.65 in L-infinity: at epsilon 0.3 little is left to resist with. On CIFAR-10, what the
 # paper sets: the factor 0.95 on the learning rate is in a text on the paper; 0.5 is remembered from
@@ -303,7 +306,7 @@ _DATASETS: dict[str, dict[str, Any]] = {
         "learning_rate_decay": 0.95,
         "momentum_decay": 0.5,
         "theta": _THETAS["cifar10"],
-        "epsilon": 8 / 255,
+        "epsilon": COLOUR_EPSILON,
         "attacks": (*_DEFAULT_ATTACKS[:1], "jsma_f_theta_1", *_DEFAULT_ATTACKS[1:]),
     },
 }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -94,6 +95,7 @@ class DistillConfig:
         ):
             received = getattr(self, name)
             _expect(_is_integer(received, minimum), name, f"an integer >= {minimum}", received)
+            object.__setattr__(self, name, int(received))
         if self.early_stopping is not None:
             _expect(
                 _is_integer(self.early_stopping, 1),
@@ -101,12 +103,7 @@ class DistillConfig:
                 "an integer >= 1",
                 self.early_stopping,
             )
-            _expect(
-                self.validation_share != 0,
-                "early_stopping",
-                "a validation_share > 0 with it, because it watches the validation loss",
-                0,
-            )
+            object.__setattr__(self, "early_stopping", int(self.early_stopping))
         for name, expected, low, high, ends in (
             ("temperature", "a finite number > 0", 0, math.inf, "()"),
             ("alpha", "a number in [0, 1]", 0, 1, "[]"),
@@ -126,6 +123,7 @@ class DistillConfig:
                 "a finite number > 0",
                 self.learning_rate,
             )
+            object.__setattr__(self, "learning_rate", float(self.learning_rate))
         for name, choices in (
             ("method", METHODS),
             ("optimizer", OPTIMIZERS),
@@ -160,6 +158,8 @@ class DistillConfig:
             "'balanced' or finite numbers >= 0 by class index, such as {0: 1.0, 1: 5.0}",
             received,
         )
+        weights = {int(index): float(weight) for index, weight in received.items()}
+        object.__setattr__(self, "class_weights", weights)
 
     @property
     def rate(self) -> float:
@@ -182,11 +182,16 @@ def _expect(holds: bool, name: str, expected: str, received: Any) -> None:
 
 
 def _is_integer(value: Any, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    # Those of NumPy too, as they come out of its functions.
+    integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return integral and int(value) >= minimum
 
 
 def _is_within(value: Any, low: float, high: float, ends: str) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    value = float(value)
+    if not math.isfinite(value):
         return False
     above = value >= low if ends[0] == "[" else value > low
     return above and (value <= high if ends[1] == "]" else value < high)

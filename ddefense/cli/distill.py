@@ -3,6 +3,7 @@
 Usage: bin/distill --data=<folder, .npz or dataset> --network=<file>.keras --temperature=<T> [flags]
 """
 
+import importlib.util
 import pathlib
 import shlex
 import sys
@@ -29,6 +30,11 @@ def _configure() -> tuple[DistillJob, pathlib.Path]:
         )
     for name in ("network", "student"):
         _check_network(name, asked[name].value)
+    if asked.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "tensorboard: expected the package tensorboard to be installed; found none. Install "
+            "it with: pip install 'ddefense[tensorboard]'"
+        )
     data = data_flags.asked()
     job = DistillJob(
         network=asked.network,

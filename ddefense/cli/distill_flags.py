@@ -33,7 +33,9 @@ def define() -> None:
         "Distill into this network, a .keras file or a name as for --network. Default: one like "
         "--network.",
     )
-    flags.DEFINE_float("temperature", None, "T of both trainings, > 0.")
+    flags.DEFINE_float(
+        "temperature", None, "T of both trainings, > 0. Method extended is at 1, without this flag."
+    )
     flags.DEFINE_enum(
         "method",
         "defensive",
@@ -49,7 +51,7 @@ def define() -> None:
     flags.DEFINE_bool(
         "scale_by_temperature_squared",
         None,
-        "Multiply the loss on soft labels by T^2, as Hinton et al. do.",
+        "Multiply the loss on soft labels by T^2, as Hinton et al. do. Default: no.",
     )
     flags.DEFINE_enum(
         "optimizer",
@@ -61,27 +63,35 @@ def define() -> None:
         "class_weights",
         None,
         ["balanced"],
-        "Weigh the images of each class by the inverse of its share.",
+        "Weigh the images of each class by the inverse of its share. Default: all alike.",
     )
     flags.DEFINE_float(
         "validation_share",
         None,
-        "Share of the training images that are held out to validate after each epoch, in [0, 1).",
+        "Share of the training images that are held out to validate after each epoch, in [0, 1). "
+        "Default: 0.",
     )
     flags.DEFINE_integer(
         "early_stopping",
         None,
         "Stop a training after so many epochs without a smaller validation loss, and take the "
-        "weights of the best one.",
+        "weights of the best one. Expects --validation_share. Default: never.",
     )
     flags.DEFINE_bool(
-        "tensorboard", False, "Write TensorBoard logs to <workdir>/tensorboard after each epoch."
+        "tensorboard",
+        False,
+        "Write TensorBoard logs to <workdir>/tensorboard after each epoch. Expects the package "
+        "tensorboard.",
     )
     flags.DEFINE_float(
-        "outlier_alpha", None, "extended: largest probability of the outlier class, in (0, 1]."
+        "outlier_alpha",
+        None,
+        "extended: largest probability of the outlier class, in (0, 1]. Default: 0.9.",
     )
     flags.DEFINE_integer(
-        "dropout_passes", None, "extended: passes over each image to estimate uncertainty, >= 2."
+        "dropout_passes",
+        None,
+        "extended: passes over each image to estimate uncertainty, >= 2. Default: 20.",
     )
     flags.DEFINE_enum(
         "uncertainty_of",
@@ -114,4 +124,10 @@ def config() -> DistillConfig:
                 "temperature: expected T of both trainings, such as 20; received none."
             )
         changes["temperature"] = 1.0
-    return DistillConfig(**changes)
+    found = DistillConfig(**changes)
+    if found.early_stopping is not None and not found.validation_share:
+        raise ConfigError(
+            "early_stopping: expected a --validation_share > 0 with it, because it watches the "
+            "validation loss; received none."
+        )
+    return found

@@ -87,10 +87,10 @@ class Declared:
                 the names are the same in another order.
         """
         names = self.class_names
-        if names is not None and names != class_names and set(names) == set(class_names):
+        if names is not None and names != class_names and set(names) & set(class_names):
             raise ConfigError(
-                f"class_names: expected the order that {where} numbers its classes in, "
-                f"{', '.join(class_names)}; received {', '.join(names)}."
+                f"class_names: expected those of {where} in their order, "
+                f"{', '.join(class_names)}, or a new name for each; received {', '.join(names)}."
             )
         if self.known_classes not in (None, len(class_names)):
             received = "class_names" if names is not None else "a network"

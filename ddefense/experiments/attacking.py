@@ -11,7 +11,8 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import attacks, files, measurements, networks, records
-from ddefense.config import Config, ConfigError
+from ddefense.config import COLOUR_EPSILON, Config, ConfigError
+from ddefense.datasets import NAMES as DATASETS
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_classifier, load_outputs
 from ddefense.experiments.outliers import Attempts
@@ -23,6 +24,7 @@ _INDICES = "indices.npy"
 _RECORD = "attack.json"
 _ROBUSTNESS = "robustness.json"
 _SAMPLES = "samples.npz"
+_COLOURS = 3
 
 
 def check_installed(config: Config) -> None:
@@ -59,15 +61,16 @@ def check_fits(config: Config, dataset: Dataset) -> None:
 
 
 def fitted(config: Config, dataset: Dataset, asked: Collection[str] = ()) -> Config:
-    """Brings settings that nobody asked for within what the dataset allows.
+    """Brings settings that nobody asked for to what the dataset allows.
 
     Args:
-        config: whose `samples` and `max_features` were chosen for other datasets.
+        config: whose `samples`, `max_features` and `epsilon` were chosen for other datasets.
         dataset: to be attacked.
         asked: names of settings that stay as they are.
 
     Returns:
-        The configuration, with fewer samples or features where there are not as many.
+        The configuration, with fewer samples or features where there are not as many, and
+        `config.COLOUR_EPSILON` for colour images of which nobody chose another.
     """
     features = math.prod(dataset.image_shape)
     limits = {"samples": len(dataset.test), "max_features": features - features % 2}
@@ -78,6 +81,10 @@ def fitted(config: Config, dataset: Dataset, asked: Collection[str] = ()) -> Con
     }
     for name, limit in changes.items():
         logging.info("%s: %d, all that there are.", name, limit)
+    of_a_user = dataset.name not in DATASETS
+    if "epsilon" not in asked and of_a_user and dataset.image_shape[-1] == _COLOURS:
+        changes["epsilon"] = COLOUR_EPSILON
+        logging.info("epsilon: %.4g, as is usual for colour images.", COLOUR_EPSILON)
     return dataclasses.replace(config, **changes)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
@@ -14,31 +14,34 @@ from absl import logging
 from ddefense import distillation, measurements, networks, records, training
 from ddefense.config import ConfigError
 from ddefense.datasets import Examples
-from ddefense.datasets.labelling import label_rows
+from ddefense.datasets.labelling import check_classes, label_rows
 from ddefense.datasets.splitting import hold_out
 from ddefense.distill_config import DistillConfig
 from ddefense.distillation import Histories, Pair
+from ddefense.experiments.keras_extras import KerasExtras
+from ddefense.networks.uncertainty import dropout_variance
 from ddefense.training import Labels
 
-Callbacks = Sequence[keras.callbacks.Callback] | Callable[[str], Sequence[keras.callbacks.Callback]]
-"""Of both trainings; or a function from `initial` or `distilled` to those of each."""
+_STALLED = (
+    "The %s network did not learn, or not in time: its loss stayed near that of guessing. "
+    "Gradients shrink as T rises: train for longer, at a lower T, with adam, or start from a "
+    "network that has been trained."
+)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class KerasExtras:
-    """What a Keras user brings along that no file of settings can hold.
+@dataclasses.dataclass(frozen=True)
+class Distilled:
+    """What a distillation leaves.
 
     Attributes:
-        callbacks: see `training.fit`.
-        metrics: see `training.fit`.
-        optimizer: in the place of the configured one; each training gets a copy of its own.
-        validation: images to validate on, in the place of a share of the training images.
+        pair: both networks at T = 1.
+        soft_labels: what was handed on.
+        stalled: whether `initial` and `distilled` did not learn, or not in time.
     """
 
-    callbacks: Callbacks = ()
-    metrics: Sequence[keras.metrics.Metric] = ()
-    optimizer: keras.optimizers.Optimizer | None = None
-    validation: Examples | None = None
+    pair: Pair
+    soft_labels: records.SoftLabelRecord
+    stalled: Mapping[str, bool]
 
 
 def distill(
@@ -49,7 +52,7 @@ def distill(
     student: keras.Model | None = None,
     extras: KerasExtras | None = None,
     directory: pathlib.Path | None = None,
-) -> tuple[Pair, records.SoftLabelRecord]:
+) -> Distilled:
     """Distills a network; both trainings start from the weights that the networks have.
 
     Args:
@@ -60,20 +63,19 @@ def distill(
         config: how.
         student: distilled into this one, of the same images and classes, or one outlier class more
             for `extended`; None for the network's own architecture and weights.
-        extras: callbacks and the like. With callbacks a training that is interrupted starts anew.
+        extras: callbacks and the like. With callbacks but `TensorBoard` a training that is
+            interrupted starts anew.
         directory: for checkpoints and soft labels: the same call resumes there.
 
     Returns:
-        Both networks at T = 1, and a summary of the soft labels.
+        Both networks, and what is to be said of them.
 
     Raises:
-        ValueError: if the network's logits cannot be told, or networks and images do not fit.
+        ConfigError: if the network's logits cannot be told, or networks, images and settings do not
+            fit.
         RunError: if a training goes wrong, or the images are not the same in every pass.
         StoppedError: if the run was asked to stop.
     """
-    if student is None:
-        extended = config.method == "extended"
-        student = networks.with_outlier_class(network) if extended else network
     job = _Job(network, student, examples, config, extras or KerasExtras(), directory)
     with _soft_label_folder(job.train, directory) as folder:
         first = job.fit("initial", job.labels_of(job.train))
@@ -86,8 +88,12 @@ def distill(
         temperature=config.temperature,
         history=Histories(first, second),
     )
-    _warn_if_stalled(pair, job.objective("distilled"))
-    return pair, summary
+    histories = {"initial": first, "distilled": second}
+    stalled = {name: job.stalled(name, history) for name, history in histories.items()}
+    for name in stalled:
+        if stalled[name]:
+            logging.warning(_STALLED, name)
+    return Distilled(pair, summary, stalled)
 
 
 class _Job:
@@ -96,17 +102,18 @@ class _Job:
     def __init__(
         self,
         network: keras.Model,
-        student: keras.Model,
+        student: keras.Model | None,
         examples: Examples,
         config: DistillConfig,
         extras: KerasExtras,
         directory: pathlib.Path | None,
     ) -> None:
         self._config, self._extras, self._directory = config, extras, directory
+        if student is None:
+            student = _twin(network, config)
         self._originals = {"initial": network, "distilled": student}
         self.networks = {
-            name: networks.trainable_copy(original, config.temperature, config.precision)
-            for name, original in self._originals.items()
+            name: _copy(name, original, config) for name, original in self._originals.items()
         }
         self._num_classes = self.networks["initial"].output_shape[-1]
         _check_fit(self.networks, examples, outlier_class=config.method == "extended")
@@ -114,6 +121,12 @@ class _Job:
         self.train, self._validation = examples, extras.validation
         if extras.validation is None and config.validation_share:
             self.train, self._validation = hold_out(examples, config.validation_share, config.seed)
+            _check_left(self.train, self._num_classes)
+        if config.early_stopping is not None and self._validation is None:
+            raise ConfigError(
+                "early_stopping: expected a validation_share > 0, or validation_data, with it, "
+                "because it watches the validation loss; received none."
+            )
         self._class_weights = self._weights()
 
     def fit(self, name: str, labels: Labels) -> training.History:
@@ -142,6 +155,11 @@ class _Job:
             checkpoint=checkpoint,
             options=self._options(name),
         )
+
+    def stalled(self, name: str, history: training.History) -> bool:
+        """Whether one of the two networks did not learn, or not in time."""
+        scale = self.objective(name).scale(self._config.temperature)
+        return history.stalled(self.networks[name].output_shape[-1], scale)
 
     def objective(self, name: str) -> training.Objective:
         """The loss of one of the two networks: only the distilled one learns from soft labels."""
@@ -175,7 +193,7 @@ class _Job:
             num_passes=config.dropout_passes,
             seed=config.seed,
             outputs=config.uncertainty_of,
-            checkpoint=None if folder is None else folder.with_suffix(".npz"),
+            checkpoint=None if folder is None else folder / "uncertainty.npz",
         )
         # Of the training set, which comes before the validation set.
         self._most_uncertain = self._most_uncertain or float(sigma.max())
@@ -197,19 +215,13 @@ class _Job:
         if self._validation is not None:
             validation = (self._validation, self._validation_labels(name, self._validation))
         callbacks = extras.callbacks
-        asked = list(callbacks(name) if callable(callbacks) else callbacks)
-        if config.early_stopping is not None:
-            asked.append(
-                keras.callbacks.EarlyStopping(
-                    monitor="val_loss", patience=config.early_stopping, restore_best_weights=True
-                )
-            )
         return training.TrainingOptions(
             objective=self.objective(name),
             optimizer=extras.optimizer or _optimizer(config),
             validation=validation,
             metrics=extras.metrics,
-            callbacks=asked,
+            callbacks=list(callbacks(name) if callable(callbacks) else callbacks),
+            early_stopping=config.early_stopping,
         )
 
     def _validation_labels(self, name: str, validation: Examples) -> Labels:
@@ -226,6 +238,40 @@ class _Job:
 
 def _optimizer(config: DistillConfig) -> keras.optimizers.Optimizer | None:
     return keras.optimizers.Adam(config.rate) if config.optimizer == "adam" else None
+
+
+def _twin(network: keras.Model, config: DistillConfig) -> keras.Model:
+    """What is distilled into where there is no student."""
+    if config.method == "defensive":
+        return network
+    try:
+        return networks.with_outlier_class(network)
+    except ValueError as error:
+        raise ConfigError(f"network: {error}") from error
+
+
+def _copy(name: str, original: keras.Model, config: DistillConfig) -> keras.Model:
+    """One of the two networks, to be trained."""
+    try:
+        copy = networks.trainable_copy(original, config.temperature, config.precision)
+        if config.method == "extended" and name == "initial":
+            dropout_variance(copy)  # refuses a network that is never uncertain
+    except ValueError as error:
+        flag = "network" if name == "initial" else "student"
+        raise ConfigError(f"{flag}: {error}") from error
+    return copy
+
+
+def _check_left(train: Examples, num_classes: int) -> None:
+    """Refuses to train without a class, all images of which were held out."""
+    try:
+        check_classes(train.labels, [str(i) for i in range(num_classes)])
+    except ConfigError as error:
+        raise ConfigError(
+            "validation_share: expected images of every class among those that are left to train "
+            "on (of a stream, the last images are held out: write them in mixed order); received "
+            f"others. {str(error).removeprefix('labels: ')}"
+        ) from error
 
 
 def _check_fit(
@@ -271,16 +317,3 @@ def _soft_label_folder(
     else:
         with tempfile.TemporaryDirectory(prefix="soft_labels_") as folder:
             yield pathlib.Path(folder)
-
-
-def _warn_if_stalled(pair: Pair, objective: training.Objective) -> None:
-    scales = {"initial": 1.0, "distilled": objective.scale(pair.temperature)}
-    for name, scale in scales.items():
-        history = getattr(pair.history, name)
-        if history.stalled(pair.initial.output_shape[-1], scale):
-            logging.warning(
-                "The %s network did not learn, or not in time: its loss stayed near ln(classes). "
-                "Gradients shrink as T rises: train for longer, at a lower T, with adam, or start "
-                "from a network that has been trained.",
-                name,
-            )

@@ -1,6 +1,7 @@
 """What `bin/distill` does: a network and data by name, two networks and a record on disk."""
 
 import dataclasses
+import json
 import pathlib
 
 import keras
@@ -12,13 +13,13 @@ from ddefense import exporting, files, measurements, networks, records, training
 from ddefense.config import ConfigError
 from ddefense.datasets import Examples
 from ddefense.datasets.sources import UserData, open_data
-from ddefense.distill_config import DistillConfig, DistillJob
-from ddefense.distillation import Pair
-from ddefense.experiments import distilling, environment, workdir
+from ddefense.distill_config import DistillJob
+from ddefense.experiments import adopting, distilling, environment, workdir
+from ddefense.experiments.keras_extras import KerasExtras
 
 RECORD = "distillation.json"
 NETWORKS = "networks"
-_DATA = "data.sha256"
+_INPUTS = "inputs.json"
 _NAMED = 10
 
 
@@ -49,16 +50,18 @@ def run(
     workdir.check(directory, job)
     process = environment.Process(command)
     given = {"network": _load("network", job.network), "student": _load("student", job.student)}
-    data = _open(job, [saved for saved in given.values() if saved is not None], data_dir)
-    network, student = (
-        _built(getattr(job, flag), saved, data, job.config.seed) for flag, saved in given.items()
-    )
+    data = _open(job, given, data_dir)
+    network, student = (_built(flag, job, saved, data) for flag, saved in given.items())
     if network is None:
         raise ConfigError("network: expected a .keras file or a name; received none.")
     _announce(job, data)
     with workdir.claimed(directory, job):
-        _check_data(directory, data)
-        pair, soft_labels = distilling.distill(
+        _check_inputs(directory, {"data": data.digest, **_digests(given)})
+        finished = _finished(directory)
+        if finished is not None:
+            logging.info("finished before: %s", directory / RECORD)
+            return finished
+        distilled = distilling.distill(
             network,
             data.train,
             job.config,
@@ -67,7 +70,7 @@ def run(
             directory=directory / "training",
         )
         trained_in = process.seconds()
-        record = _record(job, data, pair, soft_labels)
+        record = _record(job, data, distilled)
         record = dataclasses.replace(
             record,
             environment=process.environment(),
@@ -75,7 +78,7 @@ def run(
         )
         for name in ("initial", "distilled"):
             with files.atomic_file(directory / NETWORKS / f"{name}.keras") as temporary:
-                getattr(pair, name).save(temporary)
+                getattr(distilled.pair, name).save(temporary)
         records.dump(record, directory / RECORD)
     return record
 
@@ -94,12 +97,18 @@ def _load(flag: str, received: str | None) -> keras.Model | None:
         raise ConfigError(f"{flag}: {received}: {error}") from error
 
 
-def _open(job: DistillJob, given: list[keras.Model], data_dir: pathlib.Path | None) -> UserData:
+def _open(
+    job: DistillJob, given: dict[str, keras.Model | None], data_dir: pathlib.Path | None
+) -> UserData:
     """The data, brought to the shape that the saved networks take, if there are any."""
     shape, num_classes = job.image_shape, None
-    if given:
-        received = tuple(given[0].input_shape[1:])
-        num_classes = given[0].output_shape[-1]
+    flag = next((flag for flag, saved in given.items() if saved is not None), None)
+    saved = None if flag is None else given[flag]
+    if saved is not None:
+        received = tuple(saved.input_shape[1:])
+        # A student for `extended` has the outlier class, which the data has not.
+        outlier_class = job.config.method == "extended" and flag == "student"
+        num_classes = saved.output_shape[-1] - outlier_class
         if None not in received:
             if shape not in (None, received):
                 raise ConfigError(
@@ -122,18 +131,23 @@ def _open(job: DistillJob, given: list[keras.Model], data_dir: pathlib.Path | No
 
 
 def _built(
-    received: str | None, saved: keras.Model | None, data: UserData, seed: int
+    flag: str, job: DistillJob, saved: keras.Model | None, data: UserData
 ) -> keras.Model | None:
     """A saved network, or a new one by name for this data."""
+    received: str | None = getattr(job, flag)
     if received is None or saved is not None:
         return saved
-    return networks.build(
-        received,
-        temperature=1.0,
-        seed=seed,
-        num_classes=data.num_classes,
-        image_shape=data.image_shape,
-    )
+    outlier_class = job.config.method == "extended" and flag == "student"
+    try:
+        return networks.build(
+            received,
+            temperature=1.0,
+            seed=job.config.seed,
+            num_classes=data.num_classes + outlier_class,
+            image_shape=data.image_shape,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{flag}: {received}: {error}") from error
 
 
 def _announce(job: DistillJob, data: UserData) -> None:
@@ -154,35 +168,58 @@ def _announce(job: DistillJob, data: UserData) -> None:
     )
 
 
-def _check_data(directory: pathlib.Path, data: UserData) -> None:
-    """Refuses to go on with other images than those that the directory was begun with."""
-    path = directory / _DATA
+def _digests(given: dict[str, keras.Model | None]) -> dict[str, str]:
+    """Of the networks that were given as files, by flag."""
+    return {flag: adopting.sha256_of(saved) for flag, saved in given.items() if saved is not None}
+
+
+def _check_inputs(directory: pathlib.Path, digests: dict[str, str]) -> None:
+    """Refuses to go on with other images or networks than those the directory was begun with."""
+    path = directory / _INPUTS
     if not path.exists():
         with files.atomic_file(path) as temporary:
-            temporary.write_text(data.digest)
-    elif path.read_text() != data.digest:
-        raise records.RunError(
-            f"--workdir: {directory} was begun with other images or labels than {data.name} has "
-            "now. Choose another --workdir."
-        )
+            temporary.write_text(json.dumps(digests, indent=1) + "\n")
+        return
+    begun = json.loads(path.read_text())
+    for flag, digest in digests.items():
+        if begun.get(flag) != digest:
+            what = "other images or labels" if flag == "data" else "another network"
+            raise records.RunError(
+                f"--workdir: {directory} was begun with {what} than --{flag} names now. Choose "
+                "another --workdir."
+            )
 
 
-def _extras(job: DistillJob, directory: pathlib.Path) -> distilling.KerasExtras:
+def _finished(directory: pathlib.Path) -> records.DistillationRecord | None:
+    """What an earlier run of the same left, if it came to its end."""
+    if not (directory / RECORD).exists():
+        return None
+    return records.load(records.DistillationRecord, directory / RECORD)
+
+
+def _extras(job: DistillJob, directory: pathlib.Path) -> KerasExtras:
     if not job.tensorboard:
-        return distilling.KerasExtras()
+        return KerasExtras()
 
     def callbacks(name: str) -> list[keras.callbacks.Callback]:
         return [keras.callbacks.TensorBoard(str(directory / "tensorboard" / name))]
 
-    return distilling.KerasExtras(callbacks=callbacks)
+    return KerasExtras(callbacks=callbacks)
 
 
 def _record(
-    job: DistillJob, data: UserData, pair: Pair, soft_labels: records.SoftLabelRecord
+    job: DistillJob, data: UserData, distilled: distilling.Distilled
 ) -> records.DistillationRecord:
+    pair = distilled.pair
     if data.test is None:
         raise ConfigError("data: expected images to test with; received none.")
-    logits = {name: _logits(getattr(pair, name), data.test) for name in ("initial", "distilled")}
+    names = ("initial", "distilled")
+    logits = {name: _logits(getattr(pair, name), data.test) for name in names}
+    costs = measurements.costs([getattr(pair, name) for name in names], data.image_shape)
+    trained = {
+        name: _trained(job, distilled, name, logits[name], data.test.labels, cost)
+        for name, cost in zip(names, costs, strict=True)
+    }
     return records.DistillationRecord(
         method=job.config.method,
         network=job.network,
@@ -197,37 +234,37 @@ def _record(
         ),
         data_sha256=data.digest,
         settings=job.config.fields(),
-        initial=_trained(pair.initial, pair.history.initial, job.config, logits["initial"], data),
-        distilled=_trained(
-            pair.distilled, pair.history.distilled, job.config, logits["distilled"], data
-        ),
+        initial=trained["initial"],
+        distilled=trained["distilled"],
         agreement=measurements.agreement(logits["initial"], logits["distilled"]),
-        soft_labels=soft_labels,
+        soft_labels=distilled.soft_labels,
     )
 
 
 def _trained(
-    network: keras.Model,
-    history: training.History,
-    config: DistillConfig,
+    job: DistillJob,
+    distilled: distilling.Distilled,
+    name: str,
     logits: npt.NDArray[np.float32],
-    data: UserData,
+    labels: npt.NDArray[np.integer],
+    cost: records.CostRecord,
 ) -> records.TrainedRecord:
-    labels = np.zeros(0, np.int64) if data.test is None else data.test.labels
+    network = getattr(distilled.pair, name)
+    history: training.History = getattr(distilled.pair.history, name)
     return records.TrainedRecord(
         training=records.TrainingRecord(
-            temperature=config.temperature,
+            temperature=job.config.temperature,
             epochs=len(history.epoch_loss),
             steps=len(history.step_loss),
             warm_start_steps=0,
             loss=history.epoch_loss.tolist(),
             accuracy=history.epoch_accuracy.tolist(),
-            stalled=history.stalled(data.num_classes),
+            stalled=distilled.stalled[name],
         ),
         validation_loss=history.val_loss.tolist(),
         validation_accuracy=history.val_accuracy.tolist(),
         test_accuracy=measurements.accuracy(logits, labels),
-        cost=measurements.cost(network, data.image_shape),
+        cost=cost,
         weights_sha256=exporting.weights_of(network)[1],
     )
 

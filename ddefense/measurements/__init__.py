@@ -15,7 +15,7 @@ from ddefense.measurements.controls import (
     zero_gradients,
     zero_share,
 )
-from ddefense.measurements.cost import cost
+from ddefense.measurements.cost import costs
 from ddefense.measurements.norm_success import (
     NormOutcome,
     judge_norm,
@@ -39,7 +39,7 @@ __all__ = [
     "agreement",
     "architecture",
     "confidence",
-    "cost",
+    "costs",
     "gradient_amplitude",
     "iterative_beats_one_step",
     "judge",

@@ -1,6 +1,7 @@
 """Views of one network's weights: its logits, or its probabilities at another temperature."""
 
 import functools
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -112,8 +113,9 @@ def trainable_copy(
     Args:
         network: see `without_softmax`; it is left as it is, and shares no variable with the copy.
         temperature: T > 0 of the copy's softmax.
-        precision: Keras dtype policy of the copy's layers; those that standardise its input and
-            its logits are float32 whatever it is. None keeps every layer's own.
+        precision: Keras dtype policy of the copy's layers; those that standardise its input, and
+            the one that computes its logits, are float32 whatever it is. None keeps every layer's
+            own.
 
     Returns:
         A model images -> float32 probabilities at T with a layer named `logits`.
@@ -122,9 +124,10 @@ def trainable_copy(
         ValueError: if the network's logits cannot be told; the message says why.
     """
     logits = without_softmax(network)
+    exact = {LOGITS, layer_of_logits(logits).name}
     copy = keras.models.clone_model(
         logits,
-        clone_function=functools.partial(_in_precision, precision=precision),
+        clone_function=functools.partial(_in_precision, precision=precision, exact=exact),
         recursive=True,
     )
     copy.set_weights(logits.get_weights())
@@ -135,11 +138,30 @@ def trainable_copy(
     return with_temperature(copy, temperature)
 
 
-def _in_precision(layer: keras.layers.Layer, precision: str | None) -> keras.layers.Layer:
+def layer_of_logits(logits_network: keras.Model) -> keras.layers.Layer:
+    """The layer that computes the logits, in whatever network within the network.
+
+    Args:
+        logits_network: from `without_softmax`.
+    """
+    tensor: Any = logits_network.outputs[0]
+    while True:
+        layer, index, _ = tensor._keras_history
+        if isinstance(layer, keras.Model):
+            tensor = layer.outputs[0]
+        elif type(layer) is keras.layers.Activation:  # linear: a name, or a change of precision
+            tensor = layer._inbound_nodes[index].input_tensors[0]
+        else:
+            return layer
+
+
+def _in_precision(
+    layer: keras.layers.Layer, precision: str | None, exact: Collection[str]
+) -> keras.layers.Layer:
     config = layer.get_config()
     if precision is not None:
-        exact = layer.name == LOGITS or isinstance(layer, _STANDARDIZING)
-        config["dtype"] = "float32" if exact else precision
+        kept = layer.name in exact or isinstance(layer, _STANDARDIZING)
+        config["dtype"] = "float32" if kept else precision
     return type(layer).from_config(config)
 
 

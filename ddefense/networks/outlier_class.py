@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from ddefense.networks.heads import with_temperature, without_softmax
+from ddefense.networks.heads import layer_of_logits, with_temperature, without_softmax
 
 
 def with_outlier_class(network: keras.Model) -> keras.Model:
@@ -59,19 +59,12 @@ def _grown(weight: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]
 
 
 def _last_layer(logits_network: keras.Model) -> keras.layers.Dense:
-    """The layer that gives the logits, in whatever network within the network."""
-    tensor: Any = logits_network.outputs[0]
-    while True:
-        layer, index, _ = tensor._keras_history
-        if isinstance(layer, keras.Model):
-            tensor = layer.outputs[0]
-        elif type(layer) is keras.layers.Activation:  # linear: a name, or a change of precision
-            tensor = layer._inbound_nodes[index].input_tensors[0]
-        elif type(layer) is keras.layers.Dense:
-            return layer
-        else:
-            raise ValueError(
-                "Expected a network whose logits a Dense layer gives, so that it can be given one "
-                f"class more; received {type(layer).__name__} ({layer.name!r}). Pass a network "
-                "with one output more as the student."
-            )
+    """The layer that computes the logits, if it can be given an output more."""
+    layer = layer_of_logits(logits_network)
+    if type(layer) is not keras.layers.Dense:
+        raise ValueError(
+            "Expected a network whose logits a Dense layer gives, so that it can be given one "
+            f"class more; received {type(layer).__name__} ({layer.name!r}). Pass a network with "
+            "one output more as the student."
+        )
+    return layer

@@ -37,6 +37,7 @@ class Callbacks:
     ) -> None:
         """Gives every callback its model and parameters."""
         self._model = self._list = None
+        self._resumable = all(type(each) is keras.callbacks.TensorBoard for each in callbacks)
         if callbacks:
             self._model = networks.with_temperature(network, 1.0)
             self._model.optimizer = optimizer
@@ -48,6 +49,11 @@ class Callbacks:
     def __bool__(self) -> bool:
         """Whether there are any."""
         return self._list is not None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a training may go on without the state of any of them."""
+        return self._resumable
 
     @property
     def ask_to_stop(self) -> bool:

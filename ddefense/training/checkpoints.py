@@ -1,10 +1,13 @@
 """The state of a training run in one file that is renamed into place."""
 
+import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from ddefense import files
 from ddefense.records import RunError
@@ -15,6 +18,23 @@ _LATER_HISTORY = ("learning_rate", "val_loss", "val_accuracy")
 _METRIC = "metric_"
 
 
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds beside the state of network and optimizer.
+
+    Attributes:
+        history: up to the last whole epoch.
+        partial: what was done of the next one, if anything.
+        best: the weights of the best epoch, if they were looked for.
+        finished: whether there is nothing more to do.
+    """
+
+    history: History
+    partial: Partial | None
+    best: list[npt.NDArray[Any]] | None
+    finished: bool
+
+
 def save(
     path: pathlib.Path,
     network: keras.Model,
@@ -22,6 +42,7 @@ def save(
     history: History,
     partial: Partial | None = None,
     *,
+    best: Sequence[npt.NDArray[Any]] | None = None,
     finished: bool = False,
 ) -> None:
     """Writes weights, optimizer state, history and, within an epoch, random generators.
@@ -35,6 +56,7 @@ def save(
         optimizer: its variables are written.
         history: up to the last whole epoch.
         partial: of the epoch under way, if any.
+        best: the weights of the best epoch, if they are looked for.
         finished: whether there is nothing more to do, however many epochs were asked for.
     """
     arrays: dict[str, Any] = {f"weight_{i}": w for i, w in enumerate(network.get_weights())}
@@ -44,6 +66,8 @@ def save(
     if partial is not None:
         arrays |= {f"generator_{i}": v.numpy() for i, v in enumerate(_generators(network))}
         arrays |= {"partial_step_loss": partial.step_loss, "partial_correct": partial.correct}
+    if best is not None:
+        arrays |= {f"best_{i}": w for i, w in enumerate(best)}
     if finished:
         arrays["finished"] = True
     with files.atomic_file(path) as temporary:
@@ -52,7 +76,7 @@ def save(
 
 def restore(
     path: pathlib.Path, network: keras.Model, optimizer: keras.optimizers.Optimizer
-) -> tuple[History, Partial | None, bool]:
+) -> "Saved":
     """Reads what `save` wrote into a network and a built optimizer.
 
     Args:
@@ -61,8 +85,7 @@ def restore(
         optimizer: built on the network's trainable weights.
 
     Returns:
-        The history up to the last whole epoch; what was done of the next one, if anything; and
-        whether it is finished.
+        What else was saved.
 
     Raises:
         RunError: if the file is damaged or belongs to another network.
@@ -72,14 +95,16 @@ def restore(
             network.set_weights([arrays[f"weight_{i}"] for i in range(len(network.weights))])
             for i, variable in enumerate(optimizer.variables):
                 variable.assign(arrays[f"optimizer_{i}"])
-            history = _history(arrays)
-            finished = "finished" in arrays
+            best = None
+            if "best_0" in arrays:
+                best = [arrays[f"best_{i}"] for i in range(len(network.weights))]
+            saved = Saved(_history(arrays), None, best, "finished" in arrays)
             if "partial_correct" not in arrays:
-                return history, None, finished
+                return saved
             for i, variable in enumerate(_generators(network)):
                 variable.assign(arrays[f"generator_{i}"])
             partial = Partial(arrays["partial_step_loss"], int(arrays["partial_correct"]))
-            return history, partial, finished
+            return dataclasses.replace(saved, partial=partial)
     except files.DamagedError as error:
         raise RunError(
             f"Expected a training checkpoint of this network at {path}, but it cannot be used: "

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -51,7 +52,7 @@ def fit(
         label: what progress and errors call this network.
         checkpoint: file to resume from if it exists, and to write after every epoch and when the
             run is asked to stop. A resumed run gives the same weights, bit for bit, as one that
-            was never interrupted. With callbacks it is written at the end alone.
+            was never interrupted. With callbacks that have a state it is written at the end alone.
         perturb: what to make of the images of each optimizer step before it is taken, for
             adversarial training: (images, labels, optimizer steps taken before, int64) -> images,
             called in the compiled step. Loss and accuracy are then those of what it returns. A
@@ -104,6 +105,7 @@ class _Loop:
         self._checkpoint: pathlib.Path | None = None
         self._history = History(np.zeros(0, np.float32), np.zeros(0), np.zeros(0))
         self._partial: Partial | None = None
+        self._best: list[npt.NDArray[Any]] | None = None
         self._rates: tuple[float, float] | None = None
         self._compiled: tuple[float, TrainSteps] | None = None
 
@@ -111,10 +113,10 @@ class _Loop:
         """Takes all steps, or those that the checkpoint has not."""
         self._checkpoint = checkpoint
         if checkpoint is not None and checkpoint.exists():
-            self._history, self._partial, finished = checkpoints.restore(
-                checkpoint, self._network, self._optimizer
-            )
-            if finished:
+            saved = checkpoints.restore(checkpoint, self._network, self._optimizer)
+            self._history, self._partial = saved.history, saved.partial
+            self._best = saved.best
+            if saved.finished:
                 return self._history
         self._callbacks.tell("on_train_begin")
         first = len(self._history.epoch_loss)
@@ -123,20 +125,29 @@ class _Loop:
         logs: dict[str, float] = {}
         with Progress(self._label, total, "image", done=min(done, total)) as progress:
             for epoch in range(first, self._plan.epochs):
-                logs = self._run_epoch(epoch, progress)
-                if self._callbacks.ask_to_stop:
+                if self._is_over():  # a resumed run may have nothing to do but to end
                     break
+                logs = self._run_epoch(epoch, progress)
         # What an optimizer that averages weights over steps gives in the end.
         self._optimizer.finalize_variable_values(self._logits_network.trainable_variables)
-        if self._callbacks:
-            self._callbacks.tell("on_train_end", logs)
+        if self._best is not None:
+            self._network.set_weights(self._best)
+        self._callbacks.tell("on_train_end", logs)
+        if self._callbacks or self._best is not None:
             self._save(None, finished=True)
         return self._history
 
+    def _is_over(self) -> bool:
+        """Whether there is nothing to gain from another epoch."""
+        patience, losses = self._options.early_stopping, self._history.val_loss
+        without = len(losses) - 1 - int(np.argmin(losses)) if len(losses) else 0
+        return self._callbacks.ask_to_stop or (patience is not None and without >= patience)
+
     def _run_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
         """Takes the steps of one epoch, or of what an interrupted run left of it."""
-        self._callbacks.tell("on_epoch_begin", epoch)
         train_steps = self._train_steps(epoch)
+        # After the settings' rates are set, so that a scheduler's hold.
+        self._callbacks.tell("on_epoch_begin", epoch)
         partial, self._partial = self._partial, None
         if partial is None:
             partial = Partial(np.zeros(0, np.float32), 0)
@@ -214,6 +225,9 @@ class _Loop:
         self._history = self._history.longer(
             partial, sizes, learning_rate_of(self._optimizer), measured
         )
+        losses = self._history.val_loss
+        if self._options.early_stopping is not None and np.argmin(losses) == len(losses) - 1:
+            self._best = self._network.get_weights()
         logs = {
             "loss": float(self._history.epoch_loss[-1]),
             "accuracy": float(self._history.epoch_accuracy[-1]),
@@ -272,14 +286,15 @@ class _Loop:
             )
 
     def _save(self, partial: Partial | None, *, finished: bool = False) -> None:
-        # The state of callbacks cannot be saved, so with them there is only the end.
-        if self._checkpoint is not None and bool(self._callbacks) == finished:
+        # Where callbacks have a state, which cannot be saved, there is only the end.
+        if self._checkpoint is not None and (self._callbacks.resumable or finished):
             checkpoints.save(
                 self._checkpoint,
                 self._network,
                 self._optimizer,
                 self._history,
                 partial,
+                best=self._best,
                 finished=finished,
             )
 
@@ -295,6 +310,11 @@ def _validation(
             raise ValueError(
                 "metrics: expected validation images with them, on which they are measured; "
                 f"received {[metric.name for metric in options.metrics]} and no validation."
+            )
+        if options.early_stopping is not None:
+            raise ValueError(
+                "early_stopping: expected validation images with it, whose loss it watches; "
+                "received none."
             )
         return None
     windows = Windows(*options.validation, logits_network.output_shape[-1])

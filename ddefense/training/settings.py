@@ -66,7 +66,11 @@ class TrainingOptions:
             network (T = 1), which shares its variables with the one that is trained, and has
             `optimizer` and `stop_training`. As with Keras' `steps_per_execution`, batch hooks are
             called once for every compiled call of up to 25 steps. Their state cannot be saved, so
-            a training with callbacks that is interrupted starts over.
+            a training with callbacks that is interrupted starts over, unless they are all
+            `TensorBoard`, which only writes.
+        early_stopping: epochs without a smaller validation loss after which the training stops,
+            >= 1; it then, and at its end, has the weights of the epoch with the smallest. None for
+            never. Unlike the callback of Keras it is resumed.
     """
 
     objective: Objective = dataclasses.field(default_factory=Objective)
@@ -74,3 +78,4 @@ class TrainingOptions:
     validation: tuple[Examples, Labels] | None = None
     metrics: Sequence[keras.metrics.Metric] = ()
     callbacks: Sequence[keras.callbacks.Callback] = ()
+    early_stopping: int | None = None

@@ -88,8 +88,8 @@ def test_the_log_says_what_will_be_done_and_what_was_written(run):
 def test_a_run_leaves_what_the_documentation_promises(run):
     assert {path.name for path in run.workdir.iterdir()} == {
         "config.json",
-        "data.sha256",
         "distillation.json",
+        "inputs.json",
         "networks",
         "training",
     }

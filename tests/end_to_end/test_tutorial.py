@@ -82,6 +82,28 @@ def test_it_learns_and_says_what_the_page_says(folder: pathlib.Path, output: str
 
 
 @pytest.mark.slow
+def test_the_committed_records_are_of_this_run(folder: pathlib.Path, output: str) -> None:
+    committed = _ROOT / "docs/results/tutorial"
+    of_distilling, shown_of_distilling = (
+        records.load(records.DistillationRecord, place / "distillation.json")
+        for place in (folder / "runs/tutorial/distilled", committed)
+    )
+    assert of_distilling.settings == shown_of_distilling.settings
+    assert of_distilling.dataset == shown_of_distilling.dataset
+    measured, shown = (
+        records.load(records.Results, place / "results.json")
+        for place in (folder / "runs/tutorial/measured", committed)
+    )
+    assert measured.config == shown.config
+    # Another machine sums in another order.
+    for network, as_shown in zip(measured.networks, shown.networks, strict=True):
+        assert network.test_accuracy == pytest.approx(as_shown.test_accuracy, abs=0.03)
+        assert set(network.attacks | network.norm_attacks) == set(
+            as_shown.attacks | as_shown.norm_attacks
+        )
+
+
+@pytest.mark.slow
 def test_the_defence_looks_good_and_is_not(folder: pathlib.Path, output: str) -> None:
     results = records.load(records.Results, folder / "runs/tutorial/measured/results.json")
     plain, distilled = results.networks

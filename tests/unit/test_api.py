@@ -1,6 +1,7 @@
 """The library as its users call it: on data and networks of their own, of any shape."""
 
 import json
+import tempfile
 
 import keras
 import numpy as np
@@ -28,13 +29,13 @@ def data():
     return images, labels
 
 
-def build(last="softmax", classes=CLASSES, units=16):
+def build(last="softmax", classes=CLASSES, units=16, dropout=0.2):
     return keras.Sequential(
         [
             keras.Input(SHAPE),
             keras.layers.Flatten(),
             keras.layers.Dense(units, activation="relu"),
-            keras.layers.Dropout(0.2),
+            keras.layers.Dropout(dropout),
             keras.layers.Dense(classes, activation=last),
         ]
     )
@@ -190,10 +191,67 @@ def test_keras_callbacks_and_metrics(network, data, tmp_path):
 
 def test_early_stopping_ends_a_training(network, data):
     settings = QUICK | {"epochs": 40, "learning_rate": 0.2}
-    pair = ddefense.distill(
-        network, data, temperature=1, validation_share=0.25, early_stopping=2, **settings
-    )
-    assert len(pair.history.initial.epoch_loss) < 40
+    images, labels = data
+    for watched in (
+        {"validation_share": 0.25},
+        {"validation_data": (images[:60], labels[:60])},
+    ):
+        pair = ddefense.distill(
+            network, data, temperature=1, early_stopping=2, **watched, **settings
+        )
+        assert len(pair.history.initial.epoch_loss) < 40
+
+
+def test_callbacks_and_metrics_may_be_none_or_one(network, data):
+    class Count(keras.callbacks.Callback):
+        epochs = 0
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.epochs += 1
+
+    count = Count()
+    settings = QUICK | {"epochs": 2}
+    ddefense.distill(network, data, temperature=5, callbacks=count, metrics=None, **settings)
+    assert count.epochs == 2 * 2
+    ddefense.distill(network, data, temperature=5, callbacks=None, **settings)
+
+
+def test_a_class_that_is_held_out_altogether_is_missed(network, data):
+    images, labels = data
+    order = np.argsort(labels, kind="stable")
+    stream = tf.data.Dataset.from_tensor_slices((images[order], labels[order])).batch(30)
+    with pytest.raises(ConfigError, match=r"^validation_share: expected images of every class"):
+        ddefense.distill(network, stream, temperature=5, validation_share=0.4, **QUICK)
+
+
+def test_validation_data_have_the_classes_of_the_data(network, data, tmp_path):
+    images, labels = data
+    for name, classes in (("train", "bcde"), ("other", "abcd"), ("same", "bcde")):
+        np.savez(tmp_path / name, images=images, labels=labels, class_names=list(classes))
+    settings = QUICK | {"temperature": 5, "epochs": 1}
+    path = str(tmp_path / "train.npz")
+    pair = ddefense.distill(network, path, validation_data=str(tmp_path / "same.npz"), **settings)
+    assert len(pair.history.initial.val_loss) == 1
+    with pytest.raises(ConfigError, match=r"^validation_data: class_names: .*a, b, c, d.*b, c, d"):
+        ddefense.distill(network, path, validation_data=str(tmp_path / "other.npz"), **settings)
+
+
+def test_the_factor_t_squared_keeps_the_gradient(network, data):
+    settings = QUICK | {"temperature": 20, "seed": 0, "optimizer": "sgd", "learning_rate": 0.01}
+    plain = ddefense.distill(network, data, **settings)
+    scaled = ddefense.distill(network, data, scale_by_temperature_squared=True, **settings)
+    np.testing.assert_array_equal(scaled.history.initial.step_loss, plain.history.initial.step_loss)
+    first = [pair.history.distilled.step_loss[0] for pair in (plain, scaled)]
+    np.testing.assert_allclose(first[1], 400 * first[0], rtol=1e-5)
+
+
+def test_nothing_is_left_in_the_temporary_folder(network, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    images, labels = data
+    source = tf.data.Dataset.from_tensor_slices((images, labels)).batch(50).repeat(75)
+    settings = QUICK | {"epochs": 1, "batch_size": 512}
+    ddefense.distill(network, source, method="extended", dropout_passes=2, **settings)
+    assert [path for path in tmp_path.iterdir() if "autograph" not in path.name] == []
 
 
 def test_a_directory_resumes_and_refuses_another_job(network, data, pair, tmp_path):
@@ -203,12 +261,20 @@ def test_a_directory_resumes_and_refuses_another_job(network, data, pair, tmp_pa
     assert list((tmp_path / "soft_labels").glob("*.tfrecord"))
     again = ddefense.distill(network, data, temperature=5, directory=tmp_path, **settings)
     np.testing.assert_array_equal(answers(again.distilled, data), answers(pair.distilled, data))
+    images, labels = data
     for changed in (
         {"temperature": 6},
-        {"temperature": 5, "student": build(units=4)},
+        {"student": build(units=4)},
+        {"optimizer": keras.optimizers.Adam(0.01)},
+        {"validation_data": (images[:50], labels[:50])},
+        {"callbacks": [keras.callbacks.TerminateOnNaN()]},
     ):
-        with pytest.raises(RunError, match="another configuration"):
-            ddefense.distill(network, data, directory=tmp_path, **changed, **settings)
+        other = {"temperature": 5} | settings | changed
+        if not isinstance(other["optimizer"], str):
+            del other["learning_rate"]
+        with pytest.raises(RunError, match=r"^directory: .* another configuration") as caught:
+            ddefense.distill(network, data, directory=tmp_path, **other)
+        assert "--" not in str(caught.value)
     images, labels = data
     with pytest.raises(RunError, match="another configuration"):
         ddefense.distill(
@@ -295,6 +361,29 @@ REFUSED = [
     ({"network": lambda: build("sigmoid")}, r"^network: .*ends in a softmax, or in logits"),
     ({"student": lambda: build(classes=3)}, r"^student: expected one of 4 classes"),
     ({"temperature": 0}, r"^temperature: expected a finite number > 0; received 0"),
+    ({"temperature": None}, r"^temperature: expected T of both trainings, .*received none"),
+    ({"threads": 1}, r"^threads: expected none, .*received 1"),
+    (
+        {"early_stopping": 3},
+        r"^early_stopping: expected a validation_share > 0, or validation_data",
+    ),
+    ({"metrics": ["accuracy"]}, r"^metrics: expected objects, .*received 'accuracy'"),
+    (
+        {"callbacks": [keras.callbacks.CSVLogger("log.csv")]},
+        r"^callbacks: expected a function .*CSV",
+    ),
+    (
+        {"optimizer": keras.optimizers.SGD(0.1), "learning_rate": 0.5},
+        r"^learning_rate: expected none beside an optimizer of your own, .*received 0.5",
+    ),
+    (
+        {"validation_data": (np.zeros((4, *SHAPE)), [0, 1, 2, 3]), "validation_share": 0.5},
+        r"^validation_share: expected 0 with validation_data; received 0.5",
+    ),
+    (
+        {"network": lambda: build(dropout=0.0), "method": "extended", "temperature": None},
+        r"^network: Expected a network with a dropout layer",
+    ),
     ({"epochs": 0}, r"^epochs: expected an integer >= 1; received 0"),
     ({"data": 3}, r"^data: expected \(images, labels\)"),
     ({"network": lambda: build(classes=6)}, r"4, 5"),

@@ -3,10 +3,15 @@
 import json
 import pathlib
 import re
+import subprocess
+from collections.abc import Callable
 
+import keras
+import numpy as np
 import pytest
 
-from ddefense import records
+from ddefense import networks, records
+from ddefense.reporting import distillation, evaluation
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _README = (_ROOT / "README.md").read_text()
@@ -113,6 +118,16 @@ def test_readme_shows_the_committed_benchmarks(report: str) -> None:
             assert f"{target['value']:.2f}" in _README, target["what"]
 
 
+def test_readme_says_what_distilling_through_the_library_takes() -> None:
+    report = json.loads((_ROOT / "docs/results/benchmarks/distilling.json").read_text())
+    found = [target["value"] for target in report["targets"] if target["met"] is not None]
+    assert all(target["met"] in (True, None) for target in report["targets"])
+    cpu_seconds, rate, memory = found
+    text = " ".join(_README.split())
+    assert f"{cpu_seconds:.3f} of the CPU seconds" in text
+    assert f"{rate:.2f} of the rate of inference, in {memory:,.0f} MiB" in text
+
+
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
 def test_links_lead_somewhere(page: pathlib.Path) -> None:
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
@@ -120,14 +135,161 @@ def test_links_lead_somewhere(page: pathlib.Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+_COMMANDS = ("reproduce", "distill", "evaluate", "attack", "export", "query")
+# Flags belong to a process, and the next command has others.
+_FLAGS = """
+import json
+from absl import flags
+from ddefense.cli import attack_flags, distill_flags, query_flags
+from ddefense.cli import flags as cli_flags
+
+found = {}
+for command, define in {
+    "reproduce": cli_flags.define_for_reproduce,
+    "distill": distill_flags.define,
+    "evaluate": attack_flags.define_for_evaluate,
+    "attack": attack_flags.define_for_attack,
+    "export": cli_flags.define_for_export,
+    "query": query_flags.define,
+}.items():
+    before = set(flags.FLAGS)
+    define()
+    found[command] = sorted(set(flags.FLAGS) - before)
+    flags.FLAGS.remove_flag_values(found[command])
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def known_flags(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, set[str]]:
+    """Names of the flags of each command."""
+    answer = run_python("-c", _FLAGS, cwd=tmp_path_factory.mktemp("flags"))
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    return {command: {*found[command], "flagfile", "help"} for command in _COMMANDS}
+
+
+def _commands(text: str) -> list[tuple[str, str]]:
+    """Every command of a text and what follows it on its line, which a backslash continues."""
+    joined = re.sub(r" *\\\n *", " ", text)
+    return re.findall(rf"bin/({'|'.join(_COMMANDS)})\b([^`\n]*)", joined)
+
+
+def test_a_command_is_found_with_the_lines_that_continue_it() -> None:
+    text = "```sh\nbin/distill --data=a \\\n  --network=b\nbin/query --help\n``` `bin/export` --not"
+    assert _commands(text) == [
+        ("distill", " --data=a --network=b"),
+        ("query", " --help"),
+        ("export", ""),
+    ]
+
+
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
-def test_flags_in_commands_exist(page: pathlib.Path) -> None:
-    flags = "".join(path.read_text() for path in (_ROOT / "ddefense/cli").glob("*flags.py"))
-    known = {*re.findall(r'DEFINE_\w+\(\s*"(\w+)"', flags), "flagfile", "help"}
-    commands = re.findall(r"bin/(?:reproduce|attack|export|query)\b[^`\n]*", page.read_text())
-    for command in commands:
-        for flag in re.findall(r"--(?:no)?(\w+)", command):
-            assert flag in known, command
+def test_flags_in_commands_exist(page: pathlib.Path, known_flags: dict[str, set[str]]) -> None:
+    for command, arguments in _commands(page.read_text()):
+        given = set(re.findall(r"--(\w+)", arguments))
+        # A flag that is on or off is turned off by no before its name.
+        unknown = {
+            name for name in given if not known_flags[command] & {name, name.removeprefix("no")}
+        }
+        assert not unknown, f"bin/{command}{arguments}"
+
+
+def test_the_tutorial_shows_its_committed_run() -> None:
+    page = (_ROOT / "docs/tutorial.md").read_text()
+    folder = _ROOT / "docs/results/tutorial"
+    distilled = records.load(records.DistillationRecord, folder / "distillation.json")
+    measured = records.load(records.Results, folder / "results.json")
+    tables = [distillation.table(distilled), evaluation.table(measured)]
+    rows = [line for table in tables for line in _rows(table.markdown())]
+    assert _rows(page) == rows
+    notes = evaluation.table(measured).notes
+    accuracies = notes[0]
+    assert f"\n{accuracies}\n" in page
+    fails = [line for line in page.splitlines() if line.startswith("FAIL")]
+    assert fails
+    assert set(fails) <= set(notes)
+    plain = measured.networks[0]
+    assert f"{100 * plain.test_accuracy:.2f} % of the test images" in page
+    assert measured.networks[-1].weights_sha256 == distilled.distilled.weights_sha256
+    commands = [f"bin/{name}{rest}" for name, rest in _commands(page)]
+    assert distilled.environment["command"] in commands
+    assert measured.environment["command"] in commands
+
+
+def _rows(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+# What the blocks of docs/distilling.md take for granted: images that are learnt in seconds.
+_SHAPE, _CLASSES = (9, 8, 3), 4
+
+
+@pytest.fixture(scope="module")
+def stripes() -> tuple[np.ndarray, np.ndarray]:
+    """Few enough for one batch; each class has its own bright row."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, _CLASSES, 96)
+    images = generator.uniform(0, 0.3, (96, *_SHAPE)).astype(np.float32)
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label : 2 * label + 2] += 0.6
+    return images, labels
+
+
+def _classifier(units: int) -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input(_SHAPE),
+            keras.layers.Flatten(),
+            keras.layers.Dense(units, activation="relu"),
+            keras.layers.Dense(_CLASSES, activation="softmax"),
+        ]
+    )
+
+
+def test_the_python_of_the_page_on_distilling_runs(
+    stripes: tuple[np.ndarray, np.ndarray],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images, labels = stripes
+    network, small = _classifier(16), _classifier(4)
+    network.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    network.fit(images, labels, epochs=20, verbose=0)
+    known = {"network": network, "images": images, "labels": labels, "data": stripes}
+    known["small"] = small
+    page = (_ROOT / "docs/distilling.md").read_text()
+    first, second = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+
+    exec(first, known)
+    pair, results = known["pair"], known["results"]
+    assert pair.temperature == 20
+    assert len(pair.history.initial.epoch_loss) == len(pair.history.distilled.epoch_loss) == 3
+    assert results.networks[-1].attacks["jsma_f"].samples == 10
+    assert results.verdict is not None
+    assert known["path"].relative_to("exported_models/mine").name == "1"
+
+    exec(second, known)
+    pair = known["pair"]
+    assert pair.distilled.count_params() == small.count_params() < pair.initial.count_params()
+    # The loss of the first step, on all images, as the page states it.
+    teacher, student = (
+        networks.predict(networks.without_softmax(n), images) for n in (pair.initial, small)
+    )
+    soft = np.exp(_log_softmax(teacher / 4))
+    of_hard = -_log_softmax(student)[np.arange(len(labels)), labels].mean()
+    of_soft = -(soft * _log_softmax(student / 4)).sum(axis=1).mean()
+    expected = 0.1 * of_hard + 0.9 * 4**2 * of_soft
+    assert pair.history.distilled.step_loss[0] == pytest.approx(expected, rel=1e-4)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
 def test_the_page_on_serving_shows_the_committed_latencies() -> None:

@@ -1,5 +1,6 @@
 """What docs/extending.md tells a newcomer to do, done to a copy of the package."""
 
+import json
 import os
 import pathlib
 import re
@@ -15,6 +16,7 @@ _BLOCK = re.compile(r'^```(?P<kind>\w+) title="(?P<path>[^"]+)"\n(?P<text>.*?)^`
 _BLOCKS = [
     (block["kind"], block["path"], block["text"]) for block in _BLOCK.finditer(_PAGE.read_text())
 ]
+_COMMANDS = re.findall(r"^```sh\n(.*?)^```$", _PAGE.read_text(), re.M | re.S)
 _TESTS = sorted({path for _, path, _ in _BLOCKS if path.startswith("tests/")})
 
 
@@ -75,6 +77,44 @@ def test_the_examples_pass_their_tests(extended: pathlib.Path) -> None:
         text=True,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+@pytest.mark.slow
+def test_the_commands_do_what_the_page_says(extended: pathlib.Path) -> None:
+    for name in ("digits", "mnist", "cifar10", "cifar10_warm"):
+        place = f"docs/results/{name}"
+        shutil.copytree(
+            _ROOT / place, extended / place, ignore=shutil.ignore_patterns("networks", "figures")
+        )
+    for place, arguments in ((".venv/bin/python", "-P"), ("bin/reproduce", "-P -m ddefense.cli")):
+        program = extended / place
+        program.parent.mkdir(parents=True)
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        program.chmod(0o755)
+    answer = subprocess.run(
+        ["bash", "-eu"],
+        input="".join(_COMMANDS),
+        cwd=extended,
+        env=os.environ | {"PYTHONPATH": str(extended), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stdout
+    assert "top_two_accuracy" in (extended / "docs/results.schema.json").read_text()
+    for name in ("digits", "cifar10_warm"):
+        report = (extended / "docs/results" / name / "report.md").read_text()
+        assert "label among the two largest %" in report
+        assert "top_two.png" not in report
+    (run,) = (extended / "runs").glob("bars_quick_*")
+    network = json.loads((run / "results.json").read_text())["networks"][-1]
+    assert network["name"] == "distilled_t20"
+    assert network["norm_attacks"]["noise"]["attempts"] == 10
+    assert network["top_two_accuracy"] >= network["test_accuracy"] > 0.9
+    report = (run / "report.md").read_text()
+    assert "What it reaches is luck" in report
+    assert "figures/top_two.png" in report
+    assert (run / "figures/top_two.png").exists()
 
 
 def test_the_examples_are_in_the_style_of_the_house(extended: pathlib.Path) -> None:

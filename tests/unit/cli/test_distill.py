@@ -70,7 +70,7 @@ REFUSED = [
     ((*GOOD, "--image_shape=64x0"), "--image_shape: expected height, width and perhaps channels"),
     ((*GOOD, "--value_range=1,0"), "--value_range: expected two finite numbers"),
     ((*GOOD, "--class_names=a"), "--class_names: expected at least two names"),
-    ((*GOOD, "--early_stopping=2"), "--early_stopping: expected a validation_share > 0 with it"),
+    ((*GOOD, "--early_stopping=2"), "--early_stopping: expected a --validation_share > 0"),
     ((*GOOD, "--method=extended"), "--temperature: expected 1 with method extended"),
     ((*GOOD, "--optimizer=lion"), "flag --optimizer=lion: value should be one of"),
     ((*GOOD, "--epochs=many"), "flag --epochs=many"),

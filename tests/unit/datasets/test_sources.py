@@ -265,7 +265,7 @@ class TestFolders:
 class TestNamed:
     def test_the_same_names_in_another_order(self, digits):
         names = digits.class_names[::-1]
-        assert "expected the order that digits numbers" in refused("digits", class_names=names)
+        assert "expected those of digits in their order" in refused("digits", class_names=names)
 
     def test_digits(self, digits):
         data = open_data("digits")

@@ -379,6 +379,17 @@ def test_settings_fit_the_data(toy):
     assert evaluating.settings(toy, samples=8).samples == 8
 
 
+def test_colour_images_have_the_epsilon_of_the_field(toy):
+    images = np.zeros((2, 1, 4, 3), np.float32)
+    split = datasets.Split(images, np.zeros(2, np.int64))
+    colour = dataclasses.replace(toy, train=split, test=split)
+    assert evaluating.settings(colour).epsilon == config_lib.COLOUR_EPSILON
+    assert evaluating.settings(colour, epsilon=0.1).epsilon == 0.1
+    assert evaluating.settings(toy).epsilon == config_lib.Config().epsilon
+    known = dataclasses.replace(colour, name="cifar10")
+    assert evaluating.settings(known).epsilon == config_lib.preset("quick", "cifar10").epsilon
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 

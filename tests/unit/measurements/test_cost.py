@@ -9,7 +9,7 @@ def test_sizes_are_those_of_the_weights():
     network = keras.Sequential(
         [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
     )
-    found = measurements.cost(network, (4, 4, 1), batch_sizes=(1, 8))
+    (found,) = measurements.costs([network], (4, 4, 1), batch_sizes=(1, 8))
     assert found.parameters == 16 * 3 + 3
     assert found.weight_bytes == 4 * 51
     assert set(found.latency_seconds) == {1, 8}
@@ -17,12 +17,11 @@ def test_sizes_are_those_of_the_weights():
 
 
 def test_a_network_of_more_arithmetic_takes_longer():
-    small, large = (
-        measurements.cost(
-            networks.build(name, temperature=1.0, seed=0, image_shape=(32, 32, 3)), (32, 32, 3)
-        )
+    built = [
+        networks.build(name, temperature=1.0, seed=0, image_shape=(32, 32, 3))
         for name in ("small", "cifar10")
-    )
+    ]
+    small, large = measurements.costs(built, (32, 32, 3))
     assert large.parameters > 10 * small.parameters
     # Some 60 times the arithmetic; far less would do even on a busy machine.
     assert large.latency_seconds[32] > 3 * small.latency_seconds[32]
@@ -31,4 +30,5 @@ def test_a_network_of_more_arithmetic_takes_longer():
 def test_weights_of_half_precision_policies_count_as_they_are_stored():
     dense = keras.layers.Dense(3, dtype=keras.DTypePolicy("mixed_bfloat16"))
     network = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), dense])
-    assert measurements.cost(network, (2, 2, 1), (1,)).weight_bytes == 4 * 15
+    (found,) = measurements.costs([network], (2, 2, 1), (1,))
+    assert found.weight_bytes == 4 * 15

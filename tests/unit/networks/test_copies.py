@@ -80,6 +80,21 @@ def test_a_network_without_logits_is_refused(tiny_images):
         networks.trainable_copy(build(tiny_images, dense(activation="sigmoid")), 2.0)
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda: dense(),
+        lambda: dense(activation="softmax"),
+        lambda: keras.Sequential([dense(), keras.layers.Softmax()]),
+    ],
+)
+def test_logits_are_float32_whatever_the_precision(tiny_images, last):
+    copy = networks.trainable_copy(build(tiny_images, last()), 2.0, "mixed_bfloat16")
+    logits = networks.predict(networks.logits_of(copy), tiny_images)
+    # The first 16 bits of a float32 are a bfloat16.
+    assert (logits.view(np.uint32) & 0xFFFF).any()
+
+
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_the_precision_is_that_of_every_layer_but_the_ends(network, tiny_images, precision):
     copy = networks.trainable_copy(network, 2.0, precision)

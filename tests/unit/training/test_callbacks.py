@@ -197,6 +197,67 @@ class TestEarlyStopping:
             np.testing.assert_equal(getattr(found, field.name), getattr(expected, field.name))
 
 
+class TestEarlyStoppingOfTheLoop:
+    """`TrainingOptions.early_stopping`, which can be resumed."""
+
+    @pytest.mark.parametrize("classes", [WRONG, np.arange(10) % 3])
+    def test_does_what_that_of_keras_does(
+        self, make_tiny_network, tiny_images, assert_same_bits, classes
+    ):
+        found, expected = make_tiny_network(), make_tiny_network()
+        history = fit(found, tiny_images, classes=classes, early_stopping=2)
+        stopping = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
+        other = fit(expected, tiny_images, stopping, classes=classes)
+        np.testing.assert_array_equal(history.val_loss, other.val_loss)
+        assert len(history.val_loss) == (3 if classes is WRONG else 4)
+        assert_same_bits(found, expected)
+
+    @pytest.mark.parametrize("calls", [1, 2, 3])
+    def test_goes_on_where_it_was_interrupted(
+        self, make_tiny_network, tiny_images, asked_after, assert_same_bits, tmp_path, calls
+    ):
+        settings = {"checkpoint": tmp_path / "checkpoint.npz", "early_stopping": 3}
+        with asked_after(calls), pytest.raises(interruption.StoppedError):
+            fit(make_tiny_network(), tiny_images, **settings)
+        found, expected = make_tiny_network(seed=9), make_tiny_network()
+        with asked_after(None) as sizes:
+            history = fit(found, tiny_images, **settings)
+        assert len(sizes) == 4 - calls
+        other = fit(expected, tiny_images, early_stopping=3)
+        np.testing.assert_array_equal(history.val_loss, other.val_loss)
+        assert_same_bits(found, expected)
+        with asked_after(None) as sizes:  # and is finished
+            fit(make_tiny_network(seed=9), tiny_images, **settings)
+        assert sizes == []
+
+    def test_needs_something_to_watch(self, make_tiny_network, tiny_images):
+        options = TrainingOptions(early_stopping=1)
+        with pytest.raises(ValueError, match="early_stopping: expected validation images"):
+            training.fit(make_tiny_network(), tiny_images, LABELS, SETTINGS, options=options)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is None, reason="needs the package tensorboard"
+)
+def test_a_run_with_tensorboard_is_resumed(
+    make_tiny_network, tiny_images, asked_after, assert_same_bits, tmp_path
+):
+    checkpoint, board = tmp_path / "checkpoint.npz", tmp_path / "board"
+    with asked_after(2), pytest.raises(interruption.StoppedError):
+        fit(
+            make_tiny_network(),
+            tiny_images,
+            keras.callbacks.TensorBoard(board),
+            checkpoint=checkpoint,
+        )
+    found, expected = make_tiny_network(seed=9), make_tiny_network()
+    with asked_after(None) as sizes:
+        fit(found, tiny_images, keras.callbacks.TensorBoard(board), checkpoint=checkpoint)
+    assert len(sizes) == 2
+    training.fit(expected, tiny_images, LABELS, SETTINGS)
+    assert_same_bits(found, expected)
+
+
 def test_a_run_with_callbacks_that_is_interrupted_starts_over(
     make_tiny_network, tiny_images, asked_after, assert_same_bits, tmp_path
 ):
@@ -225,6 +286,11 @@ class TestLearningRate:
         other = training.fit(expected, tiny_images, LABELS, settings)
         np.testing.assert_array_equal(other.learning_rate, history.learning_rate)
         assert_same_bits(found, expected)
+
+    def test_a_scheduler_sets_that_of_the_first_epoch(self, make_tiny_network, tiny_images):
+        scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 * (epoch + 1))
+        history = fit(make_tiny_network(), tiny_images, scheduler)
+        np.testing.assert_allclose(history.learning_rate, [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
 
     def test_a_plateau_reduces_it(self, make_tiny_network, tiny_images):
         plateau = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1)

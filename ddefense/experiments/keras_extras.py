@@ -1,0 +1,89 @@
+"""What a Keras user brings along that no file of settings can hold."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from ddefense.config import ConfigError, digest
+from ddefense.datasets import Examples
+
+Callbacks = Sequence[keras.callbacks.Callback] | Callable[[str], Sequence[keras.callbacks.Callback]]
+"""Of both trainings; or a function from `initial` or `distilled` to those of each."""
+
+_WRITING = (
+    keras.callbacks.CSVLogger,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.TensorBoard,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KerasExtras:
+    """Callbacks and the like.
+
+    Attributes:
+        callbacks: see `training.fit`.
+        metrics: see `training.fit`.
+        optimizer: in the place of the configured one; each training gets a copy of its own.
+        validation: images to validate on, in the place of a share of the training images.
+    """
+
+    callbacks: Callbacks = ()
+    metrics: Sequence[keras.metrics.Metric] = ()
+    optimizer: keras.optimizers.Optimizer | None = None
+    validation: Examples | None = None
+
+
+def callbacks(given: Callbacks | keras.callbacks.Callback | None) -> Callbacks:
+    """Callbacks in whatever form Keras takes them.
+
+    Raises:
+        ConfigError: if one that writes to a path would do so in both trainings.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, keras.callbacks.Callback):
+        given = [given]
+    if callable(given):
+        return given
+    for callback in given:
+        if isinstance(callback, _WRITING):
+            name = type(callback).__name__
+            raise ConfigError(
+                "callbacks: expected a function from 'initial' or 'distilled' to the callbacks of "
+                f"that training, because {name} writes to one path, and a list serves both "
+                "trainings; received a list."
+            )
+    return given
+
+
+def metrics(given: Sequence[keras.metrics.Metric] | None) -> Sequence[keras.metrics.Metric]:
+    """Metrics in whatever form Keras takes them, but for names.
+
+    Raises:
+        ConfigError: if one is no metric of Keras.
+    """
+    for metric in given or ():
+        if not isinstance(metric, keras.metrics.Metric):
+            raise ConfigError(
+                "metrics: expected objects, such as keras.metrics.TopKCategoricalAccuracy(3); "
+                f"received {metric!r}. Loss and accuracy are measured anyway."
+            )
+    return given or ()
+
+
+def described(extras: KerasExtras) -> dict[str, Any]:
+    """What a directory keeps of them, to refuse a call with others."""
+    optimizer, given = None, extras.callbacks
+    if extras.optimizer is not None:
+        config = keras.saving.serialize_keras_object(extras.optimizer)
+        optimizer = f"{type(extras.optimizer).__name__} {digest(config)}"
+    return {
+        "optimizer": optimizer,
+        "metrics": [metric.name for metric in extras.metrics],
+        "callbacks": ["a function"]
+        if callable(given)
+        else [type(callback).__name__ for callback in given],
+    }
