@@ -220,7 +220,7 @@ def test_attacks_that_go_round_the_softmax_reach_all_the_same(assessed):
             },
         ),
     ],
-    ids="+".join,
+    ids=lambda names: "+".join(sorted(names)),
 )
 def test_controls_are_had_as_far_as_they_were_measured(make_stand, tmp_path, attacks, expected):
     stand = make_stand(tmp_path, dataclasses.replace(CONFIG, attacks=attacks))
