@@ -483,7 +483,8 @@ class TestTesting:
     def test_plain_leaves_out_the_slow_and_says_so(self, tested):
         answer = run(tested / "bin" / "test", PYTHONPATH=str(tested))
         assert answer.returncode == 0, answer.stdout + answer.stderr
-        assert "1 passed, 1 deselected" in answer.stdout
+        assert "1 passed" in answer.stdout
+        assert "2 workers" in answer.stdout
         assert answer.stdout.splitlines()[-1] == (
             "bin/test: left out: tests marked slow and the checks of format, lint, imports, types; "
             "bin/test --all runs everything"
