@@ -113,7 +113,8 @@ def random_start(
         Like `images`; bounds of the images do not count yet.
     """
     generator = np.random.default_rng([settings.seed, restart])
-    generator.random((first_row, *images.shape[1:]), np.float32)  # of the rows before
+    for _ in range(first_row):  # one by one: many may not fit in memory
+        generator.random(images.shape[1:], np.float32)
     moved = (2 * generator.random(images.shape, np.float32) - 1) * np.float32(settings.epsilon)
     return images + moved
 

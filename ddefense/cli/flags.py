@@ -8,6 +8,7 @@ from absl import flags
 
 from ddefense import config as config_lib
 from ddefense import datasets
+from ddefense.cli import executor_flags
 from ddefense.serving import server_config
 
 _FLAGS = flags.FLAGS
@@ -50,6 +51,7 @@ def define_for_reproduce() -> None:
         "where flags change the preset, and _seeds for --seeds. A killed run resumes in it.",
     )
     flags.DEFINE_string("export_dir", "exported_models", "Where SavedModels go.")
+    executor_flags.define()
     flags.DEFINE_bool(
         "report_only",
         False,

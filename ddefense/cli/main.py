@@ -4,12 +4,11 @@ import dataclasses
 import pathlib
 import shlex
 import sys
-from typing import Any
 
 from absl import flags, logging
 
+from ddefense.cli import executor_flags, program
 from ddefense.cli import flags as cli_flags
-from ddefense.cli import program
 from ddefense.config import Config
 from ddefense.experiments import workdir as experiment_dirs
 
@@ -20,7 +19,8 @@ def run() -> None:
 
 
 def _configure() -> tuple[Config, pathlib.Path]:
-    config = cli_flags.config()
+    executor_flags.check()
+    config = executor_flags.with_threads(cli_flags.config())
     cli_flags.seeds()
     return config, cli_flags.workdir(config)
 
@@ -40,19 +40,23 @@ def _reproduce(config: Config, workdir: pathlib.Path) -> None:
 
 
 def _experiment(configs: list[Config], workdir: pathlib.Path, several: bool) -> None:
-    program.start_tensorflow(configs[0])
+    # Before TensorFlow is imported, as a cluster that cannot do the work is refused.
+    with executor_flags.executor(configs[0], workdir) as executor:
+        program.start_tensorflow(configs[0])
 
-    from ddefense.experiments import reproduce
+        from ddefense.experiments import reproduce
 
-    settings: dict[str, Any] = {
-        "export_dir": pathlib.Path(flags.FLAGS.export_dir),
-        "data_dir": cli_flags.data_dir(),
-        "command": shlex.join(["bin/reproduce", *sys.argv[1:]]),
-    }
-    if several:
-        reproduce.run_seeds(configs, workdir, **settings)
-    else:
-        reproduce.run(configs[0], workdir, **settings)
+        job = reproduce.Job(
+            export_dir=pathlib.Path(flags.FLAGS.export_dir),
+            data_dir=cli_flags.data_dir(),
+            command=shlex.join(["bin/reproduce", *sys.argv[1:]]),
+            executor=executor,
+            storage=executor_flags.storage(),
+        )
+        if several:
+            reproduce.run_seeds(configs, workdir, job)
+        else:
+            reproduce.run(configs[0], workdir, job)
 
 
 def _report(workdir: pathlib.Path) -> None:

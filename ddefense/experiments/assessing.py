@@ -58,23 +58,43 @@ class NetworkAttacks:
         self._crafted: norm_attacking.Crafted | None = None
 
     def attack(self, trained: Trained) -> Attacked:
-        """Attacks one network: JSMA first, because that is the paper."""
-        found, artefacts = Attacked(), {}
-        for name in self._names:
-            if name in JSMA_ATTACKS:
-                artefact = attacking.attack(*self._run, trained, self._samples, name)
-                artefacts[name] = artefact
-                found.jsma[name], found.robustness[name], made = attacking.load_attack(artefact)
-                found.outcomes.update(made.outcomes)
+        """Attacks one network."""
+        return self.submit(trained)()
+
+    def submit(self, trained: Trained) -> Callable[[], Attacked]:
+        """Has one network attacked: JSMA first, because that is the paper.
+
+        Returns:
+            A function that waits for the attacks and gives what they did.
+        """
+        artefacts = {
+            name: attacking.attack(*self._run, trained, self._samples, name)
+            for name in self._names
+            if name in JSMA_ATTACKS
+        }
+        replayed = None
         for name in self._names:
             if name == "transfer_cw_l2":
                 replayed = self._replay(trained)
-                found.norm_attacks[name] = replayed.attack
-                found.transfer.extend(replayed.by_kappa)
             elif name not in JSMA_ATTACKS:
-                artefact = norm_attacking.attack(*self._run, trained, self._samples, name)
-                artefacts[name] = artefact
-                found.norm_attacks[name] = norm_attacking.load_attack(artefact)
+                artefacts[name] = norm_attacking.attack(*self._run, trained, self._samples, name)
+        return functools.partial(self._collect, trained, artefacts, replayed)
+
+    def _collect(
+        self, trained: Trained, artefacts: Mapping[str, Artefact], replayed: Artefact | None
+    ) -> Attacked:
+        found = Attacked()
+        for name in self._names:
+            if name in JSMA_ATTACKS:
+                record, robustness, made = attacking.load_attack(artefacts[name])
+                found.jsma[name], found.robustness[name] = record, robustness
+                found.outcomes.update(made.outcomes)
+            elif name in artefacts:
+                found.norm_attacks[name] = norm_attacking.load_attack(artefacts[name])
+            elif replayed is not None:
+                transfer = norm_attacking.load_transfer(replayed)
+                found.norm_attacks[name] = transfer.attack
+                found.transfer.extend(transfer.by_kappa)
         if outliers.outlier_class(trained.network, self._run[2]) is None:
             return found
         return dataclasses.replace(found, outliers=self._outliers(trained, artefacts))
@@ -99,14 +119,12 @@ class NetworkAttacks:
             inputs.append(self._crafted.artefact)
         return outliers.load(outliers.measure(*self._run, trained, attempts, inputs))
 
-    def _replay(self, trained: Trained) -> norm_attacking.Transfer:
+    def _replay(self, trained: Trained) -> Artefact:
         if self._crafted is None:
             self._crafted = norm_attacking.craft_on_substitute(
                 *self._run, self._substitute(), self._samples
             )
-        return norm_attacking.load_transfer(
-            norm_attacking.transfer(*self._run, trained, self._crafted, self._samples)
-        )
+        return norm_attacking.transfer(*self._run, trained, self._crafted, self._samples)
 
 
 class Assessor:
@@ -140,19 +158,31 @@ class Assessor:
         self._baseline, self._samples = baseline, samples
         self._trained_here = trained_here
         self._attacks = NetworkAttacks(stages, config, dataset, samples, substitute)
-        self._rates: dict[str, controlling.SignRates] = {}
-        self._scaled: dict[str, records.AttackRecord] = {}
+        self._rates: dict[str, Artefact] = {}
+        self._scaled: dict[str, Artefact] = {}
         self.outcomes: dict[tuple[str, str], records.AttackOutcome] = {}
 
     def assess(self, trained: Trained) -> records.NetworkRecord:
         """The record of one network."""
-        measured = measuring.load_measurements(
-            measuring.measure(self._stages, self._config, self._dataset, trained)
-        )
+        return self.submit(trained)()
+
+    def submit(self, trained: Trained) -> Callable[[], records.NetworkRecord]:
+        """Has one network measured and attacked.
+
+        Returns:
+            A function that waits for that and gives the record of the network.
+        """
+        measured = measuring.measure(self._stages, self._config, self._dataset, trained)
+        collect = self._attacks.submit(trained)
+        self._submit_controls(trained)
+        return functools.partial(self._collect, trained, measured, collect)
+
+    def _collect(
+        self, trained: Trained, artefact: Artefact, collect: Callable[[], Attacked]
+    ) -> records.NetworkRecord:
+        measured, attacked = measuring.load_measurements(artefact), collect()
         logits, gradients = measured.of_logits()
-        attacked = self._attacks.attack(trained)
         self.outcomes.update(attacked.outcomes)
-        self._prepare_controls(trained)
         return records.NetworkRecord(
             name=trained.name,
             defense=trained.defense,
@@ -172,29 +202,28 @@ class Assessor:
             outliers=attacked.outliers,
         )
 
-    def _prepare_controls(self, trained: Trained) -> None:
+    def _submit_controls(self, trained: Trained) -> None:
         run, asked = (self._stages, self._config, self._dataset), self._config.attacks
         if any(name in SIGN_ATTACKS for name in asked):
-            self._rates[trained.name] = controlling.load_rates(
-                controlling.attack(*run, trained, self._samples)
-            )
+            self._rates[trained.name] = controlling.attack(*run, trained, self._samples)
         # At T = 1 the logits are multiplied by one.
         if self._baseline and "jsma_f" in asked and trained.temperature != 1.0:
-            scaled = attacking.attack(
+            self._scaled[trained.name] = attacking.attack(
                 *run, self._baseline, self._samples, "jsma_f", logit_scale=trained.temperature
             )
-            self._scaled[trained.name] = attacking.load_attack(scaled)[0]
 
     def controls(self, networks: list[records.NetworkRecord]) -> list[records.ControlRecord]:
         """The controls of every network, once all are assessed."""
+        rates = {name: controlling.load_rates(found) for name, found in self._rates.items()}
+        scaled = {name: attacking.load_attack(found)[0] for name, found in self._scaled.items()}
         compared = [n.attacks.get("jsma_f") for n in networks if n.defense == "none"]
         return [
             control
             for network in networks
             for control in controlling.controls(
                 network,
-                self._rates.get(network.name),
+                rates.get(network.name),
                 compared[0] if compared else None,
-                self._scaled.get(network.name),
+                scaled.get(network.name),
             )
         ]

@@ -1,11 +1,13 @@
 """Stages that attack: which samples, and each attack on each network in resumable shards."""
 
 import dataclasses
+import functools
 import math
 import pathlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 from absl import logging
@@ -17,13 +19,13 @@ from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_classifier, load_outputs
 from ddefense.experiments.outliers import Attempts
 from ddefense.experiments.pair import Trained
-from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
-from ddefense.progress import Progress
+from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, reading
 
 _INDICES = "indices.npy"
 _RECORD = "attack.json"
 _ROBUSTNESS = "robustness.json"
 _SAMPLES = "samples.npz"
+_SHARD = "shard.npz"
 _COLOURS = 3
 
 
@@ -133,9 +135,6 @@ def attack(
 
     `logit_scale` multiplies the network's logits, which leaves its predictions as they are: the
     control for a protection that is numerical alone.
-
-    A shard runs from its start or not at all, because floating-point results depend on what
-    shares a batch: a resumed run gives the same bits.
     """
     # The paper's units of theta are unknown where the input is standardised, so a second one
     # stands beside the configured one.
@@ -153,50 +152,42 @@ def attack(
         settings["logit_scale"] = logit_scale
         stage = f"{name}_on_{trained.name}_times_{logit_scale:g}"
 
-    def work(directory: pathlib.Path) -> None:
-        indices = load_samples(samples)
+    def attack_shard(first: int, directory: pathlib.Path) -> None:
+        indices = load_samples(samples)[first : first + config.shard_samples]
         images, labels = dataset.test.images[indices], dataset.test.labels[indices]
         sample, target = attacks.every_wrong_class(labels, dataset.num_classes)
-        logits = load_outputs(trained.network)
-        attacked = load_classifier(trained.network, dataset.value_range)
-        if logit_scale != 1.0:
-            logits = networks.with_scaled_logits(logits, logit_scale)
-            attacked = attacks.classifier(logits, bounds=dataset.value_range)
-        derivative = attacks.forward_derivative(attacked, name, temperature=trained.temperature)
-        shards = []
-        label = stage.replace("_on_", " on ").replace("_times_", " times ")
-        with Progress(label, len(sample), "attack") as progress:
-            for first in range(0, len(images), config.shard_samples):
-                rows = np.flatnonzero((sample >= first) & (sample < first + config.shard_samples))
-                path = directory / SCRATCH / f"shard_{first:05d}.npz"
-                if not path.exists():
-                    made = attacks.jsma(
-                        derivative,
-                        images[sample[rows]],
-                        target[rows],
-                        bounds=dataset.value_range,
-                        theta=theta,
-                        max_features=config.max_features,
-                        batch_size=config.attack_batch_size,
-                    )
-                    _save(made, path)
-                shards.append(path)
-                progress.update(len(rows))
-        made = _join([_load(path) for path in shards])
+        logits, derivative = _load_derivative(
+            trained.network, dataset.value_range, name, trained.temperature, logit_scale
+        )
+        made = attacks.jsma(
+            derivative,
+            images[sample],
+            target,
+            bounds=dataset.value_range,
+            theta=theta,
+            max_features=config.max_features,
+            batch_size=config.attack_batch_size,
+        )
         outcome = measurements.judge(
             logits,
             images[sample],
             made,
-            sample,
+            first + sample,
             target,
             max_features=config.max_features,
             bounds=dataset.value_range,
         )
+        _save(outcome, made, directory / _SHARD)
+
+    def join(directory: pathlib.Path) -> None:
+        found = [_load(directory / SCRATCH / shard.name / _SHARD) for shard in parts]
+        outcome = records.AttackOutcome.join([outcome for outcome, _, _ in found])
         num_features = int(np.prod(dataset.image_shape))
         records.dump(
             measurements.success_record(
                 outcome,
-                made,
+                stop=np.concatenate([stop for _, stop, _ in found]),
+                steps=sum(steps for _, _, steps in found),
                 theta=theta,
                 max_features=config.max_features,
                 num_features=num_features,
@@ -210,11 +201,58 @@ def attack(
             ),
             directory / _ROBUSTNESS,
         )
+        indices = load_samples(samples)
+        images, labels = dataset.test.images[indices], dataset.test.labels[indices]
         records.Samples(images, labels, indices, {(trained.name, name): outcome}).save(
             directory / _SAMPLES
         )
 
-    return stages.run(stage, settings, [trained.network, samples], work)
+    parts = shards(config, config.samples, dataset.num_classes - 1, attack_shard)
+    inputs = [trained.network, samples]
+    return stages.run(stage, settings, inputs, join, kind="attack", parts=parts)
+
+
+def shards(
+    config: Config, samples: int, attempts: int, work: Callable[[int, pathlib.Path], None]
+) -> list[Part]:
+    """The parts of a stage that attacks.
+
+    A part runs from its start or not at all, because floating-point results depend on what shares
+    a batch: a resumed run, or one on several machines, gives the same bits.
+
+    Args:
+        config: says how many samples a part has.
+        samples: attacked in all.
+        attempts: on each sample.
+        work: called with the number of the first sample and the directory to fill.
+    """
+    return [
+        Part(
+            f"shard_{first:05d}",
+            attempts * min(config.shard_samples, samples - first),
+            "attack",
+            functools.partial(work, first),
+        )
+        for first in range(0, samples, config.shard_samples)
+    ]
+
+
+# Its compiled functions serve every shard.
+@functools.lru_cache(maxsize=4)
+def _load_derivative(
+    network: Artefact,
+    bounds: tuple[float, float],
+    name: str,
+    temperature: float,
+    logit_scale: float,
+) -> tuple[keras.Model, attacks.ForwardDerivative]:
+    """The network that judges, and what one reading of JSMA takes of it."""
+    logits = load_outputs(network)
+    attacked = load_classifier(network, bounds)
+    if logit_scale != 1.0:
+        logits = networks.with_scaled_logits(logits, logit_scale)
+        attacked = attacks.classifier(logits, bounds=bounds)
+    return logits, attacks.forward_derivative(attacked, name, temperature=temperature)
 
 
 def load_attack(
@@ -238,29 +276,33 @@ def load_attempts(artefact: Artefact) -> Attempts:
     return Attempts(np.stack(images), outcome.sample, found.labels[outcome.sample], outcome.target)
 
 
-def _save(made: attacks.AdversarialSamples, path: pathlib.Path) -> None:
+def _save(
+    outcome: records.AttackOutcome, made: attacks.AdversarialSamples, path: pathlib.Path
+) -> None:
     with files.atomic_file(path) as temporary:
         np.savez_compressed(
-            temporary, images=made.images, num_features=made.num_features, stop=made.stop
+            temporary,
+            allow_pickle=False,
+            **dataclasses.asdict(outcome),
+            stop=made.stop,
+            steps=int(made.num_features.sum()) // 2,
         )
 
 
-def _load(path: pathlib.Path) -> attacks.AdversarialSamples:
+def _load(path: pathlib.Path) -> tuple[records.AttackOutcome, npt.NDArray[np.integer], int]:
+    """Outcome, reasons to stop and steps of a shard."""
     try:
         with files.read_npz(path) as arrays:
-            return attacks.AdversarialSamples(
-                arrays["images"], arrays["num_features"], arrays["stop"]
-            )
+            fields = {field.name for field in dataclasses.fields(records.AttackOutcome)}
+            outcome = records.AttackOutcome(**{field: arrays[field] for field in fields})
+            return outcome, arrays["stop"], int(arrays["steps"])
     except files.DamagedError as error:
-        raise records.RunError(
-            f"Expected a shard of an attack at {path}, but it cannot be read: {error}. Delete that "
-            "file to attack the shard again."
-        ) from error
+        raise damaged_shard(path, error) from error
 
 
-def _join(parts: list[attacks.AdversarialSamples]) -> attacks.AdversarialSamples:
-    return attacks.AdversarialSamples(
-        np.concatenate([part.images for part in parts]),
-        np.concatenate([part.num_features for part in parts]),
-        np.concatenate([part.stop for part in parts]),
+def damaged_shard(path: pathlib.Path, error: files.DamagedError) -> records.RunError:
+    """What to do about it."""
+    return records.RunError(
+        f"Expected a shard of an attack at {path}, but it cannot be read: {error}. Delete "
+        f"{path.parent} to attack the shard again."
     )

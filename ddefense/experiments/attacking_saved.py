@@ -82,7 +82,7 @@ def run(
     process = environment.Process(command)
     unit = adopting.in_unit_range(dataset)
     with workdir.claimed(directory, config):
-        stages = Stages(directory, made_by=environment.provenance())
+        stages = Stages(directory, made_by=environment.provenance)
         attacked = adopting.adopt(stages, "attacked", subject, temperature=temperature, data=data)
         measured = measuring.load_measurements(measuring.measure(stages, config, unit, attacked))
         # Before the samples: a network of another dataset may not get enough images right.

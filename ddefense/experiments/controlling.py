@@ -82,6 +82,7 @@ def attack(
         {name: dataclasses.asdict(setting) for name, setting in settings.items()},
         [trained.network, samples],
         work,
+        kind="attack",
     )
 
 

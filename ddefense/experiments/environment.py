@@ -1,6 +1,7 @@
 """What a result depends on beside its configuration: versions, device, threads."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -42,6 +43,7 @@ def describe() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def provenance() -> dict[str, str]:
     """The code and machine that make a stage, as kept with it."""
     found = describe()

@@ -130,7 +130,7 @@ def evaluate(  # noqa: PLR0913
     process = environment.Process(command)
     data, unit = adopting.digest_of(dataset), adopting.in_unit_range(dataset)
     with workdir.claimed(directory, config):
-        stages = Stages(directory, made_by=environment.provenance())
+        stages = Stages(directory, made_by=environment.provenance)
         adopted = _adopt(stages, subjects, _names(network, undistilled), temperature, data)
         evaluated, baseline = adopted["network"], adopted.get("undistilled")
         samples = attacking.choose_samples(stages, config, unit, baseline or evaluated)

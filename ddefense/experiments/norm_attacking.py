@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,16 +15,16 @@ from ddefense import attacks, files, measurements, networks, records
 from ddefense.config import SIGN_ATTACKS, Config
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_classifier, load_outputs
-from ddefense.experiments.attacking import load_samples
+from ddefense.experiments.attacking import damaged_shard, load_samples, shards
 from ddefense.experiments.outliers import Attempts, outlier_class
 from ddefense.experiments.pair import Trained
-from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
-from ddefense.progress import Progress
+from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, reading
 
 _RECORD = "attack.json"
 _IMAGES = "adversarial.npz"
 _TRANSFER = "transfer.json"
 _CRAFTED = "crafted.npz"
+_SHARD = "shard.npz"
 
 Images = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.int64]
@@ -213,13 +213,22 @@ def attack(
         every_target=_all_targets(config, trained),
     )
 
-    def work(directory: pathlib.Path) -> None:
-        attempts = _attempts(config, dataset, load_samples(samples)[: plan.samples], plan.targets)
-        logits = load_outputs(trained.network)
-        attacked = load_classifier(trained.network, dataset.value_range)
-        made = _craft_in_shards(
-            directory / SCRATCH, f"{name} on {trained.name}", attempts, config, attacked, plan.craft
+    count = min(plan.samples, config.samples)
+    each = dataset.num_classes - 1 if plan.targets == "all" else 1
+
+    def attempts_on(first: int, stop: int) -> _Attempts:
+        return _attempts(config, dataset, load_samples(samples), plan.targets, first, stop)
+
+    def attack_shard(first: int, directory: pathlib.Path) -> None:
+        stop = min(first + config.shard_samples, count)
+        _craft(
+            attempts_on(first, stop), dataset, trained.network, plan.craft, first * each, directory
         )
+
+    def join(directory: pathlib.Path) -> None:
+        attempts = attempts_on(0, count)
+        logits = load_outputs(trained.network)
+        made = _join(directory, parts)
         outcome = measurements.judge_norm(
             logits,
             attempts.images,
@@ -259,7 +268,10 @@ def attack(
         "shard_samples": config.shard_samples,
         "batch_size": config.attack_batch_size,
     }
-    return stages.run(f"{name}_on_{trained.name}", settings, [trained.network, samples], work)
+    parts = shards(config, count, each, attack_shard)
+    stage = f"{name}_on_{trained.name}"
+    inputs = [trained.network, samples]
+    return stages.run(stage, settings, inputs, join, kind="attack", parts=parts)
 
 
 def load_attack(artefact: Artefact) -> records.NormAttackRecord:
@@ -302,46 +314,44 @@ class _Attempts:
 
 
 def _attempts(
-    config: Config, dataset: Dataset, indices: npt.NDArray[np.int64], targets: Targets
+    config: Config,
+    dataset: Dataset,
+    indices: npt.NDArray[np.int64],
+    targets: Targets,
+    first: int,
+    stop: int,
 ) -> _Attempts:
-    images, labels = dataset.test.images[indices], dataset.test.labels[indices]
-    chosen = attacks.one_wrong_class(labels, dataset.num_classes, config.seed)
-    rows = np.arange(len(indices))
+    """The attempts on some of the attacked images, from `first` up to `stop`."""
+    # Those before are drawn too, so that it does not depend on how they are divided.
+    labels = dataset.test.labels[indices[:stop]]
+    chosen = attacks.one_wrong_class(labels, dataset.num_classes, config.seed)[first:]
+    images, labels = dataset.test.images[indices[first:stop]], labels[first:]
+    rows = np.arange(first, first + len(images))
     if targets == "all":
-        rows, target = attacks.every_wrong_class(labels, dataset.num_classes)
-        return _Attempts(images[rows], labels[rows], target, rows, chosen[rows])
+        inside, target = attacks.every_wrong_class(labels, dataset.num_classes)
+        return _Attempts(images[inside], labels[inside], target, rows[inside], chosen[inside])
     return _Attempts(images, labels, chosen if targets == "random" else None, rows, chosen)
 
 
-def _craft_in_shards(
-    scratch: pathlib.Path,
-    label: str,
+def _craft(
     attempts: _Attempts,
-    config: Config,
-    attacked: attacks.Classifier,
+    dataset: Dataset,
+    network: Artefact,
     craft: Craft,
-) -> Images:
-    """Attacks a few samples at a time.
+    first_row: int,
+    directory: pathlib.Path,
+) -> None:
+    """Attacks a network and leaves the adversarial images."""
+    attacked = load_classifier(network, dataset.value_range)
+    made = craft(attacked, attempts.images, attempts.labels, attempts.targets, first_row)
+    np.savez_compressed(directory / _SHARD, images=made)
 
-    A shard runs from its start or not at all, because floating-point results depend on what
-    shares a batch: a resumed run gives the same bits.
-    """
-    made = np.empty_like(attempts.images)
-    with Progress(label, len(made), "attack") as progress:
-        for first in range(0, int(attempts.sample.max()) + 1, config.shard_samples):
-            inside = (attempts.sample >= first) & (attempts.sample < first + config.shard_samples)
-            rows = np.flatnonzero(inside)
-            path = scratch / f"shard_{first:05d}.npz"
-            if not path.exists():
-                targets = None if attempts.targets is None else attempts.targets[rows]
-                found = craft(
-                    attacked, attempts.images[rows], attempts.labels[rows], targets, int(rows[0])
-                )
-                with files.atomic_file(path) as temporary:
-                    np.savez_compressed(temporary, images=found)
-            made[rows] = _load_images(path)
-            progress.update(len(rows))
-    return made
+
+def _join(directory: pathlib.Path, parts: Sequence[Part]) -> Images:
+    """The adversarial images of all shards."""
+    return np.concatenate(
+        [_load_images(directory / SCRATCH / part.name / _SHARD) for part in parts]
+    )
 
 
 def _load_images(path: pathlib.Path) -> Images:
@@ -350,10 +360,7 @@ def _load_images(path: pathlib.Path) -> Images:
             images: Images = arrays["images"]
             return images
     except files.DamagedError as error:
-        raise records.RunError(
-            f"Expected a shard of an attack at {path}, but it cannot be read: {error}. Delete that "
-            "file to attack the shard again."
-        ) from error
+        raise damaged_shard(path, error) from error
 
 
 @dataclass(config=pydantic.ConfigDict(frozen=True, extra="forbid"), kw_only=True)
@@ -390,25 +397,33 @@ def craft_on_substitute(
         "batch_size": config.attack_batch_size,
     }
 
-    def work(directory: pathlib.Path) -> None:
-        attempts = _attempts(config, dataset, load_samples(samples)[: config.cw_samples], "random")
-        attacked = load_classifier(substitute.network, dataset.value_range)
-        arrays = {}
-        for kappa in config.kappas:
-            scratch = directory / SCRATCH / f"kappa_{kappa:g}"
-            scratch.mkdir(exist_ok=True)
-            arrays[f"{kappa:g}"] = _craft_in_shards(
-                scratch,
-                f"cw_l2 at kappa {kappa:g} on {substitute.name}",
-                attempts,
-                config,
-                attacked,
-                _by_logits("cw_l2", config, dataset.value_range, _carlini_wagner(config, kappa)),
-            )
+    def attack_shard(kappa: float, first: int, directory: pathlib.Path) -> None:
+        craft = _by_logits("cw_l2", config, dataset.value_range, _carlini_wagner(config, kappa))
+        stop = min(first + config.shard_samples, count)
+        attempts = _attempts(config, dataset, load_samples(samples), "random", first, stop)
+        _craft(attempts, dataset, substitute.network, craft, first, directory)
+
+    def join(directory: pathlib.Path) -> None:
+        arrays = {f"{kappa:g}": _join(directory, parts) for kappa, parts in by_kappa.items()}
         np.savez_compressed(directory / _CRAFTED, allow_pickle=False, **arrays)
 
-    stage = f"transfer_cw_l2_from_{substitute.name}"
-    return Crafted(substitute, stages.run(stage, settings, [substitute.network, samples], work))
+    count = min(config.cw_samples, config.samples)
+    by_kappa = {
+        kappa: [
+            dataclasses.replace(shard, name=f"kappa_{kappa:g}_{shard.name}")
+            for shard in shards(config, count, 1, functools.partial(attack_shard, kappa))
+        ]
+        for kappa in config.kappas
+    }
+    artefact = stages.run(
+        f"transfer_cw_l2_from_{substitute.name}",
+        settings,
+        [substitute.network, samples],
+        join,
+        kind="attack",
+        parts=[part for parts in by_kappa.values() for part in parts],
+    )
+    return Crafted(substitute, artefact)
 
 
 def transfer(
@@ -422,7 +437,8 @@ def transfer(
     """Replays the substitute's adversarial samples on one network."""
 
     def work(directory: pathlib.Path) -> None:
-        attempts = _attempts(config, dataset, load_samples(samples)[: config.cw_samples], "random")
+        count = min(config.cw_samples, config.samples)
+        attempts = _attempts(config, dataset, load_samples(samples), "random", 0, count)
         logits = load_outputs(trained.network)
         makers = load_outputs(crafted.substitute.network)
         by_kappa, refused = [], outlier_class(trained.network, dataset)

@@ -13,11 +13,13 @@ import numpy.typing as npt
 from ddefense import attacks, distillation, networks, records, training
 from ddefense.config import Config
 from ddefense.datasets import Dataset
-from ddefense.experiments.stages import SCRATCH, Artefact, Stages, reading
+from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, reading
 
 NETWORK = "network.keras"
 _TRAINING = "training.json"
 _SOFT_LABELS = "soft_labels.npy"
+# Images whose soft labels are made together, a multiple of the batch in which they are evaluated.
+_SOFT_LABEL_IMAGES = 8192
 # Far from the seeds that people repeat a run with.
 _SUBSTITUTE_SEEDS = 1_000_000
 # Share of adversarial training over which epsilon rises to its full size, and its share of the
@@ -100,21 +102,35 @@ class NetworkStages:
             initial = baseline.network  # the same training: hard labels at T = 1
         else:
             initial = self._train(f"initial_{tag}", temperature, self._hard_labels, [], warm_start)
-        soft = self._stages.run(
-            f"soft_labels_{tag}",
-            {"temperature": temperature},
-            [initial],
-            lambda directory: np.save(
-                directory / _SOFT_LABELS,
-                distillation.soft_labels(
-                    load_network(initial), self._dataset.train.images, temperature
-                ),
-            ),
-        )
+        soft = self._soft_labels(f"soft_labels_{tag}", temperature, initial)
         network = self._train(
             f"distilled_{tag}", temperature, lambda: load_soft_labels(soft), [soft], warm_start
         )
         return Trained(f"distilled_{tag}", temperature, network, "distillation", initial, soft)
+
+    def _soft_labels(self, name: str, temperature: float, initial: Artefact) -> Artefact:
+        images = self._dataset.train.images
+
+        def label(first: int, directory: pathlib.Path) -> None:
+            made = distillation.soft_labels(
+                load_network(initial), images[first : first + _SOFT_LABEL_IMAGES], temperature
+            )
+            np.save(directory / _SOFT_LABELS, made)
+
+        def join(directory: pathlib.Path) -> None:
+            found = [np.load(directory / SCRATCH / part.name / _SOFT_LABELS) for part in parts]
+            np.save(directory / _SOFT_LABELS, np.concatenate(found))
+
+        parts = [
+            Part(
+                f"images_{first:06d}",
+                min(_SOFT_LABEL_IMAGES, len(images) - first),
+                "image",
+                functools.partial(label, first),
+            )
+            for first in range(0, len(images), _SOFT_LABEL_IMAGES)
+        ]
+        return self._stages.run(name, {"temperature": temperature}, [initial], join, parts=parts)
 
     def substitute(self) -> Trained:
         """An undistilled network of another seed, for an attacker who cannot see the defended one.
@@ -252,6 +268,7 @@ class NetworkStages:
             },
             inputs + ([start] if start is not None else []),
             work,
+            kind="train",
         )
 
 

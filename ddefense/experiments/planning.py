@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,7 +14,7 @@ from absl import logging
 from ddefense import attacks, networks, training
 from ddefense.config import JSMA_ATTACKS, SIGN_ATTACKS, Config
 from ddefense.datasets import Dataset
-from ddefense.experiments.stages import StageRecord, finished
+from ddefense.experiments.stages import Place, StageRecord, finished
 
 _TIMED_STEPS = 4
 _EXPORT_SECONDS = 3.0
@@ -242,16 +241,18 @@ class Sweep:
     """The stages of one or more runs as a whole: says the plan, then what is left of it.
 
     Args:
-        runs: (run directory, its stages) pairs.
+        runs: (where a run keeps its stages, its stages) pairs.
+        at_once: how many stages run at a time.
     """
 
-    def __init__(self, runs: Sequence[tuple[pathlib.Path, list[Planned]]]) -> None:
+    def __init__(self, runs: Sequence[tuple[Place, list[Planned]]], at_once: float = 1.0) -> None:
         """Leaves out what is finished already."""
-        planned = [(directory, stage) for directory, stages in runs for stage in stages]
+        planned = [(place, stage) for place, stages in runs for stage in stages]
+        self._at_once = at_once
         self._left = {
-            (directory, stage.name): stage
-            for directory, stage in planned
-            if not finished(directory, stage.name)
+            (place, stage.name): stage
+            for place, stage in planned
+            if not finished(place, stage.name)
         }
         self._total = len(planned)
         self._estimated: dict[str, float] = {}
@@ -279,9 +280,9 @@ class Sweep:
         if memory > _physical_memory():
             logging.warning("This run may need more memory than this machine has.")
 
-    def finish(self, directory: pathlib.Path, record: StageRecord) -> None:
+    def finish(self, place: Place, record: StageRecord) -> None:
         """Counts a stage as done and logs what is left; skipped stages were never counted."""
-        stage = self._left.pop((directory, record.name), None)
+        stage = self._left.pop((place, record.name), None)
         if stage is None:
             return
         if record.starts == 1:  # or the record knows the last part only
@@ -298,12 +299,13 @@ class Sweep:
 
     def _seconds_left(self) -> float:
         """The estimates that are left, corrected by how far those of their kind were off."""
-        return sum(
+        seconds = sum(
             stage.seconds * self._taken[stage.kind] / self._estimated[stage.kind]
             if self._estimated.get(stage.kind)
             else stage.seconds
             for stage in self._left.values()
         )
+        return seconds / self._at_once
 
 
 def _physical_memory() -> int:

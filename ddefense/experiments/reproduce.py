@@ -1,8 +1,11 @@
 """The paper's experiment, stage by stage."""
 
+import contextlib
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 
 import keras
 from absl import logging
@@ -12,31 +15,44 @@ from ddefense.config import Config
 from ddefense.experiments import attacking, environment, planning, workdir
 from ddefense.experiments.assessing import Assessor
 from ddefense.experiments.dataset_record import dataset_record
+from ddefense.experiments.executing import Executor, Here
 from ddefense.experiments.pair import NetworkStages, Trained, load_network
-from ddefense.experiments.stages import Artefact, Stages, finished
+from ddefense.experiments.stages import Artefact, Place, Stages, finished, place_of
+from ddefense.experiments.storage import Storage
 
 _EXPORT = "export.json"
 # In which networks are listed.
 _ORDER = ("none", "distillation", "adversarial_training")
 
 
-def run(
-    config: Config,
-    directory: pathlib.Path,
-    *,
-    export_dir: pathlib.Path,
-    data_dir: pathlib.Path | None = None,
-    command: str = "",
-) -> records.Results:
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Where and how runs are done.
+
+    Attributes:
+        export_dir: SavedModels go to `<export_dir>/<dataset>_<network>/<version>`, with several
+            seeds to `<export_dir>/seed_<seed>/<dataset>_<network>/<version>`.
+        data_dir: folder of prepared TFDS data.
+        command: recorded with the results.
+        executor: does the work.
+        storage: where finished stages go, for other machines, beside the run directory.
+    """
+
+    export_dir: pathlib.Path
+    data_dir: pathlib.Path | None = None
+    command: str = ""
+    executor: Executor = dataclasses.field(default_factory=Here)
+    storage: Storage | None = None
+
+
+def run(config: Config, directory: pathlib.Path, job: Job) -> records.Results:
     """Trains, distills, measures, attacks and exports; finished stages are skipped.
 
     Args:
         config: what to do.
         directory: the run directory, made if needed; receives `results.json`, `samples.npz` and
             `networks/`.
-        export_dir: SavedModels go to `<export_dir>/<dataset>_<network>/<version>`.
-        data_dir: folder of prepared TFDS data.
-        command: recorded with the results.
+        job: where and how.
 
     Returns:
         The results, as written to `results.json`.
@@ -47,28 +63,22 @@ def run(
         StoppedError: if the run was asked to stop.
     """
     workdir.check(directory, config)
-    dataset = _load(config, data_dir)
+    dataset = _load(config, job.data_dir)
     with workdir.claimed(directory, config):
-        sweep = _plan([(directory, config)], dataset)
-        return _run(config, directory, dataset, sweep, export_dir, command)
+        ours = _Run(config, directory, job.export_dir, _place(directory, job.storage))
+        sweep = _plan([ours], dataset, job.executor)
+        return _submit(ours, dataset, sweep, job)()
 
 
 def run_seeds(
-    configs: Sequence[Config],
-    directory: pathlib.Path,
-    *,
-    export_dir: pathlib.Path,
-    data_dir: pathlib.Path | None = None,
-    command: str = "",
+    configs: Sequence[Config], directory: pathlib.Path, job: Job
 ) -> list[records.Results]:
     """Repeats a run with several seeds.
 
     Args:
         configs: one per seed, alike but for the seed.
         directory: each run goes to `<directory>/seed_<seed>`.
-        export_dir: SavedModels go to `<export_dir>/seed_<seed>/<dataset>_<network>/<version>`.
-        data_dir: folder of prepared TFDS data.
-        command: recorded with the results.
+        job: where and how.
 
     Returns:
         The results of each seed.
@@ -79,17 +89,41 @@ def run_seeds(
         StoppedError: if the run was asked to stop.
     """
     workdir.check_seeds(directory, configs)
-    dataset = _load(configs[0], data_dir)
-    runs = [(workdir.seed_directory(directory, config.seed), config) for config in configs]
-    with workdir.held(directory):
-        sweep = _plan(runs, dataset)
+    dataset = _load(configs[0], job.data_dir)
+    runs = []
+    for config in configs:
+        own = workdir.seed_directory(directory, config.seed)
+        storage = None if job.storage is None else job.storage.within(own.name)
+        runs.append(_Run(config, own, job.export_dir / own.name, _place(own, storage)))
+    with workdir.held(directory), contextlib.ExitStack() as claims:
+        sweep = _plan(runs, dataset, job.executor)
+        collects: list[Callable[[], records.Results]] = []
         results = []
-        for own_directory, config in runs:
-            logging.info("seed %d", config.seed)
-            with workdir.claimed(own_directory, config):
-                exports = export_dir / own_directory.name
-                results.append(_run(config, own_directory, dataset, sweep, exports, command))
-        return results
+        for ours in runs:
+            logging.info("seed %d", ours.config.seed)
+            claims.enter_context(workdir.claimed(ours.directory, ours.config))
+            collects.append(_submit(ours, dataset, sweep, job))
+            # Where several tasks are done at a time, those of the next seed should not wait.
+            if job.executor.at_once <= 1:
+                results.append(collects.pop()())
+        return results + [collect() for collect in collects]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """One configuration with one seed, and where it goes."""
+
+    config: Config
+    directory: pathlib.Path
+    export_dir: pathlib.Path
+    place: Place
+
+
+def _place(directory: pathlib.Path, storage: Storage | None) -> Place:
+    place = place_of(directory)
+    if storage is None:
+        return place
+    return dataclasses.replace(place, storage=storage, run=uuid.uuid4().hex)
 
 
 def _load(config: Config, data_dir: pathlib.Path | None) -> datasets.Dataset:
@@ -100,93 +134,100 @@ def _load(config: Config, data_dir: pathlib.Path | None) -> datasets.Dataset:
     return dataset
 
 
-def _plan(runs: Sequence[tuple[pathlib.Path, Config]], dataset: datasets.Dataset) -> planning.Sweep:
+def _plan(runs: Sequence[_Run], dataset: datasets.Dataset, executor: Executor) -> planning.Sweep:
     """Says what will be done, from a few timed steps if there is anything to do."""
     rates = planning.Rates(train=0.0, forward=0.0, backward=0.0)
-    config = runs[0][1]
+    config = runs[0].config
     names = [stage.name for stage in planning.plan(config, dataset, rates)]
-    if not all(finished(directory, name) for directory, _ in runs for name in names):
+    if not all(finished(ours.place, name) for ours in runs for name in names):
         rates = planning.measure_rates(config, dataset)
     sweep = planning.Sweep(
-        [(directory, planning.plan(config, dataset, rates)) for directory, config in runs]
+        [(ours.place, planning.plan(ours.config, dataset, rates)) for ours in runs],
+        executor.at_once,
     )
     sweep.announce(planning.memory_bytes(config, dataset))
     return sweep
 
 
-def _run(
-    config: Config,
-    directory: pathlib.Path,
-    dataset: datasets.Dataset,
-    sweep: planning.Sweep,
-    export_dir: pathlib.Path,
-    command: str,
-) -> records.Results:
-    process = environment.Process(command)
+def _submit(
+    ours: _Run, dataset: datasets.Dataset, sweep: planning.Sweep, job: Job
+) -> Callable[[], records.Results]:
+    """Has all networks of a run made and attacked.
+
+    Returns:
+        A function that waits for that, does the rest and gives the results.
+    """
+    config, directory = ours.config, ours.directory
+    process = environment.Process(job.command)
     stages = Stages(
         directory,
-        made_by=environment.provenance(),
-        when_done=functools.partial(sweep.finish, directory),
+        made_by=environment.provenance,
+        when_done=functools.partial(sweep.finish, ours.place),
+        executor=job.executor,
+        place=ours.place,
     )
     makers = NetworkStages(stages, config, dataset)
     baseline = makers.baseline()
     samples = attacking.choose_samples(stages, config, dataset, baseline)
     assessor = Assessor(stages, config, dataset, baseline, samples, makers.substitute)
-    deployed: list[Trained] = []
+    submitted: list[tuple[Trained, Callable[[], records.NetworkRecord]]] = []
 
-    def assess(trained: Trained) -> records.NetworkRecord:
-        deployed.append(trained)
-        record = assessor.assess(trained)
-        _save_deployed(directory, trained)
-        return record
+    def submit(trained: Trained) -> None:
+        submitted.append((trained, assessor.submit(trained)))
 
-    network_records = [assess(baseline)]
+    submit(baseline)
     warm_start = makers.warm_start()
     for temperature in config.temperatures:
-        network_records.append(assess(makers.distilled(temperature, baseline, warm_start)))
+        submit(makers.distilled(temperature, baseline, warm_start))
     if config.defense == "adversarial_training":
-        network_records.append(assess(makers.adversarially_trained(baseline)))
-    network_records.sort(key=lambda n: (_ORDER.index(n.defense), n.temperature))
-    controls = assessor.controls(network_records)
-    verdict = measurements.verdict(network_records, controls, dataset.num_classes)
-    described_dataset, described = dataset_record(dataset), environment.describe()
+        submit(makers.adversarially_trained(baseline))
 
-    def export(trained: Trained) -> records.ExportRecord:
-        network = _deployed(trained.network)
-        findings = exporting.findings_of(
-            trained.name,
+    def collect() -> records.Results:
+        network_records = []
+        for trained, assessed in submitted:
+            network_records.append(assessed())
+            _save_deployed(directory, trained)
+        network_records.sort(key=lambda n: (_ORDER.index(n.defense), n.temperature))
+        controls = assessor.controls(network_records)
+        verdict = measurements.verdict(network_records, controls, dataset.num_classes)
+        described_dataset, described = dataset_record(dataset), environment.describe()
+
+        def export(trained: Trained) -> records.ExportRecord:
+            network = _deployed(trained.network)
+            findings = exporting.findings_of(
+                trained.name,
+                dataset=described_dataset,
+                networks=network_records,
+                controls=controls,
+                environment=described,
+            )
+            card = exporting.card_of(
+                network, name=trained.name, environment=described, findings=findings
+            )
+            base = ours.export_dir / f"{dataset.name}_{trained.name}"
+            return _export(stages, trained, network, card, base)
+
+        exports = [export(trained) for trained, _ in submitted]
+        indices = attacking.load_samples(samples)
+        records.Samples(
+            dataset.test.images[indices], dataset.test.labels[indices], indices, assessor.outcomes
+        ).save(directory / "samples.npz")
+        results = records.Results(
             dataset=described_dataset,
+            config=config,
+            environment=process.environment(stages.done),
+            timings=process.timings(stages.done),
+            architecture=measurements.architecture(load_network(baseline.network)),
+            sample_indices=indices.tolist(),
             networks=network_records,
+            exports=exports,
             controls=controls,
-            environment=described,
+            verdict=verdict,
         )
-        card = exporting.card_of(
-            network, name=trained.name, environment=described, findings=findings
-        )
-        return _export(
-            stages, trained, network, card, export_dir / f"{dataset.name}_{trained.name}"
-        )
+        records.dump(results, directory / "results.json")
+        return results
 
-    exports = [export(trained) for trained in deployed]
-
-    indices = attacking.load_samples(samples)
-    records.Samples(
-        dataset.test.images[indices], dataset.test.labels[indices], indices, assessor.outcomes
-    ).save(directory / "samples.npz")
-    results = records.Results(
-        dataset=described_dataset,
-        config=config,
-        environment=process.environment(stages.done),
-        timings=process.timings(stages.done),
-        architecture=measurements.architecture(load_network(baseline.network)),
-        sample_indices=indices.tolist(),
-        networks=network_records,
-        exports=exports,
-        controls=controls,
-        verdict=verdict,
-    )
-    records.dump(results, directory / "results.json")
-    return results
+    return collect
 
 
 def _deployed(artefact: Artefact) -> keras.Model:
@@ -227,7 +268,7 @@ def _export(
         )
         records.dump(record, partial / _EXPORT)
 
-    artefact = stages.run(stage, {}, [trained.network], work)
+    artefact = stages.run(stage, {}, [trained.network], work, kind="export")
     return records.load(records.ExportRecord, artefact.directory / _EXPORT)
 
 

@@ -2,91 +2,109 @@
 
 import contextlib
 import dataclasses
-import errno
-import os
+import functools
 import pathlib
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import pydantic
 from absl import logging
-from pydantic.dataclasses import dataclass
 
 from ddefense import interruption, records
 from ddefense.config import digest
+from ddefense.experiments.executing import Executor, Here, Kind, Pending, Task
+from ddefense.experiments.units import SCRATCH, MadeBy, Part, Place, StageRecord, Unit, Work
 
-_MARKER = "stage.json"
-_REFUSALS = tuple(
-    os.strerror(code)
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-)
-SCRATCH = "scratch"
-"""Where a stage keeps what it needs only until it is finished."""
-
-
-@dataclass(config=pydantic.ConfigDict(frozen=True, extra="forbid"), kw_only=True)
-class StageRecord:
-    """What a finished stage says of itself.
-
-    Attributes:
-        name: of the stage.
-        digest: of its settings and of those of the stages it builds on.
-        starts: how often it was started; more than once if it was interrupted.
-        seconds: that the process which finished it spent.
-        finished: whether the artefact is complete.
-        made_by: versions and machine of the process that finished it.
-    """
-
-    name: str
-    digest: str
-    starts: int
-    seconds: float = 0.0
-    finished: bool = False
-    made_by: dict[str, str] = dataclasses.field(default_factory=dict)
+__all__ = [
+    "SCRATCH",
+    "Artefact",
+    "Part",
+    "Place",
+    "StageRecord",
+    "Stages",
+    "finished",
+    "place_of",
+    "reading",
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class Artefact:
-    """A finished stage.
+    """What a stage leaves; it may still be at work.
 
     Attributes:
-        directory: where its files are.
+        name: of the stage.
         digest: stands for everything that determined it.
+        place: where it is.
+        pending: what to wait for; None if the stage is finished.
     """
 
-    directory: pathlib.Path
+    name: str
     digest: str
+    place: Place
+    pending: Pending | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """Where its files are, once the stage is finished: this waits for it.
+
+        Raises:
+            RunError: if the stage failed.
+        """
+        if self.pending is not None:
+            self.pending.wait()
+        return self.place.here(self.name)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For tasks of other processes, which start when it is finished."""
+        return Artefact, (self.name, self.digest, self.place)
 
 
 class Stages:
-    """Runs stages in one run directory.
+    """Runs the stages of one run.
 
     Args:
         workdir: the run directory; artefacts go to `stages/<name>`.
-        made_by: versions and machine, kept with every stage.
+        made_by: gives versions and machine of the process that makes a stage, kept with it.
         when_done: called with the record of every stage that is done, skipped ones included.
+        executor: does the work; None for this process.
+        place: where artefacts go; None for the run directory alone.
     """
 
     def __init__(
         self,
         workdir: pathlib.Path,
-        made_by: dict[str, str] | None = None,
+        made_by: MadeBy = dict,
         when_done: Callable[[StageRecord], None] | None = None,
+        executor: Executor | None = None,
+        place: Place | None = None,
     ) -> None:
         """Remembers the directory."""
-        self._directory = _stages(workdir)
-        self._made_by = made_by or {}
+        self._place = place or place_of(workdir)
+        self._made_by = made_by
         self._when_done = when_done or (lambda record: None)
-        self.done: list[StageRecord] = []
+        self._executor: Executor = executor or Here()
+        self._asked: dict[str, Artefact] = {}
+        self._records: dict[str, StageRecord | None] = {}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """The work of a stage, wherever it is done, runs no other stages."""
+        return _no_stages, ()
+
+    @property
+    def done(self) -> list[StageRecord]:
+        """The records of the stages that are done, in the order in which they were asked for."""
+        return [record for record in self._records.values() if record is not None]
 
     def run(
         self,
         name: str,
         settings: dict[str, Any],
         inputs: list[Artefact],
-        work: Callable[[pathlib.Path], None],
+        work: Work,
+        *,
+        kind: Kind = "measure",
+        parts: Sequence[Part] = (),
     ) -> Artefact:
         """Runs a stage, or skips it if it is finished.
 
@@ -99,9 +117,11 @@ class Stages:
             settings: what determines the artefact beside `inputs`, as JSON values.
             inputs: artefacts it is made from.
             work: called with the directory to fill.
+            kind: what it is for.
+            parts: pieces of the work that come first; a resumed run keeps the finished ones.
 
         Returns:
-            The artefact.
+            The artefact, which the executor may still be at work on.
 
         Raises:
             RunError: if the directory holds a stage of that name with other settings.
@@ -109,34 +129,31 @@ class Stages:
         """
         interruption.check()
         expected = digest([settings, [artefact.digest for artefact in inputs]])
-        directory = self._directory / name
-        if directory.exists():
-            record = self._check(directory, expected)
+        asked = self._asked.get(name)
+        if asked is not None and asked.digest == expected and asked.pending is not None:
+            return asked
+        unit = Unit(name, name, expected, self._place)
+        self._records.pop(name, None)
+        record = unit.record()
+        pending = None
+        if record is not None:
             logging.info("skipped %s", name)
+            unit.tidy()
+            self._finish(unit)
         else:
-            partial = self._directory / f".partial-{name}"
-            partial.mkdir(parents=True, exist_ok=True)
-            starts = 1
-            if (partial / _MARKER).exists():
-                starts += self._check(partial, expected).starts
-                logging.info("resuming %s", name)
-            else:
-                logging.info("running %s", name)
-            record = StageRecord(name=name, digest=expected, starts=starts)
-            records.dump(record, partial / _MARKER)
-            start = time.monotonic()
-            (partial / SCRATCH).mkdir(exist_ok=True)
-            with _naming_full_disks(name, partial):
-                work(partial)
-            record = dataclasses.replace(
-                record, seconds=time.monotonic() - start, finished=True, made_by=self._made_by
+            self._records[name] = None  # its place in the order
+            pending = self._executor.submit(
+                Task(
+                    name,
+                    kind,
+                    functools.partial(unit.make, work, self._made_by, parts),
+                    [functools.partial(part.make, unit, self._made_by) for part in parts],
+                ),
+                [artefact.pending for artefact in inputs if artefact.pending is not None],
+                functools.partial(self._finish, unit),
             )
-            records.dump(record, partial / _MARKER)
-            partial.replace(directory)
-        shutil.rmtree(directory / SCRATCH, ignore_errors=True)
-        self.done.append(record)
-        self._when_done(record)
-        return Artefact(directory, expected)
+        self._asked[name] = Artefact(name, expected, self._place, pending)
+        return self._asked[name]
 
     def forget(self, name: str, *, unless: Callable[[pathlib.Path], bool]) -> None:
         """Removes a finished stage whose effect outside the run directory is gone.
@@ -145,55 +162,41 @@ class Stages:
             name: of the stage.
             unless: called with the stage's directory; whether it still holds.
         """
-        directory = self._directory / name
-        if directory.exists() and not unless(directory):
-            # Not in place: a process killed meanwhile would leave half a stage.
-            doomed = self._directory / f".tmp-{name}"
-            directory.replace(doomed)
-            shutil.rmtree(doomed)
+        directory, storage = self._place.folder / name, self._place.storage
+        if not finished(self._place, name) or unless(self._place.here(name)):
+            return
+        if storage is not None:
+            storage.remove(name)
+        # Not in place: a process killed meanwhile would leave half a stage.
+        doomed = self._place.folder / f".tmp-{name}"
+        directory.replace(doomed)
+        shutil.rmtree(doomed)
 
-    def _check(self, directory: pathlib.Path, expected: str) -> StageRecord:
-        try:
-            record = records.load(StageRecord, directory / _MARKER)
-        except records.RunError as error:
+    def _finish(self, unit: Unit) -> None:
+        record = unit.record()
+        if record is None:
             raise records.RunError(
-                f"Expected the record of a stage at {directory / _MARKER}, but it is damaged. Move "
-                f"{directory} away to run the stage again."
-            ) from error
-        if record.digest != expected:
-            raise records.RunError(
-                f"{directory} holds stage {record.name} made with other settings (digest "
-                f"{record.digest}, expected {expected}). Choose another --workdir, or move that "
-                "directory away to run the stage again."
+                f"Expected the finished stage {unit.name} at {unit.directory}, which is not there. "
+                "Was it removed? The same command makes it again."
             )
-        return record
+        self._records[unit.name] = record
+        self._when_done(record)
 
 
-@contextlib.contextmanager
-def _naming_full_disks(name: str, directory: pathlib.Path) -> Iterator[None]:
-    """Turns a refused write into advice that helps, whichever library met it.
-
-    HDF5 and TensorFlow raise errors of their own, which share only the system's words.
-    """
-    try:
-        yield
-    except Exception as error:
-        found = next((words for words in _REFUSALS if words in str(error)), None)
-        if found is None:
-            raise
-        raise records.RunError(
-            f"Cannot write stage {name} in {directory}: {found}. Make room or choose another "
-            "--workdir or --export_dir; finished stages are kept, and the same command resumes."
-        ) from error
+def _no_stages() -> None:
+    return None
 
 
-def finished(workdir: pathlib.Path, name: str) -> bool:
-    """Whether a run directory holds a stage."""
-    return (_stages(workdir) / name).exists()
+def place_of(workdir: pathlib.Path) -> Place:
+    """Where a run directory keeps its stages."""
+    return Place(workdir / "stages")
 
 
-def _stages(workdir: pathlib.Path) -> pathlib.Path:
-    return workdir / "stages"
+def finished(place: Place, name: str) -> bool:
+    """Whether a stage is there."""
+    if (place.folder / name).exists():
+        return True
+    return place.storage is not None and place.storage.marker(name) is not None
 
 
 @contextlib.contextmanager
@@ -203,10 +206,11 @@ def reading(artefact: Artefact) -> Iterator[None]:
     Raises:
         RunError: naming the stage's directory, whatever file in it is damaged.
     """
+    directory = artefact.directory
     try:
         yield
     except (records.RunError, OSError, ValueError, KeyError, EOFError) as error:
         raise records.RunError(
-            f"The finished stage in {artefact.directory} is damaged: {error} Move that directory "
+            f"The finished stage in {directory} is damaged: {error} Move that directory "
             "away to run the stage again."
         ) from error

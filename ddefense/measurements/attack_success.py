@@ -50,8 +50,9 @@ def judge(
 
 def success_record(
     outcome: AttackOutcome,
-    made: AdversarialSamples,
     *,
+    stop: npt.NDArray[np.integer],
+    steps: int,
     theta: float,
     max_features: int,
     num_features: int,
@@ -63,7 +64,8 @@ def success_record(
 
     Args:
         outcome: from `judge`.
-        made: what the attack returned, for why it stopped.
+        stop: why the attack stopped, see `attacks.Stop`, shape [P].
+        steps: pairs of features that it changed in all.
         theta: of the attack.
         max_features: the budget.
         num_features: features of an image.
@@ -89,9 +91,9 @@ def success_record(
         features_interval=statistics.ratio_interval(totals, reached, seed)
         if success.any()
         else None,
-        no_admissible_pair=int((made.stop >= Stop.NO_ADMISSIBLE_PAIR).sum()),
-        zero_maps=int((made.stop == Stop.ZERO_MAP).sum()),
-        steps=int(made.num_features.sum()) // 2,
+        no_admissible_pair=int((stop >= Stop.NO_ADMISSIBLE_PAIR).sum()),
+        zero_maps=int((stop == Stop.ZERO_MAP).sum()),
+        steps=steps,
     )
 
 

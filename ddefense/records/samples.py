@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +66,24 @@ class AttackOutcome:
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             features=feature.astype(np.int32),
             values=after[row, feature].astype(np.float32),
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence["AttackOutcome"]) -> "AttackOutcome":
+        """One outcome of several, pair after pair."""
+        ends = np.cumsum([0, *(part.offsets[-1] for part in parts)])
+        offsets = [part.offsets[:-1] + end for part, end in zip(parts, ends, strict=False)]
+
+        def joined(field: str) -> npt.NDArray[Any]:
+            return np.concatenate([getattr(part, field) for part in parts])
+
+        return cls(
+            sample=joined("sample"),
+            target=joined("target"),
+            success=joined("success"),
+            offsets=np.concatenate([*offsets, ends[-1:]]),
+            features=joined("features"),
+            values=joined("values"),
         )
 
     @property

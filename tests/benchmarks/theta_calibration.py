@@ -52,7 +52,8 @@ def main() -> None:
         )
         record = measurements.success_record(
             outcome,
-            made,
+            stop=made.stop,
+            steps=int(made.num_features.sum()) // 2,
             theta=theta,
             max_features=options.max_features,
             num_features=int(np.prod(dataset.image_shape)),

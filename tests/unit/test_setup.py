@@ -134,7 +134,7 @@ class TestMetadata:
 RUN_TIME = list(filter(None, section("options", "install_requires").splitlines()))
 EXTRAS = [
     line
-    for extra in ("labels-only", "tensorboard")
+    for extra in ("labels-only", "ray", "tensorboard")
     for line in section("options.extras_require", extra).split("\n")
     if line
 ]

@@ -10,7 +10,7 @@ import pytest
 from ddefense import attacks, datasets, distillation, interruption, networks, records, training
 from ddefense import config as config_lib
 from ddefense.experiments import attacking, pair
-from ddefense.experiments.stages import Artefact, Stages
+from ddefense.experiments.stages import Artefact, Stages, place_of
 from ddefense.progress import Progress
 from ddefense.records import RunError
 
@@ -434,10 +434,10 @@ def test_what_does_not_determine_a_network_leaves_it_alone(literal, tiny_dataset
 @pytest.fixture
 def untrained(tmp_path):
     """A baseline whose training was skipped: a network with the weights of its seed."""
-    directory = tmp_path / "network"
-    directory.mkdir()
+    directory = tmp_path / "stages" / "network"
+    directory.mkdir(parents=True)
     networks.build("mnist", temperature=1.0, seed=2).save(directory / pair.NETWORK)
-    return pair.Trained("baseline", 1.0, Artefact(directory, "digest"))
+    return pair.Trained("baseline", 1.0, Artefact("network", "digest", place_of(tmp_path)))
 
 
 @pytest.fixture

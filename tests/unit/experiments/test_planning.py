@@ -14,7 +14,7 @@ from ddefense import records
 from ddefense.datasets import Split
 from ddefense.experiments import planning
 from ddefense.experiments.planning import Planned, Rates, Sweep
-from ddefense.experiments.stages import StageRecord, Stages
+from ddefense.experiments.stages import StageRecord, Stages, place_of
 
 RATES = Rates(train=1.0, forward=0.1, backward=0.01)
 CONFIG = config_lib.Config(
@@ -327,7 +327,7 @@ def finish_for_good(directory, *stages):
 
 
 def test_the_plan_is_announced_by_kind(tmp_path, lines):
-    Sweep([(tmp_path, PLAN)]).announce(memory=3 * 2**30)
+    Sweep([(place_of(tmp_path), PLAN)]).announce(memory=3 * 2**30)
     head, *kinds, last = lines()
     assert head == "plan: 5 stages, 0 finished already"
     assert [" ".join(kind.split()) for kind in kinds] == [
@@ -339,23 +339,23 @@ def test_the_plan_is_announced_by_kind(tmp_path, lines):
 
 
 def test_a_run_that_needs_more_memory_than_there_is_is_warned_of(tmp_path, lines):
-    sweep = Sweep([(tmp_path, PLAN)])
+    sweep = Sweep([(place_of(tmp_path), PLAN)])
     for memory, warned in ((2**28, False), (2**60, True)):
         sweep.announce(memory=memory)
         assert ("more memory than this machine has" in lines()[-1]) == warned
 
 
 def test_estimates_are_corrected_by_what_stages_of_their_kind_took(tmp_path, lines):
-    sweep = Sweep([(tmp_path, PLAN)])
+    sweep = Sweep([(place_of(tmp_path), PLAN)])
     # Twice as long as planned: 100 of attacks + 2 * 200 + 5.
-    sweep.finish(tmp_path, record("baseline", 200.0))
+    sweep.finish(place_of(tmp_path), record("baseline", 200.0))
     # A tenth: 4 + 400 + 5.
-    sweep.finish(tmp_path, record("f_on_baseline", 6.0))
+    sweep.finish(place_of(tmp_path), record("f_on_baseline", 6.0))
     # Now 15 for 100, which changes nothing of what is left.
-    sweep.finish(tmp_path, record("z_on_baseline", 9.0))
+    sweep.finish(place_of(tmp_path), record("z_on_baseline", 9.0))
     # 200 + 100 for 300.
-    sweep.finish(tmp_path, record("distilled_t5", 100.0))
-    sweep.finish(tmp_path, record("export_distilled_t5", 50.0))
+    sweep.finish(place_of(tmp_path), record("distilled_t5", 100.0))
+    sweep.finish(place_of(tmp_path), record("export_distilled_t5", 50.0))
     assert lines() == [
         "finished baseline in 3 min 20 s; 1 of 5 stages, about 8 min 25 s left",
         "finished f_on_baseline in 6 s; 2 of 5 stages, about 6 min 49 s left",
@@ -367,38 +367,38 @@ def test_estimates_are_corrected_by_what_stages_of_their_kind_took(tmp_path, lin
 
 def test_a_kind_is_corrected_by_the_sum_of_its_stages(tmp_path, lines):
     plan = [Planned(name, "train", 10.0 * i) for i, name in enumerate("abc", start=1)]
-    sweep = Sweep([(tmp_path, plan)])
-    sweep.finish(tmp_path, record("a", 30.0))
-    sweep.finish(tmp_path, record("b", 15.0))
+    sweep = Sweep([(place_of(tmp_path), plan)])
+    sweep.finish(place_of(tmp_path), record("a", 30.0))
+    sweep.finish(place_of(tmp_path), record("b", 15.0))
     # (30 + 15) / (10 + 20) of 30.
     assert lines()[-1].endswith("2 of 3 stages, about 45 s left")
 
 
 def test_what_was_left_of_an_interrupted_stage_corrects_nothing(tmp_path, lines):
-    sweep = Sweep([(tmp_path, PLAN)])
-    sweep.finish(tmp_path, dataclasses.replace(record("baseline", 1.0), starts=2))
+    sweep = Sweep([(place_of(tmp_path), PLAN)])
+    sweep.finish(place_of(tmp_path), dataclasses.replace(record("baseline", 1.0), starts=2))
     assert lines() == ["finished baseline in 1 s; 1 of 5 stages, about 5 min 5 s left"]
 
 
 def test_an_estimate_of_nothing_corrects_nothing(tmp_path, lines):
-    sweep = Sweep([(tmp_path, [Planned("a", "train", 0.0), Planned("b", "train", 7.0)])])
-    sweep.finish(tmp_path, record("a", 3.0))
+    sweep = Sweep([(place_of(tmp_path), [Planned("a", "train", 0.0), Planned("b", "train", 7.0)])])
+    sweep.finish(place_of(tmp_path), record("a", 3.0))
     assert lines() == ["finished a in 3 s; 1 of 2 stages, about 7 s left"]
 
 
 def test_finished_stages_are_neither_planned_nor_counted_again(tmp_path, lines):
     finish_for_good(tmp_path, "baseline", "f_on_baseline")
     lines()
-    sweep = Sweep([(tmp_path, PLAN)])
+    sweep = Sweep([(place_of(tmp_path), PLAN)])
     sweep.announce(memory=0)
     said = lines()
     assert said[0] == "plan: 5 stages, 2 finished already"
     assert "in all about 4 min 5 s" in said[-1]
     for name in ("baseline", "f_on_baseline"):
         # Their records are of an earlier process, and correct nothing.
-        sweep.finish(tmp_path, record(name, 1e6))
+        sweep.finish(place_of(tmp_path), record(name, 1e6))
     assert lines() == []
-    sweep.finish(tmp_path, record("z_on_baseline", 40.0))
+    sweep.finish(place_of(tmp_path), record("z_on_baseline", 40.0))
     assert lines() == ["finished z_on_baseline in 40 s; 3 of 5 stages, about 3 min 25 s left"]
 
 
@@ -406,7 +406,7 @@ def test_an_interrupted_stage_is_still_to_be_done(tmp_path, lines):
     with pytest.raises(records.RunError):
         Stages(tmp_path).run("baseline", {}, [], fails)
     lines()
-    Sweep([(tmp_path, PLAN)]).announce(memory=0)
+    Sweep([(place_of(tmp_path), PLAN)]).announce(memory=0)
     assert lines()[0] == "plan: 5 stages, 0 finished already"
 
 
@@ -415,7 +415,7 @@ def fails(directory):
 
 
 def test_seeds_are_counted_together_and_told_apart(tmp_path, lines):
-    runs = [(tmp_path / f"seed_{seed}", PLAN) for seed in (0, 1)]
+    runs = [(place_of(tmp_path / f"seed_{seed}"), PLAN) for seed in (0, 1)]
     finish_for_good(tmp_path / "seed_1", "baseline")
     lines()
     sweep = Sweep(runs)
@@ -423,9 +423,9 @@ def test_seeds_are_counted_together_and_told_apart(tmp_path, lines):
     said = lines()
     assert said[0] == "plan: 10 stages, 1 finished already"
     assert " ".join(said[1].split()) == "train 3 stages, about 8 min 20 s"
-    sweep.finish(tmp_path / "seed_1", record("baseline", 100.0))
+    sweep.finish(place_of(tmp_path / "seed_1"), record("baseline", 100.0))
     assert lines() == []
-    sweep.finish(tmp_path / "seed_0", record("baseline", 100.0))
+    sweep.finish(place_of(tmp_path / "seed_0"), record("baseline", 100.0))
     (line,) = lines()
     assert "; 2 of 10 stages, " in line
 

@@ -26,14 +26,14 @@ def test_a_setting_that_does_not_fit_the_dataset_is_refused(tmp_path, field, val
     with pytest.raises(
         config_lib.ConfigError, match=rf"{field}: expected at most {limit}.*{value}"
     ):
-        reproduce.run(config, tmp_path / "run", export_dir=tmp_path / "exported")
+        reproduce.run(config, tmp_path / "run", reproduce.Job(tmp_path / "exported"))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     "run",
     [
-        lambda config, path: reproduce.run(config, path / "run", export_dir=path / "exported"),
+        lambda config, path: reproduce.run(config, path / "run", reproduce.Job(path / "exported")),
         lambda config, path: attacking_saved.run(config, path / "run", network=path / "no.keras"),
     ],
     ids=["reproduce", "attack"],
@@ -70,7 +70,7 @@ def finished(config, tmp_path_factory):
     """The folder of a finished run, not to be changed, and what it returned."""
     folder = tmp_path_factory.mktemp("reproduce")
     with contextlib.chdir(folder):
-        return folder, reproduce.run(config, RUN, export_dir=EXPORTS)
+        return folder, reproduce.run(config, RUN, reproduce.Job(EXPORTS))
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def again(config, finished, tmp_path, monkeypatch):
     """Runs once more where a copy of the finished run is."""
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    return lambda: reproduce.run(config, RUN, export_dir=EXPORTS)
+    return lambda: reproduce.run(config, RUN, reproduce.Job(EXPORTS))
 
 
 def versions():

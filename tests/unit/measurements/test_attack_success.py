@@ -98,14 +98,6 @@ def outcome_of(success, changed, sample):
     )
 
 
-def made_of(changed, stop):
-    return AdversarialSamples(
-        images=np.zeros((len(changed), 1, 1, 1), np.float32),
-        num_features=np.array(changed),
-        stop=np.array(stop, np.int8),
-    )
-
-
 def test_success_record_by_hand():
     changed = [0, 4, 8, 2, 0, 8]
     success = [True, True, False, False, False, True]
@@ -120,7 +112,8 @@ def test_success_record_by_hand():
     ]
     found = measurements.success_record(
         outcome_of(success, changed, sample),
-        made_of(changed, stop),
+        stop=np.array(stop, np.int8),
+        steps=11,
         theta=-1.0,
         max_features=8,
         num_features=100,
@@ -138,14 +131,14 @@ def test_success_record_by_hand():
     )
     assert found.mean_distortion == pytest.approx(0.04)
     assert (found.no_admissible_pair, found.zero_maps) == (2, 1)
-    # Two steps, four, one and four more.
-    assert found.steps == 2 + 4 + 1 + 4
+    assert found.steps == 11
 
 
 def test_success_record_without_a_success():
     found = measurements.success_record(
         outcome_of([False, False], [0, 2], [0, 0]),
-        made_of([0, 2], [Stop.ZERO_MAP, Stop.BUDGET]),
+        stop=np.array([Stop.ZERO_MAP, Stop.BUDGET], np.int8),
+        steps=1,
         theta=1.0,
         max_features=2,
         num_features=100,
@@ -160,7 +153,8 @@ def test_success_record_without_a_success():
 def test_a_failure_without_any_change_is_not_already_the_target():
     found = measurements.success_record(
         outcome_of([False, True], [0, 2], [0, 1]),
-        made_of([0, 2], [Stop.ZERO_MAP, Stop.REACHED]),
+        stop=np.array([Stop.ZERO_MAP, Stop.REACHED], np.int8),
+        steps=1,
         theta=1.0,
         max_features=2,
         num_features=10,

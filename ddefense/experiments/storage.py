@@ -1,0 +1,151 @@
+"""Finished stages in a folder or object store that every node of a cluster reaches."""
+
+import json
+import pathlib
+import shutil
+import uuid
+from typing import Any
+
+import fsspec
+
+from ddefense.config import ConfigError
+from ddefense.records import RunError
+
+MARKER = "stage.json"
+"""The file that says that a directory is complete: object stores cannot rename a directory, so it
+is written after all others."""
+
+
+class Storage:
+    """Directories under a URL that fsspec knows, such as `s3://bucket/sweep` or `file:///mnt/sweep`.
+
+    Args:
+        url: the folder; made when needed.
+
+    Raises:
+        ConfigError: if no file system is known for it, or the library for it is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Connects to the file system."""
+        self.url = url.rstrip("/")
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(
+                "storage: expected a folder or a URL that fsspec knows, such as s3://bucket/sweep; "
+                f"received {url!r}: {error}"
+            ) from error
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same folder."""
+        return isinstance(other, Storage) and other.url == self.url
+
+    def __hash__(self) -> int:
+        """Of the URL."""
+        return hash(self.url)
+
+    def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
+        """Other processes connect themselves."""
+        return Storage, (self.url,)
+
+    @property
+    def of_one_process(self) -> bool:
+        """Whether no other process sees what is written here."""
+        return "memory" in _protocols(self._files)
+
+    def within(self, name: str) -> "Storage":
+        """A folder in it."""
+        return Storage(f"{self.url}/{name}")
+
+    def marker(self, key: str) -> Any:
+        """What the marker of a directory says, as JSON values; None if it is not complete."""
+        # Listings may be remembered from before another node wrote.
+        self._files.invalidate_cache()
+        try:
+            return json.loads(self._files.cat_file(f"{self._root}/{key}/{MARKER}"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunError(f"Cannot read {self.url}/{key}/{MARKER}: {error}") from error
+
+    def publish(self, key: str, directory: pathlib.Path, *, without: str) -> None:
+        """Copies a directory here, its marker last.
+
+        Args:
+            key: what it is called here.
+            directory: with a marker.
+            without: name of a subdirectory that stays.
+        """
+        for path in sorted(directory.rglob("*")):
+            inside = path.relative_to(directory)
+            if path.is_file() and inside.parts[0] != without and inside != pathlib.Path(MARKER):
+                self._put(path, f"{self._root}/{key}/{inside.as_posix()}")
+        self._put(directory / MARKER, f"{self._root}/{key}/{MARKER}")
+
+    def fetch(self, key: str, directory: pathlib.Path) -> None:
+        """Copies a complete directory to this machine.
+
+        Args:
+            key: what it is called here.
+            directory: where it goes; not there yet.
+
+        Raises:
+            RunError: if it is not complete.
+        """
+        if self.marker(key) is None:
+            raise RunError(f"Expected a finished stage at {self.url}/{key}, received none.")
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = directory.with_name(f".tmp-{uuid.uuid4().hex}")
+        base = f"{self._root}/{key}"
+        try:
+            for found in self._files.find(base):
+                target = temporary / found.removeprefix(self._files._strip_protocol(base)).lstrip(
+                    "/"
+                )
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._files.get_file(found, str(target))
+            try:
+                temporary.rename(directory)
+            except OSError:
+                if not directory.exists():  # unless another process was faster
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def remove(self, key: str) -> None:
+        """Removes a directory, its marker first, if it is there."""
+        base = f"{self._root}/{key}"
+        self._files.invalidate_cache()
+        if self._files.exists(f"{base}/{MARKER}"):
+            self._files.rm_file(f"{base}/{MARKER}")
+        if self._files.exists(base):
+            self._files.rm(base, recursive=True)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a small file."""
+        self._files.makedirs(self._root, exist_ok=True)
+        self._files.pipe_file(f"{self._root}/{name}", content)
+
+    def read(self, name: str) -> bytes | None:
+        """Reads a small file; None if it is not there."""
+        self._files.invalidate_cache()
+        try:
+            content: bytes = self._files.cat_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            return None
+        return content
+
+    def delete(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        if self._files.exists(f"{self._root}/{name}"):
+            self._files.rm_file(f"{self._root}/{name}")
+
+    def _put(self, path: pathlib.Path, target: str) -> None:
+        self._files.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        self._files.put_file(str(path), target)
+
+
+def _protocols(file_system: Any) -> tuple[str, ...]:
+    found = file_system.protocol
+    return (found,) if isinstance(found, str) else tuple(found)
