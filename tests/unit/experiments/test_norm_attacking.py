@@ -480,8 +480,8 @@ def test_killed_between_shards_crafting_goes_on(
     fresh = make_stand(tmp_path)
     fresh.networks["substitute"] = make_trained(fresh.stages, "substitute", scale=4.0)
     kill_after_a_shard(lambda: craft(fresh, toy, "substitute"))
-    (shard,) = tmp_path.rglob("shard_*")
-    assert shard.parent.name == "kappa_0"
+    (shard,) = tmp_path.rglob("kappa_*")
+    assert shard.name == "kappa_0_shard_00000"
     made = craft(fresh, toy, "substitute").artefact.directory / "crafted.npz"
     assert made.read_bytes() == expected.read_bytes()
     with np.load(made) as arrays:
