@@ -13,6 +13,7 @@ import os
 import pathlib
 import pickle
 import platform
+import shutil
 import socket
 import time
 import uuid
@@ -106,7 +107,7 @@ def connected(
             f"{_first_line(error)} Start one with: ray start --head"
         ) from error
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        nodes = _nodes()
         _check_resources(cluster, nodes)
         _check_nodes(nodes, workdir, storage)
         cpus = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
@@ -116,6 +117,8 @@ def connected(
             yield executor
         finally:
             executor.cancel()
+            if storage is not None:
+                _remove_copies(storage)
     finally:
         ray.shutdown()
 
@@ -446,6 +449,25 @@ def _is_installed(name: str) -> bool:
     return False
 
 
+def _remove_copies(storage: Storage) -> None:
+    """Removes what nodes have copied from the storage."""
+    asked = []
+    for node in _nodes():
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        remote = ray.remote(num_cpus=0, max_retries=0)(_remove_copies_here)
+        asked.append(remote.options(scheduling_strategy=there).remote(storage))
+    ray.wait(asked, num_returns=len(asked), timeout=_CONNECT_SECONDS)
+
+
+def _remove_copies_here(storage: Storage) -> None:
+    shutil.rmtree(storage.copies(), ignore_errors=True)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    """The nodes that are up, as far as the head knows."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
 def _label(node: dict[str, Any]) -> str:
     """What messages call a node: machines may have several."""
     return f"{node['NodeManagerHostname']}-{node['NodeID'][:8]}"
@@ -453,19 +475,21 @@ def _label(node: dict[str, Any]) -> str:
 
 def _ask(nodes: list[dict[str, Any]], probe: Any, name: str) -> dict[str, _Answer]:
     """Has every node look at what this machine wrote, and write an answer."""
-    asked = {}
+    asked: dict[str, tuple[str, Any]] = {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         remote = ray.remote(num_cpus=0, max_retries=2)(_answer)
         label = _label(node)
-        asked[label] = remote.options(
-            name=f"ddefense: probe of {label}", scheduling_strategy=there
-        ).remote(probe, name, f"{name}-{label}")
+        options = remote.options(name=f"ddefense: probe of {label}", scheduling_strategy=there)
+        asked[label] = node["NodeID"], options.remote(probe, name, f"{name}-{label}")
     found = {}
-    for label, reference in asked.items():
+    for label, (node_id, reference) in asked.items():
         try:
             found[label] = ray.get(reference, timeout=_PROBE_SECONDS)
         except ray.exceptions.RayError as error:
+            if node_id not in {node["NodeID"] for node in _nodes()}:
+                logging.warning("node %s has left the cluster", label)
+                continue
             cause = getattr(error, "cause", error)
             raise ConfigError(
                 f"ray_address: node {label} cannot do the work of ddefense: {_first_line(cause)} "

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import uuid
 from collections.abc import Callable, Sequence
 
 import keras
@@ -120,10 +119,7 @@ class _Run:
 
 
 def _place(directory: pathlib.Path, storage: Storage | None) -> Place:
-    place = place_of(directory)
-    if storage is None:
-        return place
-    return dataclasses.replace(place, storage=storage, run=uuid.uuid4().hex)
+    return dataclasses.replace(place_of(directory), storage=storage)
 
 
 def _load(config: Config, data_dir: pathlib.Path | None) -> datasets.Dataset:

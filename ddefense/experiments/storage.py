@@ -1,8 +1,11 @@
 """Finished stages in a folder or object store that every node of a cluster reaches."""
 
 import json
+import os
 import pathlib
 import shutil
+import tempfile
+import urllib.parse
 import uuid
 from typing import Any
 
@@ -48,6 +51,11 @@ class Storage:
     def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
         """Other processes connect themselves."""
         return Storage, (self.url,)
+
+    def copies(self) -> pathlib.Path:
+        """Where a machine that shares nothing else keeps copies while a run goes on."""
+        parts = [urllib.parse.quote(part, safe="") for part in self.url.split("/") if part]
+        return pathlib.Path(tempfile.gettempdir(), f"ddefense-{os.getuid()}", *parts)
 
     @property
     def of_one_process(self) -> bool:

@@ -7,7 +7,6 @@ import fcntl
 import os
 import pathlib
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -59,18 +58,16 @@ class Place:
     Attributes:
         folder: on this machine, or on a file system that all nodes share.
         storage: where finished units go beside that, for other nodes. Their folders are copies.
-        run: of which run other nodes keep copies; they start with none.
     """
 
     folder: pathlib.Path
     storage: Storage | None = None
-    run: str = ""
 
     def __reduce__(self) -> tuple[object, ...]:
         """In another process, which may be on another machine."""
         if self.storage is None:
             return Place, (self.folder.absolute(),)
-        return _elsewhere, (self.storage, self.run)
+        return _elsewhere, (self.storage,)
 
     def here(self, key: str) -> pathlib.Path:
         """The directory of a finished unit, brought to this machine."""
@@ -80,9 +77,8 @@ class Place:
         return directory
 
 
-def _elsewhere(storage: Storage, run: str) -> Place:
-    folder = pathlib.Path(tempfile.gettempdir(), f"ddefense-{os.getuid()}-{run}")
-    return Place(folder, storage, run)
+def _elsewhere(storage: Storage) -> Place:
+    return Place(storage.copies(), storage)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,14 +121,17 @@ class Unit:
         Raises:
             RunError: if it was made with other settings, or is damaged.
         """
-        if self.directory.exists():
-            return self._load(self.directory)
         storage = self.place.storage
         found = None if storage is None else storage.marker(self.key)
-        if found is None:
-            self.check()
-            return None
-        return self._checked(StageRecord(**found), f"{storage and storage.url}/{self.key}")
+        if storage is not None and found is not None:
+            return self._checked(StageRecord(**found), f"{storage.url}/{self.key}")
+        if self.directory.exists():
+            record = self._load(self.directory)
+            if storage is not None:  # which has lost it, or is new
+                storage.publish(self.key, self.directory, without=SCRATCH)
+            return record
+        self.check()
+        return None
 
     def check(self) -> int:
         """How often it was started before.

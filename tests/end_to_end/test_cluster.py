@@ -1,0 +1,141 @@
+"""A run on a real Ray cluster of two nodes, whatever is lost, is the run on one machine."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SCENARIOS = Path(__file__).with_name("cluster.py")
+FLAGS = ("--preset=smoke", "--workdir=run", "--export_dir=exported", "--shard_samples=2")
+STOPPED, USAGE = 143, 2
+UNSHARE = ["unshare", "-rnm"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _namespaces():
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("the extra ray is not installed")
+    try:
+        found = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True)
+    except OSError as error:
+        pytest.skip(f"no namespaces here: {error}")
+    if found.returncode:
+        pytest.skip(f"no namespaces here: {found.stderr.strip()}")
+
+
+@pytest.fixture
+def play(start_python, tmp_path):
+    """Plays a scenario; what happened, and the results of the run, if any."""
+
+    def play(name, *flags, **variables):
+        execute = "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
+        process = start_python(
+            *("-c", execute, *UNSHARE, sys.executable, "-P", SCENARIOS),
+            *(name, tmp_path, *(flags or FLAGS)),
+            cwd=tmp_path,
+            **variables,
+        )
+        out, err = process.communicate(timeout=800)
+        assert process.returncode == 0, err
+        return json.loads(out.splitlines()[-1])
+
+    return play
+
+
+@pytest.fixture(scope="module")
+def local(start_run, tmp_path_factory):
+    """The same run in one process."""
+    return start_run(tmp_path_factory.mktemp("local"), *FLAGS, "--threads=1", flags=()).finish()
+
+
+def load(folder):
+    from ddefense import records
+
+    return records.load(records.Results, folder / "run" / "results.json")
+
+
+def assert_same(folder, expected):
+    """Everything that was measured, and every weight, is the same, bit for bit."""
+    from ddefense import records
+
+    found, alone = load(folder), load(expected.folder)
+    other = ("environment", "timings", "exports")
+    for field in dataclasses.fields(records.Results):
+        if field.name not in other:
+            assert getattr(found, field.name) == getattr(alone, field.name), field.name
+    with (
+        np.load(folder / "run" / "samples.npz") as ours,
+        np.load(expected.workdir / "samples.npz") as theirs,
+    ):
+        assert sorted(ours) == sorted(theirs)
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+    return found
+
+
+def test_a_worker_a_node_and_the_driver_are_lost_and_the_results_are_those_of_one_machine(
+    play, tmp_path, local
+):
+    happened = play("losses", *FLAGS)
+    assert happened["status"] == 0, happened["log"]
+    assert happened["killed"]  # the name of a stage or part
+    found = assert_same(tmp_path, local)
+    # The second driver took over what was finished.
+    assert happened["log"].count("skipped ") >= happened["before"]
+    assert "skipped baseline\n" in happened["log"]
+    assert found.environment["resumed_stages"] >= 1
+    stages = tmp_path / "run" / "stages"
+    assert not list(stages.glob(".*"))
+    assert not list(tmp_path.glob(".probe-*"))
+
+
+def test_asked_to_stop_it_says_so_and_resumes(play, tmp_path):
+    happened = play("stopped", *FLAGS)
+    assert happened["status"] == STOPPED, happened["log"]
+    assert happened["log"].splitlines()[-1] == (
+        "Stopped as asked, and saved; the same command resumes in run."
+    )
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("scenario", "said"),
+    [
+        ("without_gpu", "--num_gpus: expected at most 0, the GPUs that Ray sees on one node"),
+        ("too_many_threads", "--threads: expected at most 1, the CPUs that Ray sees on one node"),
+        ("not_shared", "--workdir: expected a folder that all nodes share; node "),
+        ("other_versions", " has others: numpy 0.1 there, "),
+    ],
+)
+def test_a_cluster_that_cannot_do_the_work_is_refused_before_it_starts(
+    play, tmp_path, scenario, said
+):
+    happened = play(scenario, *FLAGS)
+    assert happened["status"] == USAGE, happened["log"]
+    assert "Traceback" not in happened["log"]
+    message, usage = happened["log"].splitlines()[-2:]
+    assert said in message
+    assert message.startswith("--")
+    assert usage.startswith("Usage: bin/reproduce ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_nodes_that_share_nothing_but_a_storage_will_do(play, tmp_path, local):
+    url = (tmp_path / "shared").as_uri()
+    happened = play("storage_alone", *FLAGS, f"--storage={url}")
+    assert happened["status"] == 0, happened["log"]
+    assert happened["worked"] == [True, True]
+    assert happened["left"] == []
+    assert_same(tmp_path, local)
+    # Parts are there only until their stage is finished.
+    names = sorted(os.listdir(tmp_path / "shared"))
+    assert "distilled_t20" in names
+    assert not [name for name in names if name.startswith(".")]
