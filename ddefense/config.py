@@ -92,6 +92,8 @@ class Config:
         decay_epochs: epochs between two decays.
         dropout: rate after each hidden dense layer, in [0, 1).
         samples: test images attacked; each is attacked towards every other class.
+        misclassified: whether the attacked images are the first of the test set, right or wrong,
+            instead of the first that the undistilled network gets right.
         gradient_samples: test images whose gradient amplitude is measured, at most.
         attacks: names of the attacks, see `ddefense.attacks`.
         theta: change of a feature per step of JSMA, in units of the network's input, in [-1, 1],
@@ -148,6 +150,7 @@ class Config:
     decay_epochs: int = 10
     dropout: float = 0.5
     samples: int = PAPER_SAMPLES
+    misclassified: bool = False
     gradient_samples: int = 10_000
     attacks: tuple[str, ...] = _DEFAULT_ATTACKS
     theta: float = 1.0

@@ -260,6 +260,12 @@ def define_attacks() -> None:
     flags.DEFINE_integer(
         "samples", None, "Test images attacked, each towards every other class, >= 1."
     )
+    flags.DEFINE_bool(
+        "misclassified",
+        None,
+        "Attack the first test images, whether or not the undistilled network gets them right; "
+        "with --samples=<all> the whole test set. Default: only those that it gets right.",
+    )
     flags.DEFINE_list("attacks", None, f"Attacks to run, among {', '.join(config_lib.ATTACKS)}.")
     flags.DEFINE_integer(
         "gradient_samples", None, "Most test images whose gradient amplitude is measured, >= 1."

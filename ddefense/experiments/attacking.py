@@ -91,7 +91,7 @@ def fitted(config: Config, dataset: Dataset, asked: Collection[str] = ()) -> Con
 
 
 def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: Trained) -> Artefact:
-    """Finds the first test images that the undistilled network gets right.
+    """Finds the first test images that the undistilled network gets right, or just the first.
 
     The same list serves every network, whatever it makes of these images.
 
@@ -100,18 +100,23 @@ def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: T
     """
 
     def work(directory: pathlib.Path) -> None:
-        logits = load_outputs(baseline.network)
-        predicted = networks.predict(logits, dataset.test.images).argmax(axis=1)
-        right = np.flatnonzero(predicted == dataset.test.labels)
-        if len(right) < config.samples:
+        found = np.arange(len(dataset.test))
+        if not config.misclassified:
+            logits = load_outputs(baseline.network)
+            predicted = networks.predict(logits, dataset.test.images).argmax(axis=1)
+            found = np.flatnonzero(predicted == dataset.test.labels)
+        if len(found) < config.samples:
             raise records.RunError(
-                f"--samples: expected at most {len(right)}, the test images that {baseline.name} "
-                f"gets right of {len(dataset.test)}; received {config.samples}. Lower it or train "
-                "for longer."
+                f"--samples: expected at most {len(found)}, the test images that {baseline.name} "
+                f"gets right of {len(dataset.test)}; received {config.samples}. Lower it, train "
+                "for longer, or attack the others too: --misclassified."
             )
-        np.save(directory / _INDICES, right[: config.samples])
+        np.save(directory / _INDICES, found[: config.samples])
 
-    return stages.run("samples", {"samples": config.samples}, [baseline.network], work)
+    settings: dict[str, Any] = {"samples": config.samples}
+    if config.misclassified:
+        settings["misclassified"] = True
+    return stages.run("samples", settings, [baseline.network], work)
 
 
 def load_samples(artefact: Artefact) -> npt.NDArray[np.int64]:

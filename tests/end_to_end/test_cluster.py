@@ -14,7 +14,16 @@ import pytest
 pytestmark = pytest.mark.slow
 
 SCENARIOS = Path(__file__).with_name("cluster.py")
-FLAGS = ("--preset=smoke", "--workdir=run", "--export_dir=exported", "--shard_samples=2")
+# 21 stages, the attacks in three parts each.
+FLAGS = (
+    "--preset=smoke",
+    "--workdir=run",
+    "--export_dir=exported",
+    "--attacks=jsma_f,pgd_linf,cw_l2,transfer_cw_l2",
+    "--samples=6",
+    "--cw_samples=6",
+    "--shard_samples=2",
+)
 STOPPED, USAGE = 143, 2
 UNSHARE = ["unshare", "-rnm"]
 
