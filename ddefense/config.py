@@ -130,6 +130,8 @@ class Config:
             bits twice on a GPU.
         threads: CPU threads per operation, 0 for one per core. Part of the configuration because
             sums in another order have other last bits.
+        devices: GPUs of a machine that each training is split over, or logical CPUs where it has
+            no GPU; the weights differ in their last bits with their number.
         reduced: true where epochs, temperatures or samples are fewer than the paper's. Derived:
             whatever is passed is replaced.
     """
@@ -176,6 +178,7 @@ class Config:
     precision: str = "float32"
     jit_compile: bool = False
     threads: int = 0
+    devices: int = 1
     reduced: bool = False
 
     def __post_init__(self) -> None:
@@ -205,6 +208,7 @@ class Config:
             "labels_only_queries",
             "adversarial_epochs",
             "adversarial_steps",
+            "devices",
         ):
             _expect_integer(name, getattr(self, name), minimum=1)
         for name in ("warm_start_steps", "seed", "threads"):
@@ -225,8 +229,15 @@ class Config:
         _expect(
             self.precision in PRECISIONS, "precision", f"one of {list(PRECISIONS)}", self.precision
         )
+        for name in ("jit_compile", "misclassified"):
+            received = getattr(self, name)
+            _expect(isinstance(received, bool), name, "true or false", received)
+        one_device = self.jit_compile or self.defense == "adversarial_training"
         _expect(
-            isinstance(self.jit_compile, bool), "jit_compile", "true or false", self.jit_compile
+            self.devices == 1 or not one_device,
+            "devices",
+            "1 with --jit_compile or --defense=adversarial_training",
+            self.devices,
         )
         self._check_number("epsilon", "a number in (0, 1]", lambda x: 0 < x <= 1)
         _expect(self.defense in DEFENSES, "defense", f"one of {list(DEFENSES)}", self.defense)

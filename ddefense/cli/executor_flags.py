@@ -39,8 +39,9 @@ def define() -> None:
     flags.DEFINE_float(
         "num_gpus",
         None,
-        "With --executor=ray: GPUs that each task takes; a fraction lets several tasks share one. "
-        "Default: 0, for CPUs alone. Each task takes --threads CPUs beside them.",
+        "With --executor=ray: GPUs that each task takes; a fraction lets several tasks share one, "
+        "and a training takes at least --devices. Default: 0, for CPUs alone. Each task takes "
+        "--threads CPUs beside them.",
         lower_bound=0.0,
     )
     flags.DEFINE_integer(
@@ -103,6 +104,25 @@ def storage() -> Storage | None:
     return Storage(_FLAGS.storage) if _FLAGS.storage else None
 
 
+def check_devices(config: Config) -> None:
+    """Refuses more devices than a training will have. Call it when TensorFlow has started.
+
+    Raises:
+        ConfigError: if this machine has fewer; on a cluster if tasks take no GPUs.
+    """
+    if config.devices == 1:
+        return
+    if _FLAGS.executor == "local":
+        from ddefense import training
+
+        training.check_devices(config.devices)
+    elif not _FLAGS.num_gpus:
+        raise ConfigError(
+            f"devices: expected --num_gpus with it on a cluster, where several devices are GPUs; "
+            f"received --devices={config.devices} without it."
+        )
+
+
 @contextlib.contextmanager
 def executor(config: Config, workdir: pathlib.Path) -> Iterator[Executor]:
     """What does the work while the block runs.
@@ -123,7 +143,9 @@ def executor(config: Config, workdir: pathlib.Path) -> Iterator[Executor]:
         name: _FLAGS[name].value for name in _OF_RAY if _FLAGS[name].value is not None
     }
     address = given.pop("ray_address", None)
-    cluster = on_ray.Cluster(address=address, num_cpus=config.threads, **given)
+    cluster = on_ray.Cluster(
+        address=address, num_cpus=config.threads, devices=config.devices, **given
+    )
     # What a run has beside the seed is the same for all seeds.
     prepare = functools.partial(program.start_tensorflow, config)
     with on_ray.connected(cluster, prepare, workdir, storage()) as found:

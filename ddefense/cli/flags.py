@@ -186,6 +186,11 @@ def _define_training() -> None:
         "0 is the literal protocol.",
     )
     define_optimizer()
+    flags.DEFINE_integer(
+        "devices",
+        None,
+        "GPUs of a machine that each training is split over, >= 1. Default: 1.",
+    )
     flags.DEFINE_float("dropout", None, "Rate after each hidden dense layer, in [0, 1).")
     flags.DEFINE_enum(
         "defense",

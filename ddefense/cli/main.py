@@ -43,6 +43,7 @@ def _experiment(configs: list[Config], workdir: pathlib.Path, several: bool) -> 
     # Before TensorFlow is imported, as a cluster that cannot do the work is refused.
     with executor_flags.executor(configs[0], workdir) as executor:
         program.start_tensorflow(configs[0])
+        executor_flags.check_devices(configs[0])
 
         from ddefense.experiments import reproduce
 

@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ddefense import interruption
 from ddefense.config import ConfigError
 from ddefense.datasets import Dataset
-from ddefense.experiments.executing import Pending, Task
+from ddefense.experiments.executing import Kind, Pending, Task
 from ddefense.experiments.storage import Storage
 from ddefense.records import RunError
 
@@ -53,6 +53,7 @@ class Cluster:
             with the run.
         num_cpus: CPUs that a task takes, as many as it has threads.
         num_gpus: GPUs that a task takes; a fraction lets several tasks share one.
+        devices: GPUs that a training takes at least, if tasks take any.
         max_concurrent: most tasks that are handed to Ray at a time; None for as many as useful.
         task_retries: how often a task is tried again after its worker or node was lost.
     """
@@ -60,8 +61,18 @@ class Cluster:
     address: str | None = None
     num_cpus: int = 1
     num_gpus: float = 0.0
+    devices: int = 1
     max_concurrent: int | None = None
     task_retries: int = 10
+
+    @property
+    def gpus_of_training(self) -> float:
+        """GPUs that a training takes."""
+        return (
+            max(self.num_gpus, self.devices)
+            if self.num_gpus and self.devices > 1
+            else self.num_gpus
+        )
 
 
 @contextlib.contextmanager
@@ -149,6 +160,7 @@ class OnRay:
             # TensorFlow keeps to those that it saw when it started.
             resources["max_calls"] = 0
         self._remote = ray.remote(**resources, max_retries=cluster.task_retries)(_perform)
+        self._gpus = {"train": cluster.gpus_of_training}
         self._num_gpus = cluster.num_gpus
 
     def submit(
@@ -163,14 +175,16 @@ class OnRay:
             return None
         before = [each.reference for each in after if isinstance(each, _Running)]
         parts = [
-            self._hand_over(f"{task.name}, part {i} of {len(task.parts)}", part, before)
+            self._hand_over(f"{task.name}, part {i} of {len(task.parts)}", task.kind, part, before)
             for i, part in enumerate(task.parts, 1)
         ]
-        return _Running(self, self._hand_over(task.name, task.work, parts or before, when_done))
+        reference = self._hand_over(task.name, task.kind, task.work, parts or before, when_done)
+        return _Running(self, reference)
 
     def _hand_over(
         self,
         name: str,
+        kind: Kind,
         work: Callable[[], None],
         before: list[Any],
         when_done: Callable[[], None] = lambda: None,
@@ -178,9 +192,9 @@ class OnRay:
         while len(self._running) >= self._most:
             self.poll()
         pickled, datasets = self._pickled(work)
-        reference = self._remote.options(name=f"ddefense: {name}").remote(
-            self._prepare, pickled, datasets, self._num_gpus, *before
-        )
+        num_gpus = self._gpus.get(kind, self._num_gpus)
+        remote = self._remote.options(name=f"ddefense: {name}", num_gpus=num_gpus)
+        reference = remote.remote(self._prepare, pickled, datasets, num_gpus, *before)
         self._running[reference] = (name, when_done)
         return reference
 
@@ -348,6 +362,7 @@ def _check_resources(cluster: Cluster, nodes: list[dict[str, Any]]) -> None:
     """Refuses tasks that no node could run: Ray would wait for ever."""
     for flag, resource, asked, what in (
         ("num_gpus", "GPU", cluster.num_gpus, "GPUs"),
+        ("devices", "GPU", cluster.gpus_of_training, "GPUs"),
         ("threads", "CPU", cluster.num_cpus, "CPUs"),
     ):
         most = max((node["Resources"].get(resource, 0.0) for node in nodes), default=0.0)

@@ -227,6 +227,7 @@ class NetworkStages:
             seed=config.seed,
             jit_compile=config.jit_compile,
             max_steps=max_steps,
+            devices=config.devices,
         )
 
         def work(directory: pathlib.Path) -> None:
@@ -257,13 +258,16 @@ class NetworkStages:
                 directory / _TRAINING,
             )
 
+        training_settings = dataclasses.asdict(settings)
+        if config.devices == 1:  # as runs that knew of no others keep it
+            del training_settings["devices"]
         return self._stages.run(
             name,
             {
                 "dataset": self._dataset.name,
                 "dropout": config.dropout,
                 "precision": config.precision,
-                "training": dataclasses.asdict(settings),
+                "training": training_settings,
                 **({"adversary": adversary.settings} if adversary else {}),
             },
             inputs + ([start] if start is not None else []),

@@ -3,6 +3,7 @@
 from ddefense.training.history import History
 from ddefense.training.loop import fit
 from ddefense.training.objective import Objective, balanced_class_weights
+from ddefense.training.replicas import check_devices
 from ddefense.training.settings import TrainingOptions, TrainingSettings
 from ddefense.training.steps import Perturb, make_train_steps
 from ddefense.training.windows import Labels
@@ -15,6 +16,7 @@ __all__ = [
     "TrainingOptions",
     "TrainingSettings",
     "balanced_class_weights",
+    "check_devices",
     "fit",
     "make_train_steps",
 ]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import interruption, networks
+from ddefense.config import ConfigError
 from ddefense.datasets import Examples
 from ddefense.progress import Progress
 from ddefense.records import RunError
@@ -17,6 +18,7 @@ from ddefense.training import callbacks, checkpoints
 from ddefense.training.history import History, Partial
 from ddefense.training.optimizers import learning_rate_of, make_optimizer, set_rates
 from ddefense.training.plan import Plan
+from ddefense.training.replicas import Replicas, scope_of
 from ddefense.training.settings import TrainingOptions, TrainingSettings
 from ddefense.training.steps import Perturb, TrainSteps, make_train_steps
 from ddefense.training.validating import ACCURACY, LOSS, Validation, name_of
@@ -88,13 +90,16 @@ class _Loop:
         label: str,
         perturb: Perturb | None,
     ) -> None:
+        self._replicas = _replicas(network, settings, perturb)
+        network = network if self._replicas is None else self._replicas.network
         self._network, self._windows, self._settings = network, windows, settings
         self._options, self._label, self._perturb = options, label, perturb
         self._logits_network = networks.logits_of(network)
         options.objective.check(network.output_shape[-1])
         self._plan = Plan(windows.sizes, settings.batch_size, settings.epochs, settings.max_steps)
         self._validate = _validation(self._logits_network, settings, options)
-        self._optimizer = make_optimizer(self._logits_network, settings, options.optimizer)
+        with scope_of(self._replicas):
+            self._optimizer = make_optimizer(self._logits_network, settings, options.optimizer)
         self._callbacks = callbacks.Callbacks(
             options.callbacks,
             network,
@@ -111,6 +116,12 @@ class _Loop:
 
     def run(self, checkpoint: pathlib.Path | None) -> History:
         """Takes all steps, or those that the checkpoint has not."""
+        history = self._run(checkpoint)
+        if self._replicas is not None:
+            self._replicas.give_back()
+        return history
+
+    def _run(self, checkpoint: pathlib.Path | None) -> History:
         self._checkpoint = checkpoint
         if checkpoint is not None and checkpoint.exists():
             saved = checkpoints.restore(checkpoint, self._network, self._optimizer)
@@ -266,6 +277,7 @@ class _Loop:
                     self._settings.jit_compile,
                     self._perturb,
                     self._options.objective,
+                    self._replicas.strategy if self._replicas else None,
                 ),
             )
         return self._compiled[1]
@@ -297,6 +309,20 @@ class _Loop:
                 best=self._best,
                 finished=finished,
             )
+
+
+def _replicas(
+    network: keras.Model, settings: TrainingSettings, perturb: Perturb | None
+) -> Replicas | None:
+    if settings.devices == 1:
+        return None
+    refused = {"adversarial training": perturb is not None, "XLA": settings.jit_compile}
+    for what, asked in refused.items():
+        if asked:
+            raise ConfigError(
+                f"devices: expected 1 with {what}; received {settings.devices}. Drop one of them."
+            )
+    return Replicas(network, settings.devices)
 
 
 def _validation(

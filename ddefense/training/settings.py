@@ -26,6 +26,7 @@ class TrainingSettings:
         seed: of the order of images and of dropout.
         jit_compile: whether the steps are compiled with XLA.
         max_steps: stop after this many steps, whatever `epochs` says.
+        devices: of this machine that each batch is divided among; see `check_devices`.
     """
 
     temperature: float
@@ -39,6 +40,7 @@ class TrainingSettings:
     seed: int
     jit_compile: bool = False
     max_steps: int | None = None
+    devices: int = 1
 
     def rates(self, epoch: int) -> tuple[float, float]:
         """Learning rate and momentum of an epoch, counted from 0."""
