@@ -232,6 +232,12 @@ class Config:
         for name in ("jit_compile", "misclassified"):
             received = getattr(self, name)
             _expect(isinstance(received, bool), name, "true or false", received)
+        _expect(
+            self.devices <= self.batch_size,
+            "devices",
+            f"at most batch_size ({self.batch_size}), an image for each",
+            self.devices,
+        )
         one_device = self.jit_compile or self.defense == "adversarial_training"
         _expect(
             self.devices == 1 or not one_device,

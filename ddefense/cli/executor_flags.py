@@ -73,17 +73,25 @@ def with_threads(config: Config) -> Config:
     return config
 
 
-def check() -> None:
+def check(config: Config) -> None:
     """Refuses flags that cannot be, before any work.
 
+    Args:
+        config: that the other flags ask for.
+
     Raises:
-        ConfigError: if a flag needs `--executor=ray`, or that needs what is not installed.
+        ConfigError: if a flag needs another, or something that is not installed.
     """
     if _FLAGS.executor == "ray":
         if _FLAGS.threads == 0:
             raise ConfigError(
                 "threads: expected at least 1 with --executor=ray, because nodes differ in cores; "
                 "received 0."
+            )
+        if config.devices > 1 and not _FLAGS.num_gpus:
+            raise ConfigError(
+                "devices: expected --num_gpus with it on a cluster, where several devices are "
+                f"GPUs; received --devices={config.devices} without it."
             )
         if importlib.util.find_spec("ray") is None:
             raise ConfigError(
@@ -105,22 +113,15 @@ def storage() -> Storage | None:
 
 
 def check_devices(config: Config) -> None:
-    """Refuses more devices than a training will have. Call it when TensorFlow has started.
+    """Refuses more devices than this machine has, if it does the work. TensorFlow has started.
 
     Raises:
-        ConfigError: if this machine has fewer; on a cluster if tasks take no GPUs.
+        ConfigError: saying how many there are.
     """
-    if config.devices == 1:
-        return
-    if _FLAGS.executor == "local":
+    if _FLAGS.executor == "local" and config.devices > 1:
         from ddefense import training
 
         training.check_devices(config.devices)
-    elif not _FLAGS.num_gpus:
-        raise ConfigError(
-            f"devices: expected --num_gpus with it on a cluster, where several devices are GPUs; "
-            f"received --devices={config.devices} without it."
-        )
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ def run() -> None:
 
 
 def _configure() -> tuple[Config, pathlib.Path]:
-    executor_flags.check()
     config = executor_flags.with_threads(cli_flags.config())
+    executor_flags.check(config)
     cli_flags.seeds()
     return config, cli_flags.workdir(config)
 

@@ -30,6 +30,7 @@ INTEGERS = {
     "warm_start_steps": 0,
     "seed": 0,
     "threads": 0,
+    "devices": 1,
 }
 REALS = (
     "learning_rate",
@@ -54,6 +55,8 @@ REALS = (
         ("temperatures", (1, 1.0), "each temperature once"),
         ("temperatures", (20, 20.0000001), "each temperature once"),
         ("max_features", 111, "an even number"),
+        ("misclassified", 1, "true or false"),
+        ("devices", 129, "at most batch_size (128), an image for each"),
         ("learning_rate", 0, "a finite number > 0"),
         ("learning_rate", -0.1, "a finite number > 0"),
         ("cw_learning_rate", 0.0, "a finite number > 0"),
@@ -268,6 +271,8 @@ CHANGES = {
     "precision": "mixed_bfloat16",
     "jit_compile": True,
     "threads": 2,
+    "misclassified": True,
+    "devices": 2,
 }
 
 

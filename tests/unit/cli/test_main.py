@@ -116,6 +116,25 @@ def cli(start_python, folder):
         (["--threads=two"], ["--threads=two", "int()"]),
         (["--threads=100000000000"], ["--threads", "4096"]),
         (["--jit_compile=maybe"], ["--jit_compile", "maybe"]),
+        (["--misclassified=maybe"], ["--misclassified", "maybe"]),
+        (["--devices=0"], ["--devices", ">= 1", "0"]),
+        (["--devices=2", "--jit_compile"], ["--devices", "expected 1", "--jit_compile"]),
+        (["--devices=2", "--batch_size=1"], ["--devices", "batch_size", "1"]),
+        (["--executor=dask"], ["--executor=dask", "local", "ray"]),
+        (["--ray_address=auto"], ["--ray_address", "--executor=ray", "auto"]),
+        (["--num_gpus=0.5"], ["--num_gpus", "--executor=ray", "0.5"]),
+        (["--num_gpus=-1", "--executor=ray"], ["--num_gpus", "-1"]),
+        (["--max_concurrent=0", "--executor=ray"], ["--max_concurrent", "0"]),
+        (["--task_retries=3"], ["--task_retries", "--executor=ray", "3"]),
+        (["--executor=ray", "--threads=0"], ["--threads", "at least 1", "--executor=ray"]),
+        (["--executor=ray", "--devices=2"], ["--devices", "--num_gpus", "2"]),
+        (["--executor=ray", "--ray_address=head"], ["--ray_address", "<host>:<port>", "'head'"]),
+        (["--executor=ray", "--ray_address=127.0.0.1:1"], ["--ray_address", "127.0.0.1:1"]),
+        (
+            ["--executor=ray", "--storage=memory://a"],
+            ["--storage", "memory://a", "other processes"],
+        ),
+        (["--storage=nosuch://a"], ["--storage", "nosuch://a", "s3://bucket/sweep"]),
         (["--nojit_compile=1"], ["--nojit_compile=1"]),
         (["digits"], ["flags only", "digits"]),
         (["--flagfile=no_such_file"], ["no_such_file"]),
@@ -167,6 +186,7 @@ def refused(start_python, tmp_path_factory):
     """
     commands = {
         "samples": ["--samples=361"],
+        "devices": ["--devices=2"],
         "missing": ["--dataset=cifar10", "--data_dir=data"],
     }
     folders = {name: tmp_path_factory.mktemp(name) for name in commands}
@@ -190,6 +210,34 @@ def refused(start_python, tmp_path_factory):
         name: (subprocess.CompletedProcess([], started[name].returncode, *ended[name]), folder)
         for name, folder in folders.items()
     }
+
+
+def test_more_devices_than_there_are_are_refused_before_anything_is_made(refused):
+    found, folder = refused["devices"]
+    assert found.returncode == USAGE
+    lines = found.stderr.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("--devices: expected at most 1, the CPUs that TensorFlow sees on ")
+    assert lines[1].startswith("Usage: bin/reproduce [flags]")
+    assert not list(folder.iterdir())
+
+
+WITHOUT_RAY = """
+import sys
+sys.modules["ray"] = None
+from ddefense.cli import main
+sys.argv = ["bin/reproduce", "--executor=ray"]
+main.run()
+"""
+
+
+def test_without_the_extra_ray_it_is_named(run_python, folder):
+    found = run_python("-c", WITHOUT_RAY, cwd=folder)
+    assert found.returncode == USAGE
+    assert found.stderr.splitlines()[0] == (
+        "--executor: ray expects the extra ray, which is not installed. Install it with: "
+        "pip install 'ddefense[ray]'"
+    )
 
 
 def test_more_samples_than_test_images_are_refused_before_anything_is_made(refused):
@@ -245,6 +293,8 @@ CHANGES = {
     "precision": "mixed_bfloat16",
     "jit_compile": "true",
     "threads": "3",
+    "misclassified": "true",
+    "devices": "2",
 }
 
 
@@ -267,8 +317,9 @@ def files_in(directory):
 )
 @pytest.mark.parametrize(
     "changed",
-    [("learning_rate",), ("precision", "momentum_decay"), tuple(CHANGES)],
-    ids=["one", "two", "all"],
+    # Not every training can be split over devices.
+    [("learning_rate",), ("precision", "devices"), tuple(CHANGES.keys() - {"devices"})],
+    ids=["one", "two", "all others"],
 )
 def test_every_changed_setting_is_named(cli, made, name, seeds, changed):
     before = files_in(made)
