@@ -22,9 +22,9 @@ from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import cloudpickle
 import ray
 from absl import logging
+from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ddefense import interruption
@@ -34,7 +34,7 @@ from ddefense.experiments.executing import Kind, Pending, Task
 from ddefense.experiments.storage import Storage
 from ddefense.records import RunError
 
-_COMPARED = ("ddefense", "tensorflow", "keras", "numpy", "scipy", "scikit-learn", "cloudpickle")
+_COMPARED = ("ddefense", "tensorflow", "keras", "numpy", "scipy", "scikit-learn", "ray")
 # Tasks that Ray may hold at a time: enough that none waits for another chain's training.
 _MOST_SUBMITTED = 1000
 _POLL_SECONDS = 0.5

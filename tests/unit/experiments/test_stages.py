@@ -1,11 +1,16 @@
 """A stage is done once, resumes, and is never half-seen nor overwritten."""
 
+import dataclasses
+import functools
 import json
+import pickle
+import uuid
 from pathlib import Path
 
 import pytest
 
-from ddefense.experiments.stages import Stages
+from ddefense.experiments.stages import SCRATCH, Part, Stages, finished, place_of, reading
+from ddefense.experiments.storage import Storage
 from ddefense.records import RunError
 
 
@@ -242,3 +247,147 @@ def test_a_run_killed_at_any_change_of_the_file_system_ends_the_same(run_python,
             exported_twice += any(path.parts[1] == "1" for path in spare)
             assert ended == undisturbed, number
         assert exported_twice  # or the kills did not come so close
+
+
+# --- done by another executor ---------------------------------------------------------------------
+
+
+class Later:
+    """Does tasks when they are waited for, the last part of each first."""
+
+    at_once = 2.0
+
+    def __init__(self):
+        self.order = []
+
+    def submit(self, task, after, when_done):
+        return Waiting(self, task, after, when_done)
+
+
+class Waiting:
+    def __init__(self, executor, task, after, when_done):
+        self._executor, self._task, self._after, self._when_done = executor, task, after, when_done
+        self._ended = False
+
+    def wait(self):
+        if self._ended:
+            return
+        for pending in self._after:
+            pending.wait()
+        for part in reversed(self._task.parts):
+            part()
+        self._executor.order.append((self._task.name, self._task.kind))
+        self._task.work()
+        self._ended = True
+        self._when_done()
+
+
+@pytest.fixture
+def later():
+    return Later()
+
+
+def test_an_artefact_waits_for_its_stage_and_that_for_those_before(later, tmp_path):
+    stages = Stages(tmp_path, executor=later)
+    calls = []
+    first = stages.run("train", {}, [], writes("network", calls), kind="train")
+    second = stages.run(
+        "attack", {}, [first], lambda directory: writes(content(first), calls)(directory)
+    )
+    never = stages.run("measure", {}, [first], writes("never", calls))
+    assert (calls, stages.done, later.order) == ([], [], [])
+    assert content(second) == "network"
+    assert later.order == [("train", "train"), ("attack", "measure")]
+    assert content(never) == "never"
+    # In the order in which they were asked for, whenever they ended.
+    assert [record.name for record in stages.done] == ["train", "attack", "measure"]
+
+
+def test_done_keeps_the_order_in_which_stages_were_asked_for(later, tmp_path):
+    stages = Stages(tmp_path, executor=later)
+    artefacts = [stages.run(name, {}, [], writes(name)) for name in ("a", "b", "c")]
+    told = []
+    stages._when_done = lambda record: told.append(record.name)
+    for artefact in reversed(artefacts):
+        assert artefact.directory.exists()
+    assert told == ["c", "b", "a"]
+    assert [record.name for record in stages.done] == ["a", "b", "c"]
+
+
+def test_a_stage_that_is_asked_for_twice_is_one_task(later, tmp_path):
+    stages, calls = Stages(tmp_path, executor=later), []
+    one = stages.run("train", {}, [], writes("one", calls))
+    assert stages.run("train", {}, [], writes("two", calls)) is one
+    assert content(one) == "one"
+    assert calls == ["one"]
+    assert len(stages.done) == 1
+
+
+def test_parts_may_be_done_in_any_order(later, tmp_path):
+    order = []
+
+    def make_part(number, directory):
+        order.append(number)
+        (directory / "part.txt").write_text(str(number))
+
+    parts = [Part(f"p{n}", 1, "part", functools.partial(make_part, n)) for n in range(3)]
+
+    def join(directory):
+        found = [(directory / SCRATCH / part.name / "part.txt").read_text() for part in parts]
+        writes("".join(found))(directory)
+
+    later_content = content(Stages(tmp_path, executor=later).run("a", {}, [], join, parts=parts))
+    assert order == [2, 1, 0]
+    here = content(Stages(tmp_path / "here").run("a", {}, [], join, parts=parts))
+    assert later_content == here == "012"
+
+
+def test_what_a_task_raises_is_raised_where_it_is_waited_for_and_unchanged(later, tmp_path):
+    def fails(directory):
+        raise RunError("no")
+
+    artefact = Stages(tmp_path, executor=later).run("train", {}, [], fails)
+    with pytest.raises(RunError, match=r"^no$"), reading(artefact):
+        raise AssertionError
+
+
+def test_a_stage_that_vanished_is_named(later, tmp_path):
+    artefact = Stages(tmp_path, executor=later).run("train", {}, [], writes("one"))
+    artefact.pending._task = dataclasses.replace(artefact.pending._task, work=lambda: None)
+    with pytest.raises(RunError, match="Expected the finished stage train at "):
+        artefact.pending.wait()
+
+
+def test_what_travels_with_the_work_is_no_executor(later, tmp_path):
+    stages = Stages(tmp_path, executor=later)
+    artefact = stages.run("train", {}, [], writes("one"))
+    found, copy = pickle.loads(pickle.dumps((stages, artefact)))
+    assert found is None
+    assert copy == artefact
+    assert copy.pending is None
+    assert content(artefact) == content(copy)
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_stages_of_one_machine_are_those_of_the_next_through_a_storage(scheme, tmp_path):
+    folder = (tmp_path / "storage").as_uri()
+    storage = Storage(folder if scheme == "file" else f"memory://{uuid.uuid4().hex}")
+    calls = []
+
+    def run(name):
+        place = dataclasses.replace(place_of(tmp_path / name), storage=storage)
+        stages = Stages(tmp_path / name, place=place)
+        first = stages.run("train", {}, [], writes("network", calls))
+        second = stages.run("attack", {}, [first], lambda d: writes(content(first), calls)(d))
+        return stages, place, content(second)
+
+    assert run("one")[2] == run("two")[2] == "network"
+    assert calls == ["network", "network"]  # of the first machine alone
+    stages, place, _ = run("three")
+    # Nothing is copied that nobody looks at.
+    assert names(tmp_path / "three" / "stages") == ["attack"]
+    assert finished(place, "train")
+    stages.forget("train", unless=lambda directory: (directory / "artefact.txt").exists())
+    assert finished(place, "train")
+    stages.forget("train", unless=lambda directory: False)
+    assert not finished(place, "train")
