@@ -480,7 +480,7 @@ def _remove_copies_here(storage: Storage) -> None:
 
 def _nodes() -> list[dict[str, Any]]:
     """The nodes that are up, as far as the head knows."""
-    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _label(node: dict[str, Any]) -> str:

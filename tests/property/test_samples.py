@@ -1,6 +1,7 @@
 """What attacks did, put together of its parts, is what they did."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 from hypothesis import given
@@ -29,7 +30,7 @@ def test_an_outcome_joined_of_any_parts_is_the_whole(pairs, cuts, seed):
 
     whole = outcome(slice(None))
     edges = [0, *sorted(cut for cut in cuts if cut < pairs), pairs]
-    parts = [outcome(slice(*both)) for both in zip(edges, edges[1:], strict=False)]
+    parts = [outcome(slice(*both)) for both in itertools.pairwise(edges)]
     joined = AttackOutcome.join(parts)
     for field in dataclasses.fields(AttackOutcome):
         one, other = getattr(whole, field.name), getattr(joined, field.name)
