@@ -12,6 +12,8 @@ from ddefense.experiments.stages import Stages
 from ddefense.records import ControlRecord, RunError
 
 T = 1024.0
+# The toy's test image that has another label than it looks like.
+MISLABELLED = 2
 CONFIG = config_lib.Config(
     temperatures=(T, 1.0),
     samples=4,
@@ -95,6 +97,23 @@ def test_stages_run_in_the_order_of_the_plan(assessed, toy):
 
 def test_the_substitute_is_asked_for_once(assessed):
     assert assessed.stand.asked == ["substitute"]
+
+
+def test_every_attack_takes_misclassified_images_too(make_stand, tmp_path, toy):
+    names = tuple(name for name in config_lib.ATTACKS if name != "labels_only")
+    everything = {"samples": len(toy.test), "cw_samples": len(toy.test), "misclassified": True}
+    costly = {"costly_samples": len(toy.test), "attacks": names}
+    stand = make_stand(tmp_path, dataclasses.replace(CONFIG, **everything, **costly))
+    record = stand.assessor.assess(stand.networks[0])
+    assert {*record.attacks, *record.norm_attacks} == set(names)
+    for found in (*record.attacks.values(), *record.norm_attacks.values()):
+        assert found.samples == len(toy.test)
+    # What is wrong already is a success of an attack away from the label.
+    assert record.norm_attacks["fgsm"].successes >= 1
+    outcome = stand.assessor.outcomes["baseline", "jsma_f"]
+    already = (outcome.sample == MISLABELLED) & (outcome.num_features == 0)
+    assert outcome.success[already].all()
+    assert already.sum() == 1
 
 
 def test_without_transfer_it_is_not_asked_for(make_stand, tmp_path):

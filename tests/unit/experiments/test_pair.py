@@ -79,6 +79,25 @@ def test_soft_labels_are_the_initial_network_at_its_temperature(literal, tiny_da
     )
 
 
+def test_soft_labels_of_several_parts_are_in_the_order_of_the_images(
+    literal, tiny_dataset, tmp_path, monkeypatch
+):
+    _, _, trained = literal
+    monkeypatch.setattr(pair, "_SOFT_LABEL_IMAGES", 32)
+    made = []
+    label = distillation.soft_labels
+    monkeypatch.setattr(
+        pair.distillation, "soft_labels", lambda *a: made.append(len(a[1])) or label(*a)
+    )
+    stages = Stages(tmp_path)
+    makers = pair.NetworkStages(stages, CONFIG, tiny_dataset)
+    parts = makers._soft_labels("soft_labels_t20", 20.0, trained[20.0].initial)
+    assert made == [32, 32, 6]
+    np.testing.assert_allclose(
+        pair.load_soft_labels(parts), pair.load_soft_labels(trained[20.0].soft_labels), rtol=1e-5
+    )
+
+
 def test_the_distilled_network_learns_from_soft_labels_at_t(literal, tiny_dataset, tmp_path):
     """The whole of distillation again, with the loop alone."""
     _, _, trained = literal
@@ -463,6 +482,15 @@ def test_as_many_samples_as_there_are(tmp_path, tiny_dataset, untrained, right):
     np.testing.assert_array_equal(attacking.load_samples(artefact), right)
 
 
+def test_misclassified_images_are_samples_where_asked_for(tmp_path, tiny_dataset, untrained, right):
+    config = dataclasses.replace(CONFIG, samples=len(tiny_dataset.test), misclassified=True)
+    artefact = attacking.choose_samples(Stages(tmp_path), config, tiny_dataset, untrained)
+    assert len(right) < len(tiny_dataset.test)
+    np.testing.assert_array_equal(
+        attacking.load_samples(artefact), np.arange(len(tiny_dataset.test))
+    )
+
+
 def test_too_many_samples_are_refused_with_the_most_there_are(
     tmp_path, tiny_dataset, untrained, right
 ):
@@ -472,6 +500,7 @@ def test_too_many_samples_are_refused_with_the_most_there_are(
     message = str(caught.value)
     assert f"--samples: expected at most {len(right)}," in message
     assert f"received {len(right) + 1}." in message
+    assert "--misclassified" in message
     assert not (tmp_path / "stages" / "samples").exists()
 
 
