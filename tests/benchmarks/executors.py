@@ -1,9 +1,9 @@
 """What it costs to have the stages of a run done on Ray.
 
-Two questions. How fast is an attack stage on Ray, with one worker and with two of one thread each,
-beside the same stage in one process? And how does memory, of the driver and of the workers, grow
-with the number of attacks? Each is measured in processes of their own. See README.md beside this
-file.
+Three questions. How fast is an attack stage on Ray, with one worker and with two of one thread
+each, beside the same stage in one process? How does memory, of the driver and of the workers, grow
+with the number of attacks? And does a run end the same when a worker is killed every 30 seconds?
+Each is measured in processes of their own. See README.md beside this file.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from typing import Any
 import measure
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-PARTS = ("speed", "memory")
+PARTS = ("speed", "memory", "losses")
 # CPUs that a task takes of two: with both of them only one runs at a time.
 WAYS = {"here": None, "one_worker": 2, "two_workers": 1}
 # Two workers over one; one worker over this process; growth over ten times the attacks.
 SPEEDUP, OVERHEAD, GROWTH = 1.7, 1.05, 1.1
+CLUSTER = REPOSITORY / "tests" / "end_to_end" / "cluster.py"
+# 58 stages.
+RUN = ("--preset=quick", "--temperatures=5,20", "--workdir=run", "--export_dir=exported")
 
 
 def main() -> None:
@@ -62,6 +65,8 @@ def main() -> None:
                     for _ in range(options.rounds)
                 ]
             }
+        if "losses" in options.parts:
+            report["losses"] = _losses(options, pathlib.Path(folder, "losses"))
         if "memory" in options.parts:
             network = pathlib.Path(folder, "cifar10.keras")
             _in_a_process("memory", "train", network)
@@ -82,6 +87,7 @@ def _parse() -> argparse.Namespace:
     add("--rounds", type=int, default=3, help="alternating rounds of the three ways")
     add("--samples", type=int, default=320, help="digits attacked in a round, each 9 times")
     add("--many", type=int, default=1000, help="CIFAR-10 images attacked, each 9 times")
+    add("--kill-seconds", type=int, default=30, help="between two kills of a worker")
     add("--steps", type=int, default=150, help="training steps of the attacked networks")
     add("--data-dir", help="prepared TFDS data; default: TFDS_DATA_DIR, else TFDS's own")
     add("--output", type=pathlib.Path, help="JSON file for everything measured")
@@ -235,6 +241,38 @@ def _memory(options: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows}
 
 
+def _losses(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
+    """A run of which workers are killed, beside the same run in one process."""
+    for name in ("local", "cluster"):
+        (folder / name).mkdir(parents=True)
+    environ = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "KILL_SECONDS": str(options.kill_seconds),
+    }
+    python = [sys.executable, "-P"]
+    local = [*python, "-m", "ddefense.cli", *RUN, "--threads=1"]
+    subprocess.run(local, cwd=folder / "local", env=environ, check=True, capture_output=True)
+    command = ["unshare", "-rnm", *python, str(CLUSTER), "often", str(folder / "cluster"), *RUN]
+    ended = subprocess.run(command, env=environ, check=True, stdout=subprocess.PIPE, text=True)
+    happened = json.loads(ended.stdout.splitlines()[-1])
+    if happened["status"]:
+        raise SystemExit(happened["log"])
+    one, other = (
+        json.loads((folder / name / "run" / "results.json").read_text())
+        for name in ("local", "cluster")
+    )
+    differs = sorted(key for key in one if one[key] != other[key])
+    return {
+        "flags": list(RUN),
+        "stages": len(other["timings"]) - 1,
+        "seconds": happened["seconds"],
+        "killed": happened["killed"],
+        # What is measured is in none of these.
+        "same_but_for": differs,
+        "same": set(differs) <= {"environment", "timings", "exports"},
+    }
+
+
 def _worker_peaks() -> list[float]:
     """Highest resident memory of every worker that this process's cluster has."""
     peaks = []
@@ -272,6 +310,10 @@ def _targets(report: dict[str, Any]) -> list[dict[str, Any]]:
         ratio(what, "one_worker", "here", "<=", OVERHEAD)
         what = "attack stage by one worker / by two, wall seconds"
         ratio(what, "one_worker", "two_workers", ">=", SPEEDUP)
+    if "losses" in report:
+        found = report["losses"]
+        what = f"results are the same, 1 or 0, with {len(found['killed'])} workers killed"
+        targets.append(measure.target(what, float(found["same"]), ">=", 1.0, []))
     if "memory" in report:
         few, many = report["memory"]["rows"]
         for who in ("driver", "worker"):
