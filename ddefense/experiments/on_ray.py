@@ -120,6 +120,7 @@ def connected(
     try:
         nodes = _nodes()
         _check_resources(cluster, nodes)
+        nodes = [node for node in nodes if _can_run(cluster, node)]
         _check_nodes(nodes, workdir, storage)
         cpus = sum(node["Resources"].get("CPU", 0.0) for node in nodes)
         logging.info("cluster: %d nodes, %g CPUs", len(nodes), cpus)
@@ -221,7 +222,7 @@ class OnRay:
         if time.monotonic() - self._logged > _LOG_SECONDS:
             self._logged = time.monotonic()
             logging.info(
-                "%d tasks done, %d handed over, up to %g at a time",
+                "tasks: %d done, %d given to Ray, up to %g at a time",
                 self._done,
                 len(self._running),
                 self.at_once,
@@ -341,8 +342,13 @@ def _result(name: str, reference: Any) -> None:
 
 def _check_reachable(address: str | None) -> None:
     """Refuses an address at which nobody listens, for which Ray would wait long."""
-    if address is None or address in ("auto", "local") or "://" in address:
+    if address in (None, "auto", "local"):
         return
+    if "://" in address:
+        raise ConfigError(
+            f"ray_address: expected auto or <host>:<port>, received {address}. Run the command on "
+            "a node of the cluster, or submit it as a job of Ray, with --ray_address=auto."
+        )
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(
@@ -371,6 +377,13 @@ def _check_resources(cluster: Cluster, nodes: list[dict[str, Any]]) -> None:
                 f"{flag}: expected at most {most:g}, the {what} that Ray sees on one node of the "
                 f"cluster; received {asked:g}. Lower it, or add a node that has them."
             )
+
+
+def _can_run(cluster: Cluster, node: dict[str, Any]) -> bool:
+    """Whether a node has what a task takes; heads of clusters often have nothing."""
+    resources = node["Resources"]
+    enough_cpus = resources.get("CPU", 0.0) >= cluster.num_cpus
+    return enough_cpus and resources.get("GPU", 0.0) >= cluster.num_gpus
 
 
 def _check_nodes(

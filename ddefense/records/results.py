@@ -522,7 +522,7 @@ class AttackRun:
         timings: seconds of each stage that ran.
         test_accuracy: on the whole test set.
         sample_indices: positions in the test set of the attacked images, the first that the
-            network gets right.
+            network gets right, or with `misclassified` just the first.
         attacks: per reading of JSMA.
         robustness: per reading of JSMA.
         norm_attacks: per attack measured by a norm.

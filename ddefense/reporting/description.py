@@ -129,9 +129,11 @@ def rows(*runs: records.Results) -> dict[str, str]:
         "precision": precision(settings),
         "compiled with XLA": compiled(settings),
         "CPU threads per operation": threads(settings),
+        "devices per training": f"{settings.devices}" if settings.devices > 1 else "",
         "seed" if len(runs) == 1 else "seeds": ", ".join(f"{run.config.seed}" for run in runs),
         "attacked samples": f"{len(first.sample_indices)}, each towards "
-        f"{len(dataset.class_names) - 1} other classes",
+        f"{len(dataset.class_names) - 1} other classes"
+        + (", misclassified ones among them" if settings.misclassified else ""),
         "attempts per network and attack": ", ".join(map(str, sorted(attempts))) or "-",
         "attempts per network and attack by norm": attempts_by_norm(runs),
         "budget": f"{settings.max_features} features, {theta(first)}",

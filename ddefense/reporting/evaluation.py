@@ -160,8 +160,8 @@ def _rows(results: records.Results) -> dict[str, str]:
         "theta and distances are in these units",
         "preset": settings.preset,
         "seed": f"{settings.seed}",
-        "attacked samples": f"{len(results.sample_indices)}, the first that "
-        f"{results.networks[0].name} gets right",
+        "attacked samples": f"{len(results.sample_indices)}, the first"
+        + ("" if settings.misclassified else f" that {results.networks[0].name} gets right"),
         "attempts per network and attack": ", ".join(map(str, sorted(attempts))),
         "attempts per network and attack by norm": description.attempts_by_norm([results]),
         "JSMA": f"at most {settings.max_features} features, {description.theta(results)}"

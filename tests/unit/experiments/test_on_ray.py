@@ -81,8 +81,20 @@ def test_an_address_at_which_somebody_listens_will_do():
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(ConfigError, match=f"received {address}, where nobody answers"):
             on_ray._check_reachable(address)
-    for other in (None, "auto", "ray://head:10001"):
+    for other in (None, "auto"):
         on_ray._check_reachable(other)
+
+
+def test_the_client_of_ray_is_refused():
+    with pytest.raises(ConfigError, match=r"received ray://head:10001. Run the command on a node"):
+        on_ray._check_reachable("ray://head:10001")
+
+
+def test_a_head_without_cpus_is_not_asked():
+    assert on_ray._can_run(Cluster(), node())
+    assert not on_ray._can_run(Cluster(), node(cpus=0))
+    assert not on_ray._can_run(Cluster(num_gpus=0.5), node())
+    assert on_ray._can_run(Cluster(num_gpus=0.5), node(gpus=1))
 
 
 def test_differing_versions_are_all_named():

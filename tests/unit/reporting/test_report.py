@@ -59,6 +59,16 @@ def test_what_was_run(results):
         assert expected in text
 
 
+def test_what_is_out_of_the_ordinary_is_said(results):
+    assert "misclassified" not in report.write(results)
+    assert "devices per training" not in report.write(results)
+    config_of_all = dataclasses.replace(results.config, misclassified=True, devices=4)
+    text = report.write(dataclasses.replace(results, config=config_of_all))
+    said = "| attacked samples | 10, each towards 9 other classes, misclassified ones among them |"
+    assert said in text
+    assert "| devices per training | 4 |" in text
+
+
 def test_free_form_environment_is_shown_as_it_is(results):
     environment = {"devices": [], "nested": {"b": 1, "a": [None, 2]}, "nothing": None, "n": 1.5}
     text = report.write(dataclasses.replace(results, environment=environment, exports=[]))
