@@ -86,9 +86,9 @@ class NetworkAttacks:
         found = Attacked()
         for name in self._names:
             if name in JSMA_ATTACKS:
-                record, robustness, made = attacking.load_attack(artefacts[name])
+                record, robustness, outcome = attacking.load_attack(artefacts[name])
                 found.jsma[name], found.robustness[name] = record, robustness
-                found.outcomes.update(made.outcomes)
+                found.outcomes[trained.name, name] = outcome
             elif name in artefacts:
                 found.norm_attacks[name] = norm_attacking.load_attack(artefacts[name])
             elif replayed is not None:
@@ -106,7 +106,7 @@ class NetworkAttacks:
         _, config, dataset = self._run
         labels = dataset.test.labels[attacking.load_samples(self._samples)]
         attempts: dict[str, Callable[[], outliers.Attempts]] = {
-            name: functools.partial(attacking.load_attempts, artefact)
+            name: functools.partial(attacking.load_attempts, artefact, dataset, self._samples)
             if name in JSMA_ATTACKS
             else functools.partial(norm_attacking.load_attempts, artefact, labels)
             for name, artefact in artefacts.items()

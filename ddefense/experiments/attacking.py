@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import keras
@@ -24,7 +24,7 @@ from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, reading
 _INDICES = "indices.npy"
 _RECORD = "attack.json"
 _ROBUSTNESS = "robustness.json"
-_SAMPLES = "samples.npz"
+_OUTCOME = "outcome.npz"
 _SHARD = "shard.npz"
 _COLOURS = 3
 
@@ -206,11 +206,7 @@ def attack(
             ),
             directory / _ROBUSTNESS,
         )
-        indices = load_samples(samples)
-        images, labels = dataset.test.images[indices], dataset.test.labels[indices]
-        records.Samples(images, labels, indices, {(trained.name, name): outcome}).save(
-            directory / _SAMPLES
-        )
+        np.savez_compressed(directory / _OUTCOME, allow_pickle=False, **dataclasses.asdict(outcome))
 
     parts = shards(config, config.samples, dataset.num_classes - 1, attack_shard)
     inputs = [trained.network, samples]
@@ -262,22 +258,30 @@ def _load_derivative(
 
 def load_attack(
     artefact: Artefact,
-) -> tuple[records.AttackRecord, records.RobustnessRecord, records.Samples]:
+) -> tuple[records.AttackRecord, records.RobustnessRecord, records.AttackOutcome]:
     """What an attack stage left."""
     directory = artefact.directory
-    with reading(artefact):
+    with reading(artefact), files.read_npz(directory / _OUTCOME) as arrays:
         return (
             records.load(records.AttackRecord, directory / _RECORD),
             records.load(records.RobustnessRecord, directory / _ROBUSTNESS),
-            records.Samples.load(directory / _SAMPLES),
+            _outcome(arrays),
         )
 
 
-def load_attempts(artefact: Artefact) -> Attempts:
-    """The adversarial images that an attack stage left."""
-    found = load_attack(artefact)[2]
-    ((key, outcome),) = found.outcomes.items()
-    images = [found.adversarial(*key, pair) for pair in range(len(outcome.sample))]
+def load_attempts(artefact: Artefact, dataset: Dataset, samples: Artefact) -> Attempts:
+    """The adversarial images that an attack stage left.
+
+    Args:
+        artefact: of the stage.
+        dataset: attacked.
+        samples: the stage that chose the images.
+    """
+    outcome, indices = load_attack(artefact)[2], load_samples(samples)
+    found = records.Samples(
+        dataset.test.images[indices], dataset.test.labels[indices], indices, {("", ""): outcome}
+    )
+    images = [found.adversarial("", "", pair) for pair in range(len(outcome.sample))]
     return Attempts(np.stack(images), outcome.sample, found.labels[outcome.sample], outcome.target)
 
 
@@ -298,11 +302,14 @@ def _load(path: pathlib.Path) -> tuple[records.AttackOutcome, npt.NDArray[np.int
     """Outcome, reasons to stop and steps of a shard."""
     try:
         with files.read_npz(path) as arrays:
-            fields = {field.name for field in dataclasses.fields(records.AttackOutcome)}
-            outcome = records.AttackOutcome(**{field: arrays[field] for field in fields})
-            return outcome, arrays["stop"], int(arrays["steps"])
+            return _outcome(arrays), arrays["stop"], int(arrays["steps"])
     except files.DamagedError as error:
         raise damaged_shard(path, error) from error
+
+
+def _outcome(arrays: Mapping[str, npt.NDArray[Any]]) -> records.AttackOutcome:
+    fields = [field.name for field in dataclasses.fields(records.AttackOutcome)]
+    return records.AttackOutcome(**{field: arrays[field] for field in fields})
 
 
 def damaged_shard(path: pathlib.Path, error: files.DamagedError) -> records.RunError:

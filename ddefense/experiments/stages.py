@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import logging
 
-from ddefense import interruption, records
+from ddefense import files, interruption, records
 from ddefense.config import digest
 from ddefense.experiments.executing import Executor, Here, Kind, Pending, Task
 from ddefense.experiments.units import SCRATCH, MadeBy, Part, Place, StageRecord, Unit, Work
@@ -209,7 +209,7 @@ def reading(artefact: Artefact) -> Iterator[None]:
     directory = artefact.directory
     try:
         yield
-    except (records.RunError, OSError, ValueError, KeyError, EOFError) as error:
+    except (records.RunError, files.DamagedError, OSError, ValueError, KeyError, EOFError) as error:
         raise records.RunError(
             f"The finished stage in {directory} is damaged: {error} Move that directory "
             "away to run the stage again."

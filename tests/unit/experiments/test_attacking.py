@@ -40,10 +40,8 @@ def attacked(make_attack, tmp_path_factory):
 
 
 def outcome(artefact):
-    """The record and the adversarial samples of a stage."""
-    record, robustness, samples = attacking.load_attack(artefact)
-    (made,) = samples.outcomes.values()
-    return record, robustness, made
+    """The records and the adversarial samples of a stage."""
+    return attacking.load_attack(artefact)
 
 
 def assert_same(one, other):
@@ -120,6 +118,17 @@ def test_a_finished_shard_is_not_attacked_again(killed, make_attack, tmp_path):
     record, _, found = outcome(make_attack(tmp_path))
     assert found.success[:4].tolist() == (~made["success"]).tolist()
     assert record.successes == 5 + (~made["success"]).sum()
+
+
+def test_a_damaged_outcome_is_named(make_attack, tmp_path):
+    artefact = make_attack(tmp_path)
+    file = artefact.directory / "outcome.npz"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(RunError) as caught:
+        outcome(artefact)
+    message = str(caught.value)
+    assert message.startswith(f"The finished stage in {artefact.directory} is damaged: ")
+    assert "Move that directory away to run the stage again." in message
 
 
 def test_a_damaged_shard_is_named(killed, make_attack, tmp_path, attacked):
