@@ -130,8 +130,9 @@ class Config:
             bits twice on a GPU.
         threads: CPU threads per operation, 0 for one per core. Part of the configuration because
             sums in another order have other last bits.
-        devices: GPUs of a machine that each training is split over, or logical CPUs where it has
-            no GPU; the weights differ in their last bits with their number.
+        devices: GPUs, or logical CPUs where there is no GPU, that each training is split over, at
+            most one for each image of a batch. Part of the configuration because sums in another
+            order have other last bits, and dropout draws for each device.
         reduced: true where epochs, temperatures or samples are fewer than the paper's. Derived:
             whatever is passed is replaced.
     """
@@ -232,17 +233,11 @@ class Config:
         for name in ("jit_compile", "misclassified"):
             received = getattr(self, name)
             _expect(isinstance(received, bool), name, "true or false", received)
+        check_devices(self.devices, self.batch_size)
         _expect(
-            self.devices <= self.batch_size,
+            self.devices == 1 or self.defense == "distillation",
             "devices",
-            f"at most batch_size ({self.batch_size}), an image for each",
-            self.devices,
-        )
-        one_device = self.jit_compile or self.defense == "adversarial_training"
-        _expect(
-            self.devices == 1 or not one_device,
-            "devices",
-            "1 with --jit_compile or --defense=adversarial_training",
+            "1 with adversarial_training, which makes its samples on one",
             self.devices,
         )
         self._check_number("epsilon", "a number in (0, 1]", lambda x: 0 < x <= 1)
@@ -305,6 +300,24 @@ class Config:
     def digest(self) -> str:
         """A short hash of every field, for naming run directories."""
         return digest(dataclasses.asdict(self))
+
+
+def check_devices(devices: int, batch_size: int) -> None:
+    """Checks that every device has an image of a batch.
+
+    Args:
+        devices: that share a batch, >= 1.
+        batch_size: images per step, >= 1.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    _expect(
+        devices <= batch_size,
+        "devices",
+        f"at most {batch_size}, the images of a batch (batch_size)",
+        devices,
+    )
 
 
 def digest(value: Any) -> str:

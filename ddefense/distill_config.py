@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from ddefense.config import PRECISIONS, ConfigError
+from ddefense.config import PRECISIONS, ConfigError, check_devices
 
 METHODS = ("defensive", "extended")
 """Papernot et al. 2016, and its successor by Papernot and McDaniel (2017)."""
@@ -51,6 +51,8 @@ class DistillConfig:
         seed: of the order of images, dropout and the weights that are made here.
         threads: CPU threads per operation, 0 for one per core; kept because sums in another order
             have other last bits.
+        devices: GPUs, or logical CPUs where there is no GPU, that each training is split over, at
+            most one for each image of a batch; kept for the same reason.
     """
 
     # A stored configuration with a field that this version does not know is refused.
@@ -78,6 +80,7 @@ class DistillConfig:
     uncertainty_of: Literal["logits", "probabilities"] = "logits"
     seed: int = 0
     threads: int = 0
+    devices: int = 1
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -92,6 +95,7 @@ class DistillConfig:
             ("dropout_passes", 2),
             ("seed", 0),
             ("threads", 0),
+            ("devices", 1),
         ):
             received = getattr(self, name)
             _expect(_is_integer(received, minimum), name, f"an integer >= {minimum}", received)
@@ -133,6 +137,7 @@ class DistillConfig:
             received = getattr(self, name)
             _expect(received in choices, name, f"one of {list(choices)}", received)
         self._check_class_weights()
+        check_devices(self.devices, self.batch_size)
         if self.optimizer == "adam":
             for name in ("learning_rate_decay", "momentum_decay"):
                 _expect(

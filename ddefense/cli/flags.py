@@ -186,11 +186,6 @@ def _define_training() -> None:
         "0 is the literal protocol.",
     )
     define_optimizer()
-    flags.DEFINE_integer(
-        "devices",
-        None,
-        "GPUs of a machine that each training is split over, >= 1. Default: 1.",
-    )
     flags.DEFINE_float("dropout", None, "Rate after each hidden dense layer, in [0, 1).")
     flags.DEFINE_enum(
         "defense",
@@ -257,6 +252,12 @@ def define_optimizer() -> None:
         "jit_compile",
         None,
         "Compile training steps with XLA. Slower on CPUs; on GPUs results may not repeat.",
+    )
+    flags.DEFINE_integer(
+        "devices",
+        None,
+        "GPUs of one machine that each training is split over, >= 1; without a GPU the logical "
+        "CPUs of TensorFlow, of which there is one. Default: 1.",
     )
 
 

@@ -117,6 +117,10 @@ class _Job:
         }
         self._num_classes = self.networks["initial"].output_shape[-1]
         _check_fit(self.networks, examples, outlier_class=config.method == "extended")
+        training.check_devices(config.devices)
+        if config.devices > 1:
+            for each in self.networks.values():
+                training.check_splits(each, extras.optimizer, jit_compile=config.jit_compile)
         self._most_uncertain: float | None = None
         self.train, self._validation = examples, extras.validation
         if extras.validation is None and config.validation_share:
@@ -145,6 +149,7 @@ class _Job:
             decay_epochs=config.decay_epochs,
             seed=config.seed,
             jit_compile=config.jit_compile,
+            devices=config.devices,
         )
         return training.fit(
             self.networks[name],

@@ -48,6 +48,7 @@ def run(
         StoppedError: if the run was asked to stop.
     """
     workdir.check(directory, job)
+    training.check_devices(job.config.devices)
     process = environment.Process(command)
     given = {"network": _load("network", job.network), "student": _load("student", job.student)}
     data = _open(job, given, data_dir)

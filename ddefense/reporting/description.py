@@ -129,7 +129,7 @@ def rows(*runs: records.Results) -> dict[str, str]:
         "precision": precision(settings),
         "compiled with XLA": compiled(settings),
         "CPU threads per operation": threads(settings),
-        "devices per training": f"{settings.devices}" if settings.devices > 1 else "",
+        "devices per training": devices(settings),
         "seed" if len(runs) == 1 else "seeds": ", ".join(f"{run.config.seed}" for run in runs),
         "attacked samples": f"{len(first.sample_indices)}, each towards "
         f"{len(dataset.class_names) - 1} other classes"
@@ -173,6 +173,11 @@ def compiled(settings: config_lib.Config) -> str:
 def threads(settings: config_lib.Config) -> str:
     """CPU threads per operation."""
     return f"{settings.threads}" if settings.threads else "one per core"
+
+
+def devices(settings: config_lib.Config) -> str:
+    """Devices that each training was split over; empty for one."""
+    return f"{settings.devices}" if settings.devices > 1 else ""
 
 
 def _standardized(dataset: records.DatasetRecord) -> str:

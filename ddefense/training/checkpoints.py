@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from ddefense import files
 from ddefense.records import RunError
@@ -64,7 +65,7 @@ def save(
     arrays |= {name: getattr(history, name) for name in (*_HISTORY, *_LATER_HISTORY)}
     arrays |= {_METRIC + name: values for name, values in history.val_metrics.items()}
     if partial is not None:
-        arrays |= {f"generator_{i}": v.numpy() for i, v in enumerate(_generators(network))}
+        arrays |= {f"generator_{i}": v.numpy() for i, v in enumerate(_states(network))}
         arrays |= {"partial_step_loss": partial.step_loss, "partial_correct": partial.correct}
     if best is not None:
         arrays |= {f"best_{i}": w for i, w in enumerate(best)}
@@ -101,7 +102,7 @@ def restore(
             saved = Saved(_history(arrays), None, best, "finished" in arrays)
             if "partial_correct" not in arrays:
                 return saved
-            for i, variable in enumerate(_generators(network)):
+            for i, variable in enumerate(_states(network)):
                 variable.assign(arrays[f"generator_{i}"])
             partial = Partial(arrays["partial_step_loss"], int(arrays["partial_correct"]))
             return dataclasses.replace(saved, partial=partial)
@@ -130,11 +131,25 @@ def seed_generators(network: keras.Model, seed: int, epoch: int) -> None:
     No saved form of a Keras model holds these states, so a resumed run could not restore them.
     """
     for i, state in enumerate(_generators(network)):
-        words = np.random.SeedSequence([seed, epoch, i]).generate_state(2)
-        state.assign(words.astype(state.dtype))
+        for device, own in enumerate(_on_devices(state)):
+            # One key for all would drop the same units of every device's share.
+            key = [seed, epoch, i, device] if device else [seed, epoch, i]
+            words = np.random.SeedSequence(key).generate_state(2)
+            own.assign(words.astype(state.dtype))
 
 
 def _generators(network: keras.Model) -> list[Any]:
     """The state variables of the network's random generators."""
     weights = {id(w) for w in network.weights}
     return [v for v in network.variables if id(v) not in weights]
+
+
+def _on_devices(state: Any) -> Sequence[Any]:
+    """The variable of each device; there is one where the network is not mirrored."""
+    value = state.value
+    return value.values if isinstance(value, tf.distribute.DistributedValues) else (value,)
+
+
+def _states(network: keras.Model) -> list[Any]:
+    """The states of all random generators on all devices."""
+    return [own for state in _generators(network) for own in _on_devices(state)]

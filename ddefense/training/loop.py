@@ -1,5 +1,6 @@
 """The training loop: for epoch, for window, for batch."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -10,15 +11,14 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import interruption, networks
-from ddefense.config import ConfigError
 from ddefense.datasets import Examples
 from ddefense.progress import Progress
 from ddefense.records import RunError
 from ddefense.training import callbacks, checkpoints
+from ddefense.training.devices import check_splits, make_strategy, mirrored_copy
 from ddefense.training.history import History, Partial
 from ddefense.training.optimizers import learning_rate_of, make_optimizer, set_rates
 from ddefense.training.plan import Plan
-from ddefense.training.replicas import Replicas, scope_of
 from ddefense.training.settings import TrainingOptions, TrainingSettings
 from ddefense.training.steps import Perturb, TrainSteps, make_train_steps
 from ddefense.training.validating import ACCURACY, LOSS, Validation, name_of
@@ -45,7 +45,8 @@ def fit(
     window, as in memory, else from (seed, epoch, window). No step takes images of two windows.
 
     Args:
-        network: a functional model with a layer named `logits`; dropout is on while training.
+        network: a functional model with a layer named `logits`; dropout is on while training. With
+            several devices a copy of it on them is trained, whose weights it has in the end.
         examples: the images; an array, shape [N, H, W, C], is examples in memory whose true
             classes are the arg-max of their labels.
         labels: probabilities to learn from: number of a window -> [window, classes], or an array
@@ -67,15 +68,30 @@ def fit(
 
     Raises:
         ValueError: if the images, labels, settings and options do not fit the network or each
-            other, before any training.
+            other, or several devices would not train it as one does, before any training.
+        ConfigError: a ValueError, if there are fewer devices than the settings say.
         RunError: if the loss is not finite, naming the step; if the checkpoint is damaged; or if
             the images are no longer what they were.
         StoppedError: if the run was asked to stop, after the checkpoint is written.
     """
     windows = Windows(examples, labels, network.output_shape[-1])
     _check_shape(network, windows)
-    loop = _Loop(network, windows, settings, options or TrainingOptions(), label, perturb)
-    return loop.run(checkpoint)
+    options = options or TrainingOptions()
+    if settings.devices == 1:
+        return _Loop(network, windows, settings, options, label, perturb).run(checkpoint)
+    if perturb is not None:
+        raise ValueError(
+            "devices: expected 1 with perturb, which is made for the network and whole batches; "
+            f"received {settings.devices}."
+        )
+    check_splits(network, options.optimizer, jit_compile=settings.jit_compile)
+    strategy = make_strategy(settings.devices)
+    copy = mirrored_copy(network, strategy)
+    loop = _Loop(copy, windows, settings, options, label, None, strategy)
+    try:
+        return loop.run(checkpoint)
+    finally:
+        networks.logits_of(network).set_weights(networks.logits_of(copy).get_weights())
 
 
 class _Loop:
@@ -89,16 +105,16 @@ class _Loop:
         options: TrainingOptions,
         label: str,
         perturb: Perturb | None,
+        strategy: tf.distribute.Strategy | None = None,
     ) -> None:
-        self._replicas = _replicas(network, settings, perturb)
-        network = network if self._replicas is None else self._replicas.network
         self._network, self._windows, self._settings = network, windows, settings
         self._options, self._label, self._perturb = options, label, perturb
         self._logits_network = networks.logits_of(network)
         options.objective.check(network.output_shape[-1])
         self._plan = Plan(windows.sizes, settings.batch_size, settings.epochs, settings.max_steps)
         self._validate = _validation(self._logits_network, settings, options)
-        with scope_of(self._replicas):
+        self._strategy = strategy
+        with strategy.scope() if strategy is not None else contextlib.nullcontext():
             self._optimizer = make_optimizer(self._logits_network, settings, options.optimizer)
         self._callbacks = callbacks.Callbacks(
             options.callbacks,
@@ -116,12 +132,6 @@ class _Loop:
 
     def run(self, checkpoint: pathlib.Path | None) -> History:
         """Takes all steps, or those that the checkpoint has not."""
-        history = self._run(checkpoint)
-        if self._replicas is not None:
-            self._replicas.give_back()
-        return history
-
-    def _run(self, checkpoint: pathlib.Path | None) -> History:
         self._checkpoint = checkpoint
         if checkpoint is not None and checkpoint.exists():
             saved = checkpoints.restore(checkpoint, self._network, self._optimizer)
@@ -277,7 +287,7 @@ class _Loop:
                     self._settings.jit_compile,
                     self._perturb,
                     self._options.objective,
-                    self._replicas.strategy if self._replicas else None,
+                    self._strategy,
                 ),
             )
         return self._compiled[1]
@@ -309,20 +319,6 @@ class _Loop:
                 best=self._best,
                 finished=finished,
             )
-
-
-def _replicas(
-    network: keras.Model, settings: TrainingSettings, perturb: Perturb | None
-) -> Replicas | None:
-    if settings.devices == 1:
-        return None
-    refused = {"adversarial training": perturb is not None, "XLA": settings.jit_compile}
-    for what, asked in refused.items():
-        if asked:
-            raise ConfigError(
-                f"devices: expected 1 with {what}; received {settings.devices}. Drop one of them."
-            )
-    return Replicas(network, settings.devices)
 
 
 def _validation(

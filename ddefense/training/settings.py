@@ -26,7 +26,7 @@ class TrainingSettings:
         seed: of the order of images and of dropout.
         jit_compile: whether the steps are compiled with XLA.
         max_steps: stop after this many steps, whatever `epochs` says.
-        devices: of this machine that each batch is divided among; see `check_devices`.
+        devices: GPUs, or logical CPUs where there is no GPU, that every step is split over, >= 1.
     """
 
     temperature: float

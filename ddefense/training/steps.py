@@ -6,10 +6,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from ddefense.training import replicas
+from ddefense.training.devices import make_mirrored_step
 from ddefense.training.objective import Objective, Targets
-
-TrainStep = Callable[[tf.Tensor, Targets], tuple[tf.Tensor, tf.Tensor]]
 
 TrainSteps = Callable[[tf.Tensor, Targets, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -42,7 +40,8 @@ def make_train_steps(
         jit_compile: compile each step with XLA.
         perturb: what to make of the images of each step before it is taken, a part of its graph.
         objective: the loss; None for the cross-entropy with the labels at T.
-        strategy: whose devices divide each batch among them; None for one device.
+        strategy: of the devices that split each step, in whose scope the network and the optimizer
+            were built; nothing is perturbed then. None for one device.
 
     Returns:
         A function (images, targets, order) -> (losses, correct): it takes one step for
@@ -55,10 +54,6 @@ def make_train_steps(
     if not optimizer.built:
         optimizer.build(weights)
     minimised = objective or Objective()
-
-    if strategy is not None:
-        shared = _shared_step(strategy, logits_network, optimizer, temperature, minimised)
-        return _several(shared, logits_network, minimised, batch_size)
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def train_step(images: tf.Tensor, targets: Targets) -> tuple[tf.Tensor, tf.Tensor]:
@@ -75,58 +70,18 @@ def make_train_steps(
         hits = tf.argmax(logits, axis=1) == tf.argmax(labels, axis=1)
         return loss, tf.math.count_nonzero(hits, dtype=tf.int32)
 
-    return _several(train_step, logits_network, minimised, batch_size)
+    if strategy is not None:
+        train_step = make_mirrored_step(
+            logits_network, optimizer, temperature, jit_compile, minimised, strategy
+        )
 
-
-def _shared_step(
-    strategy: tf.distribute.Strategy,
-    logits_network: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    temperature: float,
-    objective: Objective,
-) -> TrainStep:
-    """The same step, of which every device of a strategy does its share.
-
-    The loss of a share is divided by the images of the whole batch, because the optimizer adds up
-    what the devices find.
-    """
-    weights = logits_network.trainable_variables
-
-    def on_one(images: tf.Tensor, targets: Targets) -> tuple[tf.Tensor, tf.Tensor]:
-        size = tf.shape(images)[0]
-        first, stop, counts = replicas.share(size)
-        images, targets = tf.nest.map_structure(lambda x: x[first:stop], (images, targets))
-        labels, classes = targets if objective.uses_classes else (targets, None)
-        with tf.GradientTape() as tape:
-            logits = logits_network(images, training=True)
-            losses = objective.image_losses(labels, classes, logits, temperature)
-            loss = (
-                tf.reduce_sum(losses) * tf.cast(counts, losses.dtype) / tf.cast(size, losses.dtype)
-            )
-            penalties = [tf.cast(penalty, loss.dtype) for penalty in logits_network.losses]
-            total = tf.add_n([loss, *(p / strategy.num_replicas_in_sync for p in penalties)])
-        optimizer.apply_gradients(zip(tape.gradient(total, weights), weights, strict=True))
-        hits = tf.argmax(logits, axis=1) == tf.argmax(labels, axis=1)
-        return loss, counts * tf.math.count_nonzero(hits, dtype=tf.int32)
-
-    def train_step(images: tf.Tensor, targets: Targets) -> tuple[tf.Tensor, tf.Tensor]:
-        found = strategy.run(on_one, (images, targets))
-        loss, hits = (strategy.reduce(tf.distribute.ReduceOp.SUM, each, None) for each in found)
-        return loss, hits
-
-    return train_step
-
-
-def _several(
-    train_step: TrainStep, logits_network: keras.Model, objective: Objective, batch_size: int
-) -> TrainSteps:
     labels_spec = tf.TensorSpec([None, logits_network.output_shape[-1]], tf.float32)
     indices_spec = tf.TensorSpec([None], tf.int32)
 
     @tf.function(
         input_signature=[
             tf.TensorSpec([None, *logits_network.input_shape[1:]], tf.float32),
-            (labels_spec, indices_spec) if objective.uses_classes else labels_spec,
+            (labels_spec, indices_spec) if minimised.uses_classes else labels_spec,
             indices_spec,
         ]
     )

@@ -56,7 +56,7 @@ REALS = (
         ("temperatures", (20, 20.0000001), "each temperature once"),
         ("max_features", 111, "an even number"),
         ("misclassified", 1, "true or false"),
-        ("devices", 129, "at most batch_size (128), an image for each"),
+        ("devices", 129, "at most 128, the images of a batch"),
         ("learning_rate", 0, "a finite number > 0"),
         ("learning_rate", -0.1, "a finite number > 0"),
         ("cw_learning_rate", 0.0, "a finite number > 0"),

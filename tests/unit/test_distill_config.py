@@ -27,6 +27,8 @@ REFUSED = [
     ("dropout_passes", (1,), "an integer >= 2"),
     ("seed", (-1, 0.5), "an integer >= 0"),
     ("threads", (-1,), "an integer >= 0"),
+    ("devices", (0, 1.5), "an integer >= 1"),
+    ("devices", (129,), r"at most 128, the images of a batch \(batch_size\)"),
     ("method", ("hinton",), r"one of \['defensive', 'extended'\]"),
     ("optimizer", ("lion",), r"one of \['sgd', 'adam'\]"),
     ("precision", ("float16",), r"one of \[None, 'float32', 'mixed_bfloat16'\]"),

@@ -66,6 +66,7 @@ def training_parameters(results: records.Results) -> Table | None:
         "precision": description.precision(settings),
         "compiled with XLA": description.compiled(settings),
         "CPU threads per operation": description.threads(settings),
+        "devices per training": description.devices(settings),
         "temperatures T": ", ".join(f"{t:g}" for t in sorted(settings.temperatures)),
         "training images": f"{results.dataset.num_train}",
         "attacked images": f"{len(results.sample_indices)}",
@@ -88,7 +89,7 @@ def training_parameters(results: records.Results) -> Table | None:
             Column("paper", label, text=True),
             Column("ours", "ours", text=True),
         ),
-        rows=[[name, theirs.get(name), value] for name, value in ours.items()],
+        rows=[[name, theirs.get(name), value] for name, value in ours.items() if value],
         notes=published.TRAINING_NOTES[published.reference(results.dataset.name)],
     )
 

@@ -48,5 +48,6 @@ def test_the_other_defaults_are_those_of_the_configuration(texts):
     adam = DistillConfig(temperature=20, optimizer="adam")
     assert texts["learning_rate"].endswith(f"of bin/distill with --optimizer=adam {adam.rate}.")
     assert DISTILL.decay_epochs == PAPER.decay_epochs == CIFAR10.decay_epochs
-    for name in ("decay_epochs", "outlier_alpha", "dropout_passes", "validation_share", "seed"):
+    shared = ("decay_epochs", "outlier_alpha", "dropout_passes", "validation_share", "seed")
+    for name in (*shared, "devices"):
         assert texts[name].endswith(f"Default: {getattr(DISTILL, name):g}."), name
