@@ -138,6 +138,7 @@ class Stages:
         pending = None
         if record is not None:
             logging.info("skipped %s", name)
+            unit.publish()
             unit.tidy()
             self._finish(unit)
         else:
@@ -165,6 +166,7 @@ class Stages:
         directory, storage = self._place.folder / name, self._place.storage
         if not finished(self._place, name) or unless(self._place.here(name)):
             return
+        self._asked.pop(name, None)
         if storage is not None:
             storage.remove(name)
         # Not in place: a process killed meanwhile would leave half a stage.

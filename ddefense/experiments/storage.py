@@ -1,5 +1,6 @@
 """Finished stages in a folder or object store that every node of a cluster reaches."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from ddefense.records import RunError
 MARKER = "stage.json"
 """The file that says that a directory is complete: object stores cannot rename a directory, so it
 is written after all others."""
+_TEMPORARY = ".tmp-"
 
 
 class Storage:
@@ -31,14 +33,19 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         """Connects to the file system."""
-        self.url = url.rstrip("/")
         try:
-            self._files, self._root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
+            self._files, root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError, OSError) as error:
             raise ConfigError(
                 "storage: expected a folder or a URL that fsspec knows, such as s3://bucket/sweep; "
-                f"received {url!r}: {error}"
+                f"received {url!r}: {' '.join(str(error).split())}"
             ) from error
+        self._root = root.rstrip("/")
+        self._is_local = "file" in _protocols(self._files)
+        if self._is_local:  # whatever the working directory of other processes is
+            url = self._files.unstrip_protocol(root)
+        head, separator, path = url.rpartition("://")
+        self.url = head + separator + (path.rstrip("/") or path[:1])
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the same folder."""
@@ -64,18 +71,25 @@ class Storage:
 
     def within(self, name: str) -> "Storage":
         """A folder in it."""
-        return Storage(f"{self.url}/{name}")
+        return Storage(f"{self.url.removesuffix('/')}/{name}")
 
     def marker(self, key: str) -> Any:
-        """What the marker of a directory says, as JSON values; None if it is not complete."""
+        """What the marker of a directory says, a JSON object; None if it is not complete.
+
+        Raises:
+            RunError: if it cannot be read, or is damaged.
+        """
         # Listings may be remembered from before another node wrote.
         self._files.invalidate_cache()
         try:
-            return json.loads(self._files.cat_file(f"{self._root}/{key}/{MARKER}"))
+            found = json.loads(self._files.cat_file(f"{self._root}/{key}/{MARKER}"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise RunError(f"Cannot read {self.url}/{key}/{MARKER}: {error}") from error
+        if not isinstance(found, dict):
+            raise RunError(f"Cannot read {self.url}/{key}/{MARKER}: it is no JSON object.")
+        return found
 
     def publish(self, key: str, directory: pathlib.Path, *, without: str) -> None:
         """Copies a directory here, its marker last.
@@ -89,7 +103,7 @@ class Storage:
             inside = path.relative_to(directory)
             if path.is_file() and inside.parts[0] != without and inside != pathlib.Path(MARKER):
                 self._put(path, f"{self._root}/{key}/{inside.as_posix()}")
-        self._put(directory / MARKER, f"{self._root}/{key}/{MARKER}")
+        self._put_marker((directory / MARKER).read_bytes(), f"{self._root}/{key}")
 
     def fetch(self, key: str, directory: pathlib.Path) -> None:
         """Copies a complete directory to this machine.
@@ -99,20 +113,26 @@ class Storage:
             directory: where it goes; not there yet.
 
         Raises:
-            RunError: if it is not complete.
+            RunError: if it is not complete, or is removed meanwhile.
         """
+        missing = f"Expected a finished stage at {self.url}/{key}, received none."
         if self.marker(key) is None:
-            raise RunError(f"Expected a finished stage at {self.url}/{key}, received none.")
+            raise RunError(missing)
         directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = directory.with_name(f".tmp-{uuid.uuid4().hex}")
+        temporary = directory.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
         base = f"{self._root}/{key}"
         try:
-            for found in self._files.find(base):
-                target = temporary / found.removeprefix(self._files._strip_protocol(base)).lstrip(
-                    "/"
-                )
+            start = len(self._files._strip_protocol(base)) + 1
+            inside = {found[start:] for found in self._files.find(base)}
+            inside = {name for name in inside if not name.startswith(_TEMPORARY)}
+            # The marker is the first to be removed, so if it is there at the end, all were.
+            for name in (*sorted(inside - {MARKER}), MARKER):
+                target = temporary / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                self._files.get_file(found, str(target))
+                try:
+                    self._files.get_file(f"{base}/{name}", str(target))
+                except FileNotFoundError as error:
+                    raise RunError(missing) from error
             try:
                 temporary.rename(directory)
             except OSError:
@@ -122,13 +142,17 @@ class Storage:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def remove(self, key: str) -> None:
-        """Removes a directory, its marker first, if it is there."""
+        """Removes a directory and those in it, their markers first, if it is there."""
         base = f"{self._root}/{key}"
         self._files.invalidate_cache()
-        if self._files.exists(f"{base}/{MARKER}"):
-            self._files.rm_file(f"{base}/{MARKER}")
-        if self._files.exists(base):
-            self._files.rm(base, recursive=True)
+        for found in self._files.find(base):
+            if found.endswith(f"/{MARKER}"):
+                with contextlib.suppress(FileNotFoundError):
+                    self._files.rm_file(found)
+        # Another node may be at it, too.
+        with contextlib.suppress(FileNotFoundError):
+            if self._files.exists(base):
+                self._files.rm(base, recursive=True)
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a small file."""
@@ -146,12 +170,22 @@ class Storage:
 
     def delete(self, name: str) -> None:
         """Removes a file, if it is there."""
-        if self._files.exists(f"{self._root}/{name}"):
+        with contextlib.suppress(FileNotFoundError):
             self._files.rm_file(f"{self._root}/{name}")
 
     def _put(self, path: pathlib.Path, target: str) -> None:
         self._files.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         self._files.put_file(str(path), target)
+
+    def _put_marker(self, content: bytes, base: str) -> None:
+        """Writes it so that nobody sees half of it; object stores do so anyway."""
+        self._files.makedirs(base, exist_ok=True)
+        if not self._is_local:
+            self._files.pipe_file(f"{base}/{MARKER}", content)
+            return
+        temporary = f"{base}/{_TEMPORARY}{uuid.uuid4().hex}"
+        self._files.pipe_file(temporary, content)
+        self._files.mv(temporary, f"{base}/{MARKER}")
 
 
 def _protocols(file_system: Any) -> tuple[str, ...]:

@@ -121,17 +121,12 @@ class Unit:
         Raises:
             RunError: if it was made with other settings, or is damaged.
         """
-        storage = self.place.storage
-        found = None if storage is None else storage.marker(self.key)
-        if storage is not None and found is not None:
-            return self._checked(StageRecord(**found), f"{storage.url}/{self.key}")
         if self.directory.exists():
-            record = self._load(self.directory)
-            if storage is not None:  # which has lost it, or is new
-                storage.publish(self.key, self.directory, without=SCRATCH)
-            return record
-        self.check()
-        return None
+            return self._load(self.directory)
+        found = self._published()
+        if found is None:
+            self.check()
+        return found
 
     def check(self) -> int:
         """How often it was started before.
@@ -150,9 +145,25 @@ class Unit:
             parts: what is made before it.
         """
         with _alone(self.partial):
-            if self.record() is None:
-                self._make(work, made_by, parts)
+            if self.record() is not None:
+                self.publish()  # a copy may have outlived what it was of
+            else:
+                try:
+                    self._make(work, made_by, parts)
+                except (records.RunError, OSError):
+                    # Another node may have finished it meanwhile, and removed what this one needed.
+                    if not self._is_finished():
+                        raise
         self.tidy()
+
+    def publish(self) -> None:
+        """Copies it to the storage, if it is finished here alone: an earlier run may have had none.
+
+        Raises:
+            RunError: if the storage holds it made with other settings, or damaged.
+        """
+        if self.directory.exists():
+            self._publish(self.directory)
 
     def tidy(self) -> None:
         """Removes what only the making of it needed."""
@@ -175,9 +186,32 @@ class Unit:
         seconds = time.monotonic() - start + elsewhere
         record = dataclasses.replace(record, seconds=seconds, finished=True, made_by=made_by())
         records.dump(record, self.partial / MARKER)
-        if self.place.storage is not None:
-            self.place.storage.publish(self.key, self.partial, without=SCRATCH)
+        self._publish(self.partial)
         self.partial.replace(self.directory)
+
+    def _publish(self, directory: pathlib.Path) -> None:
+        # Other nodes may be reading what is there.
+        if self.place.storage is not None and self._published() is None:
+            self.place.storage.publish(self.key, directory, without=SCRATCH)
+
+    def _published(self) -> StageRecord | None:
+        """What the storage says of it; None if it is not complete there, or there is no storage."""
+        storage = self.place.storage
+        found = None if storage is None else storage.marker(self.key)
+        if storage is None or found is None:
+            return None
+        where = f"{storage.url}/{self.key}"
+        try:
+            record = StageRecord(**found)
+        except (TypeError, pydantic.ValidationError) as error:
+            raise records.RunError(
+                f"Expected the record of a stage at {where}/{MARKER}, but it is damaged. Move "
+                f"{where} away to run the stage again."
+            ) from error
+        return self._checked(record, where)
+
+    def _is_finished(self) -> bool:
+        return self.directory.exists() or self._published() is not None
 
     def _make_parts(self, parts: "Sequence[Part]", made_by: MadeBy) -> float:
         """Makes the missing parts and brings the others here; returns the seconds of the latter."""
@@ -246,18 +280,28 @@ def _alone(directory: pathlib.Path) -> Iterator[None]:
     kernel lock, which ends with the process.
     """
     while True:
-        directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory, os.O_RDONLY)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            handle = os.open(directory, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # the other has just finished it, and tidies
         try:
             while not _locked(handle):
                 interruption.check()
                 time.sleep(_POLL_SECONDS)
             # The other may have finished it, which renames it.
-            if directory.exists() and os.path.samestat(os.stat(directory), os.fstat(handle)):
+            if _is_at(directory, handle):
                 yield
                 return
         finally:
             os.close(handle)
+
+
+def _is_at(directory: pathlib.Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(directory), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _locked(handle: int) -> bool:

@@ -60,17 +60,23 @@ def test_what_is_published_is_fetched_whole_but_for_its_scratch(storage, made, t
 
 
 def test_the_marker_is_written_last(storage, made, monkeypatch):
-    put, seen = type(storage)._put, []
+    put, put_marker, seen = Storage._put, Storage._put_marker, []
 
     def watched(self, path, target):
         assert self.marker(KEY) is None
         seen.append(path.name)
         put(self, path, target)
 
+    def watched_marker(self, content, base):
+        assert self.marker(KEY) is None
+        seen.append("marker")
+        put_marker(self, content, base)
+
     monkeypatch.setattr(Storage, "_put", watched)
+    monkeypatch.setattr(Storage, "_put_marker", watched_marker)
     storage.publish(KEY, made, without="scratch")
-    assert seen[-1] == "stage.json"
-    assert sorted(seen) == ["network.keras", "stage.json", "variables"]
+    assert seen[-1] == "marker"
+    assert sorted(seen) == ["marker", "network.keras", "variables"]
 
 
 def test_what_was_published_by_half_is_not_there_and_is_published_again(
