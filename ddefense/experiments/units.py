@@ -22,6 +22,10 @@ _REFUSALS = tuple(
     os.strerror(code)
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 )
+_ADVICE = (
+    "Make room or choose another --workdir or --export_dir; finished stages are kept, and the same "
+    "command resumes."
+)
 _POLL_SECONDS = 0.2
 SCRATCH = "scratch"
 """Where a unit keeps what it needs only until it is finished."""
@@ -324,9 +328,8 @@ def _naming_full_disks(name: str, directory: pathlib.Path) -> Iterator[None]:
         yield
     except Exception as error:
         found = next((words for words in _REFUSALS if words in str(error)), None)
-        if found is None or isinstance(error, records.RunError):
+        if found is None or _ADVICE in str(error):  # of a part
             raise
         raise records.RunError(
-            f"Cannot write stage {name} in {directory}: {found}. Make room or choose another "
-            "--workdir or --export_dir; finished stages are kept, and the same command resumes."
+            f"Cannot write stage {name} in {directory}: {found}. {_ADVICE}"
         ) from error
