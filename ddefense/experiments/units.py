@@ -140,15 +140,24 @@ class Unit:
         """
         return self._load(self.partial).starts if (self.partial / MARKER).exists() else 0
 
-    def make(self, work: Work, made_by: MadeBy, parts: "Sequence[Part]" = ()) -> None:
+    def make(
+        self,
+        work: Work,
+        made_by: MadeBy,
+        parts: "Sequence[Part]" = (),
+        unless: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Makes it, unless it is finished.
 
         Args:
             work: called with the directory to fill, in which all parts are.
             made_by: gives versions and machine.
             parts: what is made before it.
+            unless: whether nobody needs it any more, asked when no other process makes it.
         """
         with _alone(self.partial):
+            if unless():
+                return
             if self.record() is not None:
                 self.publish()  # a copy may have outlived what it was of
             else:
@@ -156,7 +165,7 @@ class Unit:
                     self._make(work, made_by, parts)
                 except (records.RunError, OSError):
                     # Another node may have finished it meanwhile, and removed what this one needed.
-                    if not self._is_finished():
+                    if not self.is_finished():
                         raise
         self.tidy()
 
@@ -214,7 +223,8 @@ class Unit:
             ) from error
         return self._checked(record, where)
 
-    def _is_finished(self) -> bool:
+    def is_finished(self) -> bool:
+        """Whether it is here, or in the storage."""
         return self.directory.exists() or self._published() is not None
 
     def _make_parts(self, parts: "Sequence[Part]", made_by: MadeBy) -> float:
@@ -273,7 +283,9 @@ class Part:
         if stage.record() is None:
             unit = stage.part(self.name)
             if unit.record() is None:
-                unit.make(self.work, made_by)
+                unit.make(self.work, made_by, unless=stage.is_finished)
+                if stage.is_finished():  # meanwhile: nobody else would remove the part
+                    stage.tidy()
 
 
 @contextlib.contextmanager

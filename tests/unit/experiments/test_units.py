@@ -1,9 +1,14 @@
-"""A unit is made once, in parts if it has some, by whoever comes first, wherever its place is."""
+"""A unit is made once, wherever that is, from parts that are made once."""
 
 import functools
 import json
+import os
 import pathlib
 import pickle
+import tempfile
+import threading
+import time
+import uuid
 
 import pytest
 
@@ -11,227 +16,467 @@ from ddefense.experiments.storage import Storage
 from ddefense.experiments.units import Part, Place, Unit
 from ddefense.records import RunError
 
-MADE_BY = {"machine": "here"}
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path / "stages")
 
 
-def made_by():
-    return MADE_BY
-
-
-def attack(calls, number, directory):
-    calls.append(number)
-    (directory / "shard.txt").write_text(f"shard {number};")
-
-
-def join(parts, directory):
-    found = [(directory / "scratch" / part.name / "shard.txt").read_text() for part in parts]
-    (directory / "joined.txt").write_text("".join(found))
+@pytest.fixture(params=["file", "memory"])
+def storage(request, tmp_path):
+    if request.param == "file":
+        return Storage(f"file://{tmp_path}/storage")
+    return Storage(f"memory://{uuid.uuid4().hex}")
 
 
 @pytest.fixture
-def calls():
-    return []
-
-
-@pytest.fixture
-def parts(calls):
-    return [
-        Part(f"shard_{number}", 10, "attack", functools.partial(attack, calls, number))
-        for number in range(3)
-    ]
-
-
-@pytest.fixture
-def make(parts):
-    def make(unit):
-        unit.make(functools.partial(join, parts), made_by, parts)
-        return (unit.directory / "joined.txt").read_text()
-
-    return make
+def nodes(storage, tmp_path):
+    """Two machines with folders of their own and one storage."""
+    return [Place(tmp_path / name / "stages", storage) for name in ("a", "b")]
 
 
 def unit_in(place, digest="d1"):
     return Unit("attack", "attack", digest, place)
 
 
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+class Run:
+    """Work that leaves text and keeps account of itself."""
+
+    def __init__(self):
+        self.calls = []
+
+    def parts(self, *names):
+        return [Part(name, 2, "sample", functools.partial(self.part, name)) for name in names]
+
+    def part(self, name, directory):
+        self.calls.append(name)
+        (directory / "text").write_text(f"of {name}")
+
+    def join(self, directory):
+        self.calls.append("join")
+        parts = sorted((directory / "scratch").iterdir())
+        (directory / "text").write_text(" ".join((part / "text").read_text() for part in parts))
+
+    def fail_at(self, name):
+        """The part of this name is killed the next time."""
+        part = self.part
+
+        def killed(called, directory):
+            if called == name and not hasattr(self, "killed"):
+                self.killed = True
+                (directory / "half").write_text("half")
+                raise KeyboardInterrupt
+            part(called, directory)
+
+        self.part = killed
 
 
-WHOLE = "shard 0;shard 1;shard 2;"
+@pytest.fixture
+def run():
+    return Run()
 
 
-def test_parts_are_made_before_the_rest_and_only_then_thrown_away(make, calls, tmp_path):
-    unit = unit_in(Place(tmp_path))
+def made_by():
+    return {"machine": "this one"}
+
+
+def text(unit):
+    return (unit.place.here(unit.key) / "text").read_text()
+
+
+def left_in(place):
+    return sorted(path.relative_to(place.folder).as_posix() for path in place.folder.rglob("*"))
+
+
+def stored(storage):
+    files = storage._files
+    return sorted(found.removeprefix(storage._root + "/") for found in files.find(storage._root))
+
+
+WHOLE = ["attack", "attack/stage.json", "attack/text"]
+
+
+def test_a_unit_is_made_from_its_parts_once(place, run):
+    unit = unit_in(place)
     assert unit.record() is None
-    assert make(unit) == WHOLE
-    assert calls == [0, 1, 2]
+    for _ in range(2):
+        unit.make(run.join, made_by, run.parts("p0", "p1"))
+        assert run.calls == ["p0", "p1", "join"]
+    assert text(unit) == "of p0 of p1"
+    assert left_in(place) == WHOLE
     record = unit.record()
     assert (record.name, record.digest, record.starts) == ("attack", "d1", 1)
-    assert (record.finished, record.made_by) == (True, MADE_BY)
-    assert names(tmp_path) == ["attack"]
-    assert names(unit.directory) == ["joined.txt", "stage.json"]
+    assert record.finished
+    assert record.made_by == {"machine": "this one"}
 
 
-def test_a_finished_unit_is_not_made_again(make, calls, tmp_path):
-    make(unit_in(Place(tmp_path)))
-    assert make(unit_in(Place(tmp_path))) == WHOLE
-    assert calls == [0, 1, 2]
-    assert names(tmp_path) == ["attack"]
+def test_finished_parts_are_kept_when_the_process_is_killed(place, run):
+    run.fail_at("p1")
+    with pytest.raises(KeyboardInterrupt):
+        unit_in(place).make(run.join, made_by, run.parts("p0", "p1", "p2"))
+    assert run.calls == ["p0"]
+    assert unit_in(place).record() is None
+    assert not unit_in(place).directory.exists()
+    unit_in(place).make(run.join, made_by, run.parts("p0", "p1", "p2"))
+    assert run.calls == ["p0", "p1", "p2", "join"]
+    assert text(unit_in(place)) == "of p0 of p1 of p2"
+    assert unit_in(place).record().starts == 2
 
 
-def test_parts_that_others_have_made_are_taken_with_their_seconds(make, parts, calls, tmp_path):
-    unit = unit_in(Place(tmp_path))
-    for number in (2, 0):
-        parts[number].make(unit, made_by)
-    marker = tmp_path / ".partial-attack" / "scratch" / "shard_2" / "stage.json"
-    slow = json.loads(marker.read_text()) | {"seconds": 1000.0}
-    marker.write_text(json.dumps(slow))
-    assert make(unit) == WHOLE
-    assert calls == [2, 0, 1]
-    assert 1000 < unit.record().seconds < 1100
-    # The unit itself was started once.
-    assert unit.record().starts == 1
+def test_a_part_resumes_with_what_it_left(place, run):
+    run.fail_at("p0")
+    parts, unit = run.parts("p0"), unit_in(place)
+    with pytest.raises(KeyboardInterrupt):
+        parts[0].make(unit, made_by)
+    parts[0].make(unit, made_by)
+    part = unit.part("p0")
+    assert part.record().starts == 2
+    assert sorted(path.name for path in part.directory.iterdir()) == ["half", "stage.json", "text"]
 
 
-def test_a_part_is_not_made_when_its_unit_is_finished(make, parts, calls, tmp_path):
-    unit = unit_in(Place(tmp_path))
-    make(unit)
-    parts[1].make(unit, made_by)
-    assert calls == [0, 1, 2]
-    assert names(tmp_path) == ["attack"]
+def test_parts_that_were_made_elsewhere_are_not_made_again(place, run):
+    parts, unit = run.parts("p0", "p1", "p2"), unit_in(place)
+    # As an executor does it: in any order, some twice, some not at all.
+    for i in (2, 0, 2):
+        functools.partial(parts[i].make, unit, made_by)()
+    assert run.calls == ["p2", "p0"]
+    assert unit.record() is None
+    unit.make(run.join, made_by, parts)
+    assert run.calls == ["p2", "p0", "p1", "join"]
+    assert text(unit) == "of p0 of p1 of p2"
+    assert left_in(place) == WHOLE
 
 
-def test_what_a_lost_node_goes_on_to_leave_is_tidied(make, tmp_path):
-    unit = unit_in(Place(tmp_path))
-    make(unit)
-    late = tmp_path / ".partial-attack" / "scratch" / ".partial-shard_1"
-    late.mkdir(parents=True)
-    unit.tidy()
-    assert names(tmp_path) == ["attack"]
+def test_no_part_is_made_of_what_is_finished(place, run):
+    unit = unit_in(place)
+    unit.make(run.join, made_by, run.parts("p0"))
+    run.parts("p0")[0].make(unit, made_by)
+    run.parts("p1")[0].make(unit, made_by)
+    assert run.calls == ["p0", "join"]
+    assert left_in(place) == WHOLE
 
 
-@pytest.mark.parametrize("finished", [True, False])
-def test_parts_of_other_settings_are_refused(make, parts, calls, tmp_path, finished):
-    parts[0].make(unit_in(Place(tmp_path)), made_by)
-    if not finished:
-        part = tmp_path / ".partial-attack" / "scratch" / "shard_0"
-        part.rename(part.with_name(".partial-shard_0"))
-    with pytest.raises(RunError, match="made with other settings"):
-        make(unit_in(Place(tmp_path), digest="d2"))
-    assert calls == [0]
+@pytest.mark.parametrize("started", [False, True])
+def test_a_part_with_other_settings_is_refused(place, run, started):
+    run.parts("p0")[0].make(unit_in(place), made_by)
+    if started:
+        run.fail_at("p1")
+        with pytest.raises(KeyboardInterrupt):
+            unit_in(place).make(run.join, made_by, run.parts("p0", "p1"))
+    other = unit_in(place, "d2")
+    for make in (
+        lambda: run.parts("p0")[0].make(other, made_by),
+        lambda: other.make(run.join, made_by, run.parts("p0")),
+    ):
+        with pytest.raises(RunError, match=r"with other settings \(digest d1(/p0)?, expected d2"):
+            make()
+    assert run.calls == ["p0"]
+    assert (unit_in(place).part("p0").directory / "text").read_text() == "of p0"
 
 
-AT_ONCE = """
-import functools, pathlib, sys, time
+def test_seconds_of_parts_that_were_made_elsewhere_are_added(place, run):
+    unit, parts = unit_in(place), run.parts("p0", "p1", "p2")
+    for part, seconds in zip(parts[:2], (1000.0, 200.0), strict=True):
+        part.make(unit, made_by)
+        edit(unit.part(part.name).directory / "stage.json", seconds=seconds)
+    unit.make(run.join, made_by, parts)
+    # Those of the third are within the time that the unit took itself, which is short.
+    assert 1200 <= unit.record().seconds < 1260
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_leftover_of_a_node_that_was_given_up_is_tidied(place, run):
+    unit = unit_in(place)
+    unit.make(run.join, made_by)
+    # It goes on with a part when another has finished the unit.
+    unit.part("p0").make(functools.partial(run.part, "p0"), made_by)
+    assert left_in(place) != WHOLE
+    unit.make(run.join, made_by, run.parts("p0"))
+    assert run.calls == ["join", "p0"]
+    assert left_in(place) == WHOLE
+
+
+def test_a_part_is_not_made_again_when_its_stage_was_finished_meanwhile(place, run):
+    unit = unit_in(place)
+    waiting = threading.Thread(target=lambda: run.parts("p0")[0].make(unit, made_by))
+
+    def overtaken(directory):
+        run.part("p0", directory)
+        waiting.start()  # another node, which waits for this one to end
+        time.sleep(0.3)
+        unit.make(run.join, made_by)
+
+    Part("p0", 2, "sample", overtaken).make(unit, made_by)
+    waiting.join()
+    assert run.calls == ["p0", "join"]
+    assert left_in(place) == WHOLE
+
+
+def test_a_failure_is_kept_as_it_is_and_nothing_is_finished(place, run):
+    def fails(directory):
+        raise RunError("no")
+
+    with pytest.raises(RunError, match=r"^no$"):
+        unit_in(place).make(fails, made_by)
+    assert unit_in(place).record() is None
+    unit_in(place).make(run.join, made_by)
+    assert unit_in(place).record().starts == 2
+
+
+def test_a_full_disk_is_named_once(place):
+    def fails(directory):
+        raise ValueError("HDF5: write failed: No space left on device, errno 28")
+
+    with pytest.raises(
+        RunError, match=r"^Cannot write stage attack in .*: No space left on device"
+    ):
+        unit_in(place).make(fails, made_by)
+    with pytest.raises(RunError) as caught:
+        unit_in(place).make(lambda directory: None, made_by, [Part("p0", 1, "sample", fails)])
+    assert str(caught.value).count("Cannot write stage attack, p0 in") == 1
+    assert str(caught.value).count("Cannot write") == 1
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+# Says that it is ready, waits for the word, and makes a unit of two slow parts.
+RACER = """
+import functools, os, pathlib, sys, time
 from ddefense.experiments.units import Part, Place, Unit
 
-def work(directory):
-    (directory / "made.txt").write_text("whole")
-    with open("calls", "a") as calls:
-        calls.write("call\\n")
-    time.sleep(1)
+folder, log = map(pathlib.Path, sys.argv[1:3])
 
-def part(directory):
-    with open("parts", "a") as parts:
-        parts.write("part\\n")
-    time.sleep(0.5)
+def note(name):
+    with log.open("a") as file:
+        file.write(name + "\\n")
 
+def part(name, directory):
+    note(name)
+    time.sleep(0.3)
+    (directory / "text").write_text(name)
+
+def join(directory):
+    note("join")
+    time.sleep(0.3)
+    parts = sorted((directory / "scratch").iterdir())
+    (directory / "text").write_text(" ".join((part / "text").read_text() for part in parts))
+
+parts = [Part(name, 1, "sample", functools.partial(part, name)) for name in ("p0", "p1")]
+unit = Unit("attack", "attack", "d1", Place(folder))
 print("ready", flush=True)
-sys.stdin.readline()
-unit = Unit("attack", "attack", "d1", Place(pathlib.Path("stages")))
-unit.make(work, dict, [Part("shard", 1, "attack", part)])
-assert (unit.directory / "made.txt").read_text() == "whole"
+while not (folder.parent / "go").exists():
+    time.sleep(0.001)
+if sys.argv[3] == "part":
+    for each in reversed(parts):
+        each.make(unit, dict)
+else:
+    unit.make(join, dict, parts)
 """
 
 
-def test_two_processes_that_make_one_unit_make_it_once(tmp_path):
-    import subprocess
-    import sys
+@pytest.mark.parametrize("roles", [("unit", "unit"), ("unit", "part"), ("unit", "unit", "part")])
+def test_processes_that_make_the_same_unit_at_the_same_time_do_it_once(
+    start_python, tmp_path, roles
+):
+    place, log = Place(tmp_path / "stages"), tmp_path / "log"
+    racers = [start_python("-c", RACER, place.folder, log, role, cwd=tmp_path) for role in roles]
+    try:
+        for racer in racers:
+            assert racer.stdout.readline() == "ready\n"
+        (tmp_path / "go").touch()
+        ended = [(*racer.communicate(timeout=60), racer.returncode) for racer in racers]
+    finally:
+        for racer in racers:
+            racer.kill()
+    assert [(out, code) for out, _, code in ended] == [("", 0)] * len(roles), ended
+    assert sorted(log.read_text().split()) == ["join", "p0", "p1"]
+    assert left_in(place) == WHOLE
+    assert text(unit_in(place)) == "p0 p1"
+    assert unit_in(place).record().starts == 1
 
-    root = pathlib.Path(__file__).resolve().parents[3]
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-P", "-c", AT_ONCE],
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(root)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for process in both:
-        assert process.stdout.readline() == "ready\n"
-    for process in both:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in both:
-        errors = process.communicate(timeout=60)[1]
-        assert process.returncode == 0, errors
-    assert (tmp_path / "calls").read_text() == "call\n"
-    assert (tmp_path / "parts").read_text() == "part\n"
-    assert names(tmp_path / "stages") == ["attack"]
+
+# Removes the directory that the unit is made in just before it is opened, as a process does that
+# has finished the unit and tidies.
+OVERTAKEN = """
+import os, pathlib, sys
+from ddefense.experiments.units import Place, Unit
+
+unit = Unit("attack", "attack", "d1", Place(pathlib.Path(sys.argv[1])))
+tidied = []
+
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]) == str(unit.partial) and not tidied:
+        tidied.append(event)
+        os.rmdir(unit.partial)
+
+sys.addaudithook(hook)
+unit.make(lambda directory: (directory / "text").write_text("made"), dict)
+print(tidied)
+"""
+
+
+def test_a_directory_that_another_process_tidies_is_made_again(run_python, place, tmp_path):
+    found = run_python("-c", OVERTAKEN, place.folder, cwd=tmp_path)
+    assert (found.returncode, found.stdout) == (0, "['open']\n"), found.stderr
+    assert left_in(place) == WHOLE
 
 
 # --- with a storage -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def storage(tmp_path):
-    return Storage((tmp_path / "storage").as_uri())
+def test_what_one_node_made_is_skipped_and_fetched_by_another(nodes, run):
+    a, b = (unit_in(node) for node in nodes)
+    a.make(run.join, made_by, run.parts("p0"))
+    assert b.record() == a.record()
+    b.make(run.join, made_by, run.parts("p0"))
+    run.parts("p1")[0].make(b, made_by)
+    assert run.calls == ["p0", "join"]
+    assert text(b) == "of p0"
+    for node in nodes:
+        assert left_in(node) == WHOLE
+    assert stored(nodes[0].storage) == WHOLE[1:]
 
 
-@pytest.fixture
-def nodes(tmp_path, storage):
-    """Places of two machines that share nothing else."""
-    return [Place(tmp_path / name, storage) for name in ("one", "two")]
+def test_parts_that_other_nodes_made_are_fetched_and_then_removed(nodes, run, tmp_path):
+    a, b = (unit_in(node) for node in nodes)
+    parts = run.parts("p0", "p1", "p2")
+    parts[0].make(a, made_by)
+    parts[2].make(a, made_by)
+    edit_stored(nodes[0].storage, a.part("p2").key, seconds=1000.0)
+    assert any("p2" in name for name in stored(nodes[0].storage))
+    b.make(run.join, made_by, parts)
+    assert run.calls == ["p0", "p2", "p1", "join"]
+    assert text(b) == "of p0 of p1 of p2"
+    assert 1000 <= b.record().seconds < 1060
+    assert stored(nodes[0].storage) == WHOLE[1:]
+    assert left_in(nodes[1]) == WHOLE
 
 
-def test_what_one_node_made_another_fetches(make, calls, nodes):
-    make(unit_in(nodes[0]))
-    there = unit_in(nodes[1])
-    assert there.record() == unit_in(nodes[0]).record()
-    directory = nodes[1].here("attack")
-    assert directory == there.directory
-    assert (directory / "joined.txt").read_text() == WHOLE
-    make(there)
-    assert calls == [0, 1, 2]
+def edit_stored(storage, key, **changes):
+    storage.write(f"{key}/stage.json", json.dumps(storage.marker(key) | changes).encode())
 
 
-def test_parts_come_from_any_node_and_go_when_they_are_joined(
-    make, parts, calls, nodes, tmp_path, storage
-):
-    parts[0].make(unit_in(nodes[0]), made_by)
-    parts[2].make(unit_in(nodes[1]), made_by)
-    assert storage.marker(".partial-attack/scratch/shard_0") is not None
-    assert make(unit_in(nodes[1])) == WHOLE
-    assert calls == [0, 2, 1]
-    assert names(tmp_path / "storage") == ["attack"]
-    assert names(tmp_path / "two") == ["attack"]
+def test_other_settings_in_the_storage_are_refused(nodes, run):
+    run.parts("p0")[0].make(unit_in(nodes[0]), made_by)
+    with pytest.raises(RunError, match=r"with other settings \(digest d1/p0, expected d2/p0"):
+        run.parts("p0")[0].make(unit_in(nodes[1], "d2"), made_by)
+    unit_in(nodes[0]).make(run.join, made_by)
+    other = unit_in(nodes[1], "d2")
+    for look in (other.record, lambda: other.make(run.join, made_by)):
+        with pytest.raises(RunError, match=r"attack holds stage attack made with other settings"):
+            look()
+    assert run.calls == ["p0", "join"]
 
 
-def test_what_a_storage_has_lost_is_published_again(make, calls, nodes, storage):
-    make(unit_in(nodes[0]))
-    storage.remove("attack")
-    assert unit_in(nodes[1]).record() is None
-    make(unit_in(nodes[0]))
-    assert unit_in(nodes[1]).record() is not None
-    assert calls == [0, 1, 2]
-
-
-def test_a_storage_of_other_settings_is_refused(make, nodes, storage):
-    make(unit_in(nodes[0]))
+@pytest.mark.parametrize("damaged", [b'{"name": "attack"}', b'{"no": 1}', b"{}", b"[]", b"{"])
+def test_a_damaged_marker_in_the_storage_is_named(nodes, run, damaged):
+    unit_in(nodes[0]).make(run.join, made_by)
+    nodes[0].storage.write("attack/stage.json", damaged)
     with pytest.raises(RunError) as caught:
-        make(unit_in(nodes[1], digest="d2"))
-    assert f"{storage.url}/attack holds stage attack made with other settings" in str(caught.value)
+        unit_in(nodes[1]).make(run.join, made_by)
+    assert f"{nodes[0].storage.url}/attack/stage.json" in str(caught.value)
+    assert run.calls == ["join"]
 
 
-def test_another_process_has_the_shared_folder_or_a_copy_of_the_storage(
-    nodes, storage, tmp_path, monkeypatch
-):
+def test_a_node_whose_parts_were_tidied_takes_what_another_finished(nodes, run):
+    """A node is given up, but goes on: it ends the unit just before its successor does."""
+    a, b = (unit_in(node) for node in nodes)
+    parts = run.parts("p0", "p1")
+    parts[0].make(a, made_by)
+
+    def overtaken(directory):
+        a.make(run.join, made_by, run.parts("p0", "p1"))
+        raise RunError("Expected a finished stage, received none.")
+
+    b.make(run.join, made_by, [Part("p1", 2, "sample", overtaken), parts[0]])
+    assert run.calls == ["p0", "p1", "join"]
+    assert text(b) == "of p0 of p1"
+    assert left_in(nodes[1]) == WHOLE
+    assert stored(nodes[0].storage) == WHOLE[1:]
+
+
+def test_what_is_complete_in_the_storage_is_not_written_again(nodes, run):
+    a, b = (unit_in(node) for node in nodes)
+
+    def overtaken(directory):
+        a.make(run.join, lambda: {"machine": "a"})
+        (directory / "text").write_text("of b")
+
+    b.make(overtaken, lambda: {"machine": "b"})
+    assert b.place.storage.marker("attack")["made_by"] == {"machine": "a"}
+
+
+def test_what_was_finished_without_a_storage_is_published_once(nodes, run):
+    a, b = (unit_in(node) for node in nodes)
+    unit_in(Place(nodes[0].folder)).make(run.join, made_by)
+    a.publish()
+    assert text(b) == ""
+    edit(a.directory / "stage.json", seconds=1000.0)
+    a.publish()
+    assert nodes[0].storage.marker("attack")["seconds"] < 60
+    # There is nothing to publish where nothing is finished, or without a storage.
+    Unit("other", "other", "d1", nodes[0]).publish()
+    unit_in(Place(nodes[0].folder)).publish()
+    assert stored(nodes[0].storage) == WHOLE[1:]
+
+
+def test_what_is_finished_here_is_not_published_over_other_settings(nodes, run):
+    unit_in(nodes[1], "d2").make(run.join, made_by)
+    unit_in(Place(nodes[0].folder)).make(run.join, made_by)
+    with pytest.raises(RunError, match=r"with other settings \(digest d2, expected d1\)"):
+        unit_in(nodes[0]).publish()
+
+
+def test_an_unfinished_publication_is_made_again(nodes, run, monkeypatch):
+    files = type(nodes[0].storage._files)
+
+    def killed(self, *arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "pipe_file", killed)  # which writes the marker
+        with pytest.raises(KeyboardInterrupt):
+            unit_in(nodes[0]).make(run.join, made_by)
+    assert stored(nodes[0].storage) == ["attack/text"]
+    assert unit_in(nodes[0]).record() is None
+    assert unit_in(nodes[1]).record() is None
+    for node in nodes[::-1]:
+        unit_in(node).make(run.join, made_by)
+    assert run.calls == ["join", "join"]
+    assert text(unit_in(nodes[0])) == ""
+    for node in nodes:
+        assert left_in(node) == WHOLE
+
+
+# --- in other processes ---------------------------------------------------------------------------
+
+
+def test_a_place_without_storage_is_the_same_folder_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shared = pickle.loads(pickle.dumps(Place(pathlib.Path("run/stages"))))
-    assert shared == Place(tmp_path / "run" / "stages")
-    assert pickle.loads(pickle.dumps(nodes[0])) == Place(storage.copies(), storage)
+    pickled = pickle.dumps(Place(pathlib.Path("run/stages")))
+    monkeypatch.chdir("/")
+    assert pickle.loads(pickled) == Place(tmp_path / "run" / "stages")
+
+
+def test_a_place_with_a_storage_is_a_folder_of_the_node(nodes, tmp_path, monkeypatch):
+    pickled = pickle.dumps(nodes[0])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))  # another machine's
+    there = pickle.loads(pickled)
+    assert there.folder == nodes[0].storage.copies()
+    assert tmp_path / "node" / f"ddefense-{os.getuid()}" in there.folder.parents
+    assert there.storage == nodes[0].storage
+    # From there it goes on to a third as it came.
+    assert pickle.loads(pickle.dumps(there)) == there
+
+
+def test_a_unit_made_in_another_place_is_brought_here(nodes, run, tmp_path, monkeypatch):
+    pickled = pickle.dumps(unit_in(nodes[0]))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    there = pickle.loads(pickled)
+    there.make(run.join, made_by, run.parts("p0"))
+    assert not nodes[0].folder.exists()
+    assert text(unit_in(nodes[0])) == "of p0"
+    assert unit_in(nodes[0]).record() == there.record()
