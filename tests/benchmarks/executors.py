@@ -85,7 +85,7 @@ def _parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     add("--rounds", type=int, default=3, help="alternating rounds of the three ways")
-    add("--samples", type=int, default=320, help="digits attacked in a round, each 9 times")
+    add("--samples", type=int, default=240, help="digits attacked in a round, each 9 times")
     add("--many", type=int, default=1000, help="CIFAR-10 images attacked, each 9 times")
     add("--kill-seconds", type=int, default=30, help="between two kills of a worker")
     add("--steps", type=int, default=150, help="training steps of the attacked networks")
@@ -201,7 +201,7 @@ def _speed(options: argparse.Namespace) -> dict[str, Any]:
         _train(options, digits)
         return {}
     settings = _settings("digits", options.samples)
-    warm = dataclasses.replace(settings, samples=8 * settings.shard_samples)
+    warm = dataclasses.replace(settings, samples=4 * settings.shard_samples)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         with _executor(options.way, settings, folder) as executor:
@@ -216,16 +216,16 @@ def _memory(options: argparse.Namespace) -> dict[str, Any]:
     from ddefense import datasets
 
     data_dir = pathlib.Path(options.data_dir) if options.data_dir else None
-    cifar10 = datasets.load("cifar10", data_dir=data_dir)
+    load = functools.partial(datasets.load, "cifar10", data_dir=data_dir)
     if options.way == "train":
-        _train(options, cifar10)
+        _train(options, load())
         return {}
     rows = []
     few = _settings("cifar10", max(1, options.many // 10))
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         with _executor(options.way, few, folder) as executor:
-            attack = _attack_stages(options, executor, folder)
+            attack, cifar10 = _attack_stages(options, executor, folder), load()
             for settings in (few, dataclasses.replace(few, samples=options.many)):
                 found = attack(settings, cifar10, f"samples_{settings.samples}")
                 stage = next(folder.glob(f"stages/*_samples_{settings.samples}"))
