@@ -102,10 +102,9 @@ def descendants(pid):
 
 
 def workers(node=None):
-    """Processes that are at work on a stage, by id."""
-    pids = [int(path.name) for path in pathlib.Path("/proc").glob("[0-9]*")]
+    """Processes that are at work on a stage, by id: those of our nodes, and no others."""
     found = {}
-    for pid in pids if node is None else descendants(node.pid):
+    for pid in descendants(os.getpid() if node is None else node.pid):
         with contextlib.suppress(OSError):
             title = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
             if title.startswith("ray::ddefense: ") and "probe" not in title:
