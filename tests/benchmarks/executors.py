@@ -281,7 +281,7 @@ def _worker_peaks() -> list[float]:
             title = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
             lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
             peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-            if title.startswith(b"ray::"):
+            if title.startswith((b"ray::ddefense", b"ray::IDLE")):
                 peaks.append(peak / 1024)
     return sorted(peaks, reverse=True)
 

@@ -311,3 +311,48 @@ def test_the_page_on_serving_shows_the_committed_latencies() -> None:
     assert all(target["met"] for target in report["targets"])
     # The last target is the throughput beside the .keras network.
     assert f"{report['targets'][-1]['value']:.2f} times as many images" in page
+
+
+def test_the_page_on_scaling_shows_what_was_measured() -> None:
+    page = " ".join((_ROOT / "docs/scaling.md").read_text().split())
+    trained = ("baseline", "initial_", "distilled_", "warm_start", "substitute", "adversarially")
+    for name in ("digits", "mnist", "cifar10"):
+        results = records.load(records.Results, _ROOT / "docs/results" / name / "results.json")
+        seconds = {"train": 0.0, "attack": 0.0, "measure": 0.0}
+        networks_trained = 0
+        for stage, taken in results.timings.items():
+            if stage.startswith(trained):
+                networks_trained += 1
+                seconds["train"] += taken
+            elif "_on_" in stage or stage.startswith("transfer_"):
+                seconds["attack"] += taken
+            elif stage.startswith(("measure_", "samples", "soft_labels_")):
+                seconds["measure"] += taken
+        costs = " | ".join(f"{taken:,.0f} s" for taken in seconds.values())
+        assert f"| {networks_trained} | {results.config.epochs} | {costs} |" in page, name
+
+
+def test_the_page_on_scaling_shows_the_committed_benchmarks() -> None:
+    page = " ".join((_ROOT / "docs/scaling.md").read_text().split())
+    speed, memory, losses = (
+        json.loads((_ROOT / f"docs/results/benchmarks/executors_{part}.json").read_text())
+        for part in ("speed", "memory", "losses")
+    )
+    for target in (*speed["targets"], *memory["targets"]):
+        rounds = target["rounds"]
+        spread = f" [{min(rounds):.2f}, {max(rounds):.2f}]" if rounds else ""
+        assert f"| {target['what']} | {target['value']:.2f}{spread} | {target['target']} |" in page
+    for row in memory["memory"]["rows"]:
+        # The largest are the two that work.
+        workers = " and ".join(f"{peak:,.0f}" for peak in row["worker_peaks_mib"][:2])
+        assert (
+            f"| {row['attacks']:,} | {row['wall_seconds']:,.0f} s | {row['driver_peak_mib']:,.0f} "
+            f"| {workers} | {row['stage_bytes'] / 1e6:.1f} MB |"
+        ) in page
+    found = losses["losses"]
+    assert found["same"]
+    assert found["stages"] >= 20
+    assert (
+        f"a run of {found['stages']} stages lost {len(found['killed'])} workers in "
+        f"{found['seconds']:.0f} s"
+    ) in page
