@@ -4,6 +4,9 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 
+import numpy as np
+import numpy.typing as npt
+
 from ddefense import exporting, records
 from ddefense.config import JSMA_ATTACKS, SIGN_ATTACKS, Config
 from ddefense.datasets import Dataset
@@ -161,6 +164,7 @@ class Assessor:
         self._rates: dict[str, Artefact] = {}
         self._scaled: dict[str, Artefact] = {}
         self.outcomes: dict[tuple[str, str], records.AttackOutcome] = {}
+        self.probabilities: dict[str, npt.NDArray[np.float32]] = {}
 
     def assess(self, trained: Trained) -> records.NetworkRecord:
         """The record of one network."""
@@ -183,6 +187,10 @@ class Assessor:
         measured, attacked = measuring.load_measurements(artefact), collect()
         logits, gradients = measured.of_logits()
         self.outcomes.update(attacked.outcomes)
+        probabilities = measuring.load_probabilities(artefact)
+        if probabilities is not None:
+            indices = attacking.load_samples(self._samples)
+            self.probabilities[trained.name] = probabilities[indices]
         return records.NetworkRecord(
             name=trained.name,
             defense=trained.defense,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from ddefense import attacks, files, measurements, networks, records
 from ddefense.config import COLOUR_EPSILON, Config, ConfigError
 from ddefense.datasets import NAMES as DATASETS
 from ddefense.datasets import Dataset
-from ddefense.experiments.adopting import load_classifier, load_outputs
+from ddefense.experiments.adopting import load_classifier, load_outputs, load_record
 from ddefense.experiments.outliers import Attempts
 from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, reading
@@ -161,6 +161,7 @@ def attack(
         indices = load_samples(samples)[first : first + config.shard_samples]
         images, labels = dataset.test.images[indices], dataset.test.labels[indices]
         sample, target = attacks.every_wrong_class(labels, dataset.num_classes)
+        model = load_record(trained.network)
         logits, derivative = _load_derivative(
             trained.network, dataset.value_range, name, trained.temperature, logit_scale
         )
@@ -181,6 +182,7 @@ def attack(
             target,
             max_features=config.max_features,
             bounds=dataset.value_range,
+            gives_probabilities=model is not None and model.outputs == "probabilities",
         )
         _save(outcome, made, directory / _SHARD)
 
@@ -206,7 +208,7 @@ def attack(
             ),
             directory / _ROBUSTNESS,
         )
-        np.savez_compressed(directory / _OUTCOME, allow_pickle=False, **dataclasses.asdict(outcome))
+        np.savez_compressed(directory / _OUTCOME, allow_pickle=False, **outcome.arrays())
 
     parts = shards(config, config.samples, dataset.num_classes - 1, attack_shard)
     inputs = [trained.network, samples]
@@ -265,7 +267,7 @@ def load_attack(
         return (
             records.load(records.AttackRecord, directory / _RECORD),
             records.load(records.RobustnessRecord, directory / _ROBUSTNESS),
-            _outcome(arrays),
+            records.AttackOutcome.of_arrays(arrays),
         )
 
 
@@ -292,7 +294,7 @@ def _save(
         np.savez_compressed(
             temporary,
             allow_pickle=False,
-            **dataclasses.asdict(outcome),
+            **outcome.arrays(),
             stop=made.stop,
             steps=int(made.num_features.sum()) // 2,
         )
@@ -302,14 +304,9 @@ def _load(path: pathlib.Path) -> tuple[records.AttackOutcome, npt.NDArray[np.int
     """Outcome, reasons to stop and steps of a shard."""
     try:
         with files.read_npz(path) as arrays:
-            return _outcome(arrays), arrays["stop"], int(arrays["steps"])
+            return records.AttackOutcome.of_arrays(arrays), arrays["stop"], int(arrays["steps"])
     except files.DamagedError as error:
         raise damaged_shard(path, error) from error
-
-
-def _outcome(arrays: Mapping[str, npt.NDArray[Any]]) -> records.AttackOutcome:
-    fields = [field.name for field in dataclasses.fields(records.AttackOutcome)]
-    return records.AttackOutcome(**{field: arrays[field] for field in fields})
 
 
 def damaged_shard(path: pathlib.Path, error: files.DamagedError) -> records.RunError:

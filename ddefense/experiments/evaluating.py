@@ -148,7 +148,7 @@ def evaluate(  # noqa: PLR0913
         found = [assessor.assess(each) for each in adopted.values()]
         controls = assessor.controls(found)
         indices = attacking.load_samples(samples)
-        _samples(dataset, indices, assessor.outcomes).save(directory / "samples.npz")
+        _samples(dataset, indices, assessor).save(directory / "samples.npz")
         results = records.Results(
             dataset=dataset_record(dataset),
             config=config,
@@ -220,7 +220,7 @@ def _adopt(
 def _samples(
     dataset: datasets.Dataset,
     indices: npt.NDArray[np.int64],
-    outcomes: dict[tuple[str, str], records.AttackOutcome],
+    assessor: Assessor,
 ) -> records.Samples:
     """The attacked images and outcomes, back in the range of the dataset."""
 
@@ -232,5 +232,6 @@ def _samples(
         dataset.test.images[indices],
         dataset.test.labels[indices],
         indices,
-        {key: in_range(outcome) for key, outcome in outcomes.items()},
+        {key: in_range(outcome) for key, outcome in assessor.outcomes.items()},
+        assessor.probabilities,
     )

@@ -17,6 +17,7 @@ from ddefense.experiments.pair import Trained, load_soft_labels, load_training
 from ddefense.experiments.stages import Artefact, Stages, reading
 
 _RECORD = "measurements.json"
+_PROBABILITIES = "probabilities.npy"
 
 
 @dataclass(config=pydantic.ConfigDict(frozen=True, extra="forbid"), kw_only=True)
@@ -66,6 +67,11 @@ def measure(stages: Stages, config: Config, dataset: Dataset, trained: Trained) 
             found = _of_logits(network, outputs, config, dataset, trained.temperature)
             initial = _initial(dataset, trained, outputs)
             found = dataclasses.replace(found, initial=initial)
+        as_they_are = model is not None and model.outputs == "probabilities"
+        np.save(
+            directory / _PROBABILITIES,
+            outputs if as_they_are else measurements.probabilities_of(outputs),
+        )
         records.dump(found, directory / _RECORD)
 
     inputs = [trained.network, trained.initial, trained.soft_labels]
@@ -81,6 +87,19 @@ def load_measurements(artefact: Artefact) -> Measurements:
     """What a measuring stage left."""
     with reading(artefact):
         return records.load(Measurements, artefact.directory / _RECORD)
+
+
+def load_probabilities(artefact: Artefact) -> npt.NDArray[np.float32] | None:
+    """What the network gives each test image at T = 1, shape [N, classes].
+
+    None of a stage that a version finished which did not keep it.
+    """
+    with reading(artefact):
+        path = artefact.directory / _PROBABILITIES
+        if not path.exists():
+            return None
+        found: npt.NDArray[np.float32] = np.load(path)
+    return found
 
 
 def zero_gradients(name: str, measured: Measurements) -> records.ControlRecord | None:

@@ -206,7 +206,11 @@ def _submit(
         exports = [export(trained) for trained, _ in submitted]
         indices = attacking.load_samples(samples)
         records.Samples(
-            dataset.test.images[indices], dataset.test.labels[indices], indices, assessor.outcomes
+            dataset.test.images[indices],
+            dataset.test.labels[indices],
+            indices,
+            assessor.outcomes,
+            assessor.probabilities,
         ).save(directory / "samples.npz")
         results = records.Results(
             dataset=described_dataset,

@@ -6,7 +6,12 @@ To add one: a function here, a field in `ddefense.records`, a table or figure in
 
 from ddefense.measurements.amplitude import gradient_amplitude, zero_jacobians
 from ddefense.measurements.architecture import architecture
-from ddefense.measurements.attack_success import judge, robustness, success_record
+from ddefense.measurements.attack_success import (
+    judge,
+    probabilities_of,
+    robustness,
+    success_record,
+)
 from ddefense.measurements.controls import (
     iterative_beats_one_step,
     random_restarts,
@@ -48,6 +53,7 @@ __all__ = [
     "norm_record",
     "outlier_rates",
     "outlier_record",
+    "probabilities_of",
     "random_restarts",
     "robustness",
     "scaled_logits",

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from ddefense import networks
 from ddefense.attacks import AdversarialSamples, Stop
@@ -22,6 +23,7 @@ def judge(
     *,
     max_features: int,
     bounds: tuple[float, float],
+    gives_probabilities: bool = False,
 ) -> AttackOutcome:
     """Decides afresh which adversarial samples succeeded.
 
@@ -36,16 +38,34 @@ def judge(
         target: target class, shape [P].
         max_features: the budget.
         bounds: smallest and largest value of a feature.
+        gives_probabilities: whether the network gives probabilities rather than logits.
 
     Returns:
         The outcome, with changed features found by comparing the images.
     """
-    predicted = networks.predict(network, made.images).argmax(axis=1)
+    outputs = networks.predict(network, made.images)
+    predicted = outputs.argmax(axis=1)
     flat = made.images.reshape(len(originals), -1)
     changed = (flat != originals.reshape(flat.shape)).sum(axis=1)
     inside = (flat >= bounds[0] - _TOLERANCE) & (flat <= bounds[1] + _TOLERANCE)
     success = (predicted == target) & (changed <= max_features) & inside.all(axis=1)
-    return AttackOutcome.from_images(originals, made.images, sample, target, success)
+    probabilities = outputs if gives_probabilities else probabilities_of(outputs)
+    return AttackOutcome.from_images(originals, made.images, sample, target, success, probabilities)
+
+
+def probabilities_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Softmax at T = 1, for people to look at: attacks and measurements need more than float32.
+
+    Args:
+        logits: shape [N, classes].
+
+    Returns:
+        Probabilities, same shape.
+    """
+    found: npt.NDArray[np.float32] = special.softmax(logits.astype(np.float64), axis=1).astype(
+        np.float32
+    )
+    return found
 
 
 def success_record(

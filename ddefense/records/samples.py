@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from ddefense import files
 from ddefense.records.results import RunError
-
-_FIELDS = ("sample", "target", "success", "offsets", "features", "values")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +23,8 @@ class AttackOutcome:
         offsets: pair p changed the features `features[offsets[p]:offsets[p + 1]]`, shape [P + 1].
         features: flat indices (row-major over height, width, channel) of changed features.
         values: their new values.
+        probabilities: what the T = 1 network gives the adversarial image, shape [P, classes]; None
+            in samples of versions that did not keep it.
     """
 
     sample: npt.NDArray[np.int32]
@@ -33,6 +33,7 @@ class AttackOutcome:
     offsets: npt.NDArray[np.int64]
     features: npt.NDArray[np.int32]
     values: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32] | None = None
 
     @classmethod
     def from_images(
@@ -42,6 +43,7 @@ class AttackOutcome:
         sample: npt.NDArray[np.integer],
         target: npt.NDArray[np.integer],
         success: npt.NDArray[np.bool_],
+        probabilities: npt.NDArray[np.float32] | None = None,
     ) -> "AttackOutcome":
         """Finds the changed features.
 
@@ -51,6 +53,7 @@ class AttackOutcome:
             sample: row of the original among the attacked images, shape [P].
             target: target class, shape [P].
             success: judged afresh, shape [P].
+            probabilities: of the attacked images, shape [P, classes].
 
         Returns:
             The outcome, from which `Samples.adversarial` rebuilds the images exactly.
@@ -66,7 +69,28 @@ class AttackOutcome:
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             features=feature.astype(np.int32),
             values=after[row, feature].astype(np.float32),
+            probabilities=probabilities,
         )
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], prefix: str = "") -> "AttackOutcome":
+        """Takes its fields, and no others, from arrays under their names after a prefix.
+
+        Raises:
+            KeyError: if one is missing that every version has.
+        """
+        return cls(
+            **{
+                field.name: arrays[prefix + field.name]
+                for field in dataclasses.fields(cls)
+                if prefix + field.name in arrays or field.default is dataclasses.MISSING
+            }
+        )
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Its arrays by the names of their fields, without those that it lacks."""
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: array for name, array in found.items() if array is not None}
 
     @classmethod
     def join(cls, parts: Sequence["AttackOutcome"]) -> "AttackOutcome":
@@ -77,6 +101,8 @@ class AttackOutcome:
         def joined(field: str) -> npt.NDArray[Any]:
             return np.concatenate([getattr(part, field) for part in parts])
 
+        complete = all(part.probabilities is not None for part in parts)
+
         return cls(
             sample=joined("sample"),
             target=joined("target"),
@@ -84,6 +110,7 @@ class AttackOutcome:
             offsets=np.concatenate([*offsets, ends[-1:]]),
             features=joined("features"),
             values=joined("values"),
+            probabilities=joined("probabilities") if complete else None,
         )
 
     @property
@@ -101,12 +128,15 @@ class Samples:
         labels: true classes, shape [S].
         test_indices: their positions in the test set, shape [S].
         outcomes: by (network name, attack name).
+        probabilities: by network name, what the T = 1 network gives the images, shape [S, classes];
+            empty in samples of versions that did not keep it.
     """
 
     images: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     test_indices: npt.NDArray[np.int64]
     outcomes: dict[tuple[str, str], AttackOutcome]
+    probabilities: dict[str, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
 
     def adversarial(self, network: str, attack: str, pair: int) -> npt.NDArray[np.float32]:
         """The adversarial image of one pair, shape [H, W, C]."""
@@ -117,15 +147,21 @@ class Samples:
         return image
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes one compressed .npz, atomically; arrays are `<network>/<attack>/<field>`."""
+        """Writes one compressed .npz, atomically.
+
+        Arrays of the images are `<field>`, of a network `<network>/probabilities`, of an attack
+        `<network>/<attack>/<field>`.
+        """
         arrays: dict[str, npt.NDArray[np.generic]] = {
             "images": self.images,
             "labels": self.labels,
             "test_indices": self.test_indices,
         }
+        for network, probabilities in self.probabilities.items():
+            arrays[f"{network}/probabilities"] = probabilities
         for (network, attack), outcome in self.outcomes.items():
-            for field in _FIELDS:
-                arrays[f"{network}/{attack}/{field}"] = getattr(outcome, field)
+            for field, array in outcome.arrays().items():
+                arrays[f"{network}/{attack}/{field}"] = array
         with files.atomic_file(path) as temporary:
             np.savez_compressed(temporary, allow_pickle=False, **arrays)
 
@@ -144,10 +180,13 @@ class Samples:
                     labels=arrays["labels"],
                     test_indices=arrays["test_indices"],
                     outcomes={
-                        (network, attack): AttackOutcome(
-                            **{f: arrays[f"{network}/{attack}/{f}"] for f in _FIELDS}
-                        )
+                        (network, attack): AttackOutcome.of_arrays(arrays, f"{network}/{attack}/")
                         for network, attack in sorted(keys)
+                    },
+                    probabilities={
+                        name.split("/")[0]: arrays[name]
+                        for name in arrays.files
+                        if name.count("/") == 1
                     },
                 )
         except files.DamagedError as error:

@@ -8,6 +8,7 @@ import xml.etree.ElementTree
 import keras
 import numpy as np
 import pytest
+import scipy.special
 
 from ddefense import measurements, networks, records
 from ddefense.config import JSMA_ATTACKS
@@ -196,6 +197,13 @@ def test_successes_are_seen_again_in_the_images(smoke, results, deployed, jsma):
         logits = networks.predict(networks.logits_of(deployed[name]), images)
         success = logits.argmax(axis=1) == outcome.target
         np.testing.assert_array_equal(success, outcome.success)
+        np.testing.assert_allclose(
+            outcome.probabilities, scipy.special.softmax(logits, axis=1), atol=1e-5
+        )
+        clean = networks.predict(networks.logits_of(deployed[name]), samples.images)
+        np.testing.assert_allclose(
+            samples.probabilities[name], scipy.special.softmax(clean, axis=1), atol=1e-5
+        )
         record = next(n for n in results.networks if n.name == name).attacks[attack]
         assert record.successes == success.sum()
         assert record.success_rate == pytest.approx(success.mean())

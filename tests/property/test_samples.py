@@ -22,10 +22,16 @@ def test_an_outcome_joined_of_any_parts_is_the_whole(pairs, cuts, seed):
     adversarial = np.where(changed, np.float32(2), originals)
     sample, target = generator.integers(0, 5, (2, pairs))
     success = generator.random(pairs) < 0.5
+    probabilities = generator.random((pairs, 3), np.float32)
 
     def outcome(rows):
         return AttackOutcome.from_images(
-            originals[rows], adversarial[rows], sample[rows], target[rows], success[rows]
+            originals[rows],
+            adversarial[rows],
+            sample[rows],
+            target[rows],
+            success[rows],
+            probabilities[rows],
         )
 
     whole = outcome(slice(None))

@@ -51,6 +51,20 @@ def test_success_needs_target_budget_and_box(by_brightest, made, target, changed
     assert outcome.num_features.tolist() == [changed]
 
 
+def test_the_probabilities_of_what_was_made_are_kept(by_brightest):
+    made = np.array([0.6, 1.0, 0.2, 0.0], np.float32)
+    outcome = judge_one(by_brightest, made, 1)
+    logits = np.asarray(by_brightest(made.reshape(1, 1, 4, 1)), np.float64)
+    powers = np.exp(logits)
+    np.testing.assert_allclose(outcome.probabilities, powers / powers.sum(), rtol=1e-6)
+    assert outcome.probabilities.dtype == np.float32
+    np.testing.assert_allclose(
+        measurements.probabilities_of(np.array([[0.0, np.log(3), -1e4]], np.float32)),
+        [[0.25, 0.75, 0.0]],
+        rtol=1e-6,
+    )
+
+
 @pytest.mark.parametrize("says", list(Stop))
 @pytest.mark.parametrize("num_features", [0, 2, 100])
 def test_what_the_attack_says_does_not_matter(by_brightest, says, num_features):

@@ -29,6 +29,8 @@ def attacked(originals, seed):
         sample,
         np.tile(np.arange(PAIRS // IMAGES), IMAGES),
         rng.random(PAIRS) < 0.5,
+        # Older versions kept none.
+        rng.random((PAIRS, 5)).astype(np.float32) if seed else None,
     )
     return adversarial, outcome
 
@@ -45,6 +47,7 @@ def samples(originals):
                 [("baseline", "jsma_f"), ("baseline", "jsma_z"), ("distilled_t20", "jsma_f")]
             )
         },
+        probabilities={"distilled_t20": np.random.default_rng(9).random((IMAGES, 5), np.float32)},
     )
 
 
@@ -54,9 +57,14 @@ def assert_equal(one, other):
         assert getattr(one, field).dtype == getattr(other, field).dtype
     assert one.outcomes.keys() == other.outcomes.keys()
     for key, outcome in one.outcomes.items():
-        for field, expected in vars(other.outcomes[key]).items():
+        assert outcome.arrays().keys() == other.outcomes[key].arrays().keys()
+        for field, expected in other.outcomes[key].arrays().items():
             np.testing.assert_array_equal(getattr(outcome, field), expected)
             assert getattr(outcome, field).dtype == expected.dtype
+    assert one.probabilities.keys() == other.probabilities.keys()
+    for network, probabilities in one.probabilities.items():
+        np.testing.assert_array_equal(probabilities, other.probabilities[network])
+        assert probabilities.dtype == other.probabilities[network].dtype
 
 
 def test_outcome_by_hand():
@@ -97,6 +105,8 @@ def test_adversarial_images_are_rebuilt_exactly(originals, tmp_path):
 
 
 def test_round_trip(samples, tmp_path):
+    lacking = [outcome.probabilities is None for outcome in samples.outcomes.values()]
+    assert lacking == [True, False, False]
     samples.save(tmp_path / "deep" / "samples.npz")
     assert_equal(records.Samples.load(tmp_path / "deep" / "samples.npz"), samples)
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["samples.npz"]
