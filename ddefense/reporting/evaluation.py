@@ -39,10 +39,8 @@ def write(results: records.Results) -> str:
     """
     made = {table.name: markdown.table(table) for table in tables.of_run(results)}
     drawn = figures.names(results)
-    network = results.networks[-1]
-    against = "" if len(results.networks) == 1 else f" against {results.networks[0].name}"
     parts = [
-        f"# Evaluation of {lookup.network_label(network)}{against} on {results.dataset.name}",
+        f"# {title(results)}",
         *(f"**WARNING**: {doubt}" for doubt in results.environment.get("warnings", [])),
         passages.warning(results) if results.distilled() else "",
         "## Verdict",
@@ -56,13 +54,20 @@ def write(results: records.Results) -> str:
         made["networks"],
         _figure("gradients", drawn),
         "## What was run",
-        markdown.pairs("setting", "value", _rows(results)),
+        markdown.pairs("setting", "value", settings(results)),
         *markdown.section("Adversarial samples", [_figure("sample_grid", drawn)]),
         *_details(results, made),
         "## Environment",
         report.environment(results),
     ]
     return markdown.join(parts)
+
+
+def title(results: records.Results) -> str:
+    """What the evaluation is of."""
+    label = lookup.network_label(results.networks[-1])
+    against = "" if len(results.networks) == 1 else f" against {results.networks[0].name}"
+    return f"Evaluation of {label}{against} on {results.dataset.name}"
 
 
 def summary(results: records.Results) -> list[tables.Table]:
@@ -147,8 +152,9 @@ def _figure(name: str, drawn: Collection[str]) -> str:
     return markdown.figure(name, _CAPTIONS[name]) if name in drawn else ""
 
 
-def _rows(results: records.Results) -> dict[str, str]:
-    settings, dataset = results.config, results.dataset
+def settings(results: records.Results) -> dict[str, str]:
+    """The settings of an evaluation, as text by name."""
+    asked, dataset = results.config, results.dataset
     low, high = dataset.value_range
     attempts = {a.attempts for n in results.networks for a in n.attacks.values()}
     text = {
@@ -158,18 +164,18 @@ def _rows(results: records.Results) -> dict[str, str]:
         if (low, high) == (0, 1)
         else f"brought from [{low:g}, {high:g}], which the network takes, to [0, 1]: epsilon, "
         "theta and distances are in these units",
-        "preset": settings.preset,
-        "seed": f"{settings.seed}",
+        "preset": asked.preset,
+        "seed": f"{asked.seed}",
         "attacked samples": f"{len(results.sample_indices)}, the first"
-        + ("" if settings.misclassified else f" that {results.networks[0].name} gets right"),
+        + ("" if asked.misclassified else f" that {results.networks[0].name} gets right"),
         "attempts per network and attack": ", ".join(map(str, sorted(attempts))),
         "attempts per network and attack by norm": description.attempts_by_norm([results]),
-        "JSMA": f"at most {settings.max_features} features, {description.theta(results)}"
+        "JSMA": f"at most {asked.max_features} features, {description.theta(results)}"
         if attempts
         else "",
-        "epsilon": f"{settings.epsilon:.6g}"
-        if set(settings.attacks) & set(config_lib.SIGN_ATTACKS)
+        "epsilon": f"{asked.epsilon:.6g}"
+        if set(asked.attacks) & set(config_lib.SIGN_ATTACKS)
         else "",
-        "CPU threads per operation": description.threads(settings),
+        "CPU threads per operation": description.threads(asked),
     }
     return {name: value for name, value in text.items() if value}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from matplotlib.figure import Figure
 
 from ddefense import files, records
-from ddefense.reporting import evaluation, figures, report, runs, seeds_report, tables
+from ddefense.reporting import evaluation, figures, page, report, runs, seeds_report, tables
 
 
 def render(workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -18,8 +18,8 @@ def render(workdir: pathlib.Path) -> list[pathlib.Path]:
         workdir: directory with `results.json` and `samples.npz`.
 
     Returns:
-        The files written: `figures/*.png`, `figures/*.svg`, `tables/*.csv`, `tables/*.md` and
-        `report.md`, which comes last and links to the others.
+        The files written: `figures/*.png`, `figures/*.svg`, `tables/*.csv`, `tables/*.md`,
+        `report.html` and `report.md`, which comes last and links to the others.
 
     Raises:
         RunError: if the records are missing or damaged.
@@ -30,7 +30,12 @@ def render(workdir: pathlib.Path) -> list[pathlib.Path]:
         workdir,
         figures.draw_all(results, samples),
         tables.of_run(results),
-        evaluation.write(results) if results.is_evaluation else report.write(results),
+        {
+            "report.html": page.write(results, samples),
+            "report.md": evaluation.write(results)
+            if results.is_evaluation
+            else report.write(results),
+        },
     )
 
 
@@ -54,7 +59,7 @@ def render_seeds(directory: pathlib.Path) -> list[pathlib.Path]:
         directory,
         {name: draw(found) for name, draw in figures.FIGURES_OF_SEEDS.items()},
         tables.of_seeds(found),
-        seeds_report.write(found, directory),
+        {"report.md": seeds_report.write(found, directory)},
     )
 
 
@@ -62,7 +67,7 @@ def _write_all(
     directory: pathlib.Path,
     drawn: Mapping[str, Figure],
     made: Iterable[tables.Table],
-    text: str,
+    texts: Mapping[str, str],
 ) -> list[pathlib.Path]:
     contents: dict[str, bytes] = {}
     for name, figure in drawn.items():
@@ -71,7 +76,7 @@ def _write_all(
     for table in made:
         contents[f"tables/{table.name}.csv"] = table.csv().encode()
         contents[f"tables/{table.name}.md"] = f"# {table.title}\n\n{table.markdown()}".encode()
-    contents["report.md"] = text.encode()
+    contents |= {name: text.encode() for name, text in texts.items()}
     return [_write(directory / name, data) for name, data in contents.items()]
 
 

@@ -106,11 +106,20 @@ def _exports(results: records.Results) -> str:
 
 def environment(results: records.Results) -> str:
     """Versions and hardware, and the time of each stage."""
-    text = markdown.pairs("key", "value", {k: _readable(v) for k, v in results.environment.items()})
+    text = markdown.pairs("key", "value", surroundings(results))
     if not results.timings:
         return text
-    rows = {stage: lookup.duration(seconds) for stage, seconds in results.timings.items()}
-    return f"{text}\n{markdown.pairs('stage', 'time', rows)}"
+    return f"{text}\n{markdown.pairs('stage', 'time', times(results))}"
+
+
+def surroundings(results: records.Results) -> dict[str, str]:
+    """Versions and hardware, as text by name."""
+    return {key: _readable(value) for key, value in results.environment.items()}
+
+
+def times(results: records.Results) -> dict[str, str]:
+    """The time of each stage, as text by name."""
+    return {stage: lookup.duration(seconds) for stage, seconds in results.timings.items()}
 
 
 def _readable(value: Any) -> str:

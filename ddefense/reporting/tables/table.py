@@ -116,22 +116,47 @@ class Table:
 
     def markdown(self) -> str:
         """The table as Markdown, one for each part, with the notes below."""
-        parts = dict.fromkeys(column.part for column in self.columns if column.part)
-        blocks = [f"{part}:\n\n{self._markdown_of(part)}" for part in parts]
-        return "\n".join(blocks or [self._markdown_of("")]) + "".join(
-            f"\n{note}\n" for note in self.notes
+        blocks = [
+            (f"{part.caption}:\n\n" if part.caption else "")
+            + markdown_table(part.headings, part.rows, left=part.text)
+            for part in self.parts()
+        ]
+        return "\n".join(blocks) + "".join(f"\n{note}\n" for note in self.notes)
+
+    def parts(self) -> list["Part"]:
+        """The table as text, cut where it is too wide for one."""
+        captions = dict.fromkeys(column.part for column in self.columns if column.part)
+        return [self._part(caption) for caption in captions or [""]]
+
+    def _part(self, caption: str) -> "Part":
+        places = [i for i, column in enumerate(self.columns) if column.part in ("", caption)]
+        columns = [self.columns[i] for i in places]
+        return Part(
+            caption,
+            [column.heading for column in columns],
+            [column.text for column in columns],
+            [
+                ["-" if row[i] is None else self.columns[i].show(row[i]) for i in places]
+                for row in self.rows
+            ],
         )
 
-    def _markdown_of(self, part: str) -> str:
-        places = [i for i, column in enumerate(self.columns) if column.part in ("", part)]
-        columns = [self.columns[i] for i in places]
-        rows = [
-            ["-" if row[i] is None else self.columns[i].show(row[i]) for i in places]
-            for row in self.rows
-        ]
-        return markdown_table(
-            [column.heading for column in columns], rows, left=[column.text for column in columns]
-        )
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A table as text, or the part of one that fits a page.
+
+    Attributes:
+        caption: of this part; empty where it is the whole table.
+        headings: of the columns.
+        text: per column, whether it holds words, which are aligned to the left.
+        rows: text of every cell.
+    """
+
+    caption: str
+    headings: list[str]
+    text: list[bool]
+    rows: list[list[str]]
 
 
 def _csv_keys(column: Column) -> list[str]:

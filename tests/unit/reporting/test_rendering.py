@@ -29,7 +29,7 @@ def test_it_writes_everything_and_the_same_bytes_again(tmp_path, results, sample
         for table in tables.of_run(results)
         for s in ("csv", "md")
     }
-    expected.add(pathlib.Path("report.md"))
+    expected |= {pathlib.Path("report.html"), pathlib.Path("report.md")}
     assert {path.relative_to(tmp_path) for path in written} == expected
     assert set(first) == expected | {pathlib.Path("results.json"), pathlib.Path("samples.npz")}
     assert reporting.render(tmp_path) == written
@@ -43,7 +43,8 @@ def test_every_link_of_the_report_leads_to_a_file_and_every_file_is_linked(
     save(tmp_path, request.getfixturevalue(run), samples)
     written = reporting.render(tmp_path)
     links = set(re.findall(r"\]\(([^)]+)\)", (tmp_path / "report.md").read_text()))
-    assert links == {str(path.relative_to(tmp_path)) for path in written} - {"report.md"}
+    own = {"report.html", "report.md"}
+    assert links == {str(path.relative_to(tmp_path)) for path in written} - own
 
 
 def test_a_run_with_every_attack_has_their_figures_and_tables(tmp_path, full, samples):

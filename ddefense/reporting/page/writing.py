@@ -1,0 +1,182 @@
+"""One file of HTML that needs nothing beside it, not even a network."""
+
+import dataclasses
+import functools
+import importlib.resources
+import json
+from typing import Any
+
+import jinja2
+import markdown_it
+import markupsafe
+
+from ddefense import records
+from ddefense.reporting import (
+    claims,
+    description,
+    evaluation,
+    figures,
+    lookup,
+    outcomes,
+    passages,
+    report,
+    tables,
+)
+from ddefense.reporting.page import content, gallery
+
+_STATIC = importlib.resources.files(__package__) / "static"
+_PLOTS = {
+    "success": ("Adversarial success rate", "success_rate"),
+    "accuracy": ("Test accuracy", "accuracy"),
+    "amplitude": ("Amplitude of adversarial gradients", "gradients"),
+    "robustness": ("Robustness under JSMA", "robustness"),
+    "confidence": ("Confidence", "confidence"),
+}
+"""By name in the page's script: heading, and the figure that says the same on paper."""
+
+
+def write(results: records.Results, samples: records.Samples) -> str:
+    """The page of a run, or of an evaluation.
+
+    Args:
+        results: of the run.
+        samples: of the run.
+
+    Returns:
+        HTML with its style, script and data inside; links lead to the figures beside it.
+    """
+    plots = content.plots(results)
+    shown = gallery.of_samples(
+        samples, [network["name"] for network in plots["networks"]], results.dataset.value_range
+    )
+    made = tables.of_run(results)
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            title=_title(results),
+            subtitle=_subtitle(results),
+            results=results,
+            warning=_html(passages.warning(results))
+            if results.distilled() or not results.is_evaluation
+            else "",
+            doubts=results.environment.get("warnings", []),
+            answers=_answers(results),
+            tiles=content.tiles(results),
+            bounds=passages.lower_bounds(results),
+            claims=[] if results.is_evaluation else _claims(results),
+            claim_notes=[
+                _html(note) for table in made if table.name == "claims" for note in table.notes
+            ],
+            stalled="" if results.is_evaluation else _html(passages.stalled(results)),
+            readings=_html(passages.described_readings(lookup.attacks_in(results))),
+            norm_attacks=_html(passages.norm_attacks(results.networks)),
+            tables=[table for table in made if table.name != "claims"],
+            plots=_PLOTS,
+            drawn=figures.names(results),
+            gallery=shown,
+            settings=evaluation.settings(results)
+            if results.is_evaluation
+            else description.rows(results),
+            departures=""
+            if results.is_evaluation
+            else _html(description.departures(results.config)),
+            surroundings=report.surroundings(results),
+            times=report.times(results),
+            data=_data({**plots, "gallery": shown.content}),
+            attack_labels={a: outcomes.label(results.networks, a) for a in shown.left_out},
+        )
+    )
+
+
+def _title(results: records.Results) -> str:
+    if results.is_evaluation:
+        return evaluation.title(results)
+    reduced = " (reduced)" if results.config.reduced else ""
+    return f"Defensive distillation on {results.config.dataset}: {results.config.preset}{reduced}"
+
+
+def _subtitle(results: records.Results) -> str:
+    """What every number of the page hangs on."""
+    samples, seed = len(results.sample_indices), results.config.seed
+    return (
+        f"{len(results.networks)} networks, {samples} attacked images, seed {seed}, "
+        f"ddefense {results.environment.get('ddefense', '')}".rstrip()
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One of the two questions that a verdict answers.
+
+    Attributes:
+        question: in words.
+        answer: `yes`, `no` or `cannot be told`.
+        good: whether that speaks for the defence; None if nothing can be told.
+    """
+
+    question: str
+    answer: str
+    good: bool | None
+
+
+def _answers(results: records.Results) -> list[Answer]:
+    verdict = results.verdict
+    if verdict is None:
+        return []
+    masks, stops = verdict.masks_gradients, verdict.stops_adaptive_attacker
+    return [
+        Answer("Does it stop an attacker who knows it?", _word(stops), stops),
+        Answer("Does it mask gradients?", _word(masks), None if masks is None else not masks),
+    ]
+
+
+def _word(value: bool | None) -> str:
+    return "cannot be told" if value is None else "yes" if value else "no"
+
+
+def _claims(results: records.Results) -> list[dict[str, Any]]:
+    """Rows of the comparison with the paper, with a word for their colour."""
+    kinds = {"yes": "good", "no": "bad", "not measured": "unknown"}
+    words = {"yes": "holds", "no": "does not hold", "not measured": "not measured"}
+    return [
+        {
+            "answer": answer,
+            "kind": kinds[answer.verdict.holds],
+            "word": words[answer.verdict.holds],
+        }
+        for answer in claims.answers(results)
+    ]
+
+
+def _html(text: str) -> markupsafe.Markup:
+    """Markdown of ours as HTML; tags in it stay text."""
+    found = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    return markupsafe.Markup(found)
+
+
+def _data(value: Any) -> markupsafe.Markup:
+    """JSON that may stand in a script element whatever it holds."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return markupsafe.Markup(text)
+
+
+def _static(name: str) -> markupsafe.Markup:
+    """A file of ours, to stand in the page as it is."""
+    return markupsafe.Markup((_STATIC / name).read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.globals["static"] = _static
+    return found
