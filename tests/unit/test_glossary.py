@@ -17,9 +17,9 @@ _NAMES = sorted({name for row in _ROWS for name in re.findall(r"`([^`]+)`", row[
 
 
 def _found(name: str) -> bool:
-    """Whether a dotted name leads somewhere: to a module, what is in one, or a field of it."""
-    parts = name.split(".")
-    for length in range(len(parts), 0, -1):
+    """Whether a path below the package leads to a module, what is in one, or a field of it."""
+    parts = ["ddefense", *name.split(".")]
+    for length in range(len(parts), 1, -1):
         module, rest = ".".join(parts[:length]), parts[length:]
         try:
             value = importlib.import_module(module)
@@ -36,10 +36,10 @@ def _found(name: str) -> bool:
 
 
 def test_a_name_that_does_not_exist_is_not_found() -> None:
-    assert _found("ddefense.records.LogitRecord.mean_abs")
-    assert not _found("ddefense.records.LogitRecord.mean")
-    assert not _found("ddefense.networks.undeployed")
-    assert not _found("undefended")
+    assert _found("records.LogitRecord.mean_abs")
+    assert not _found("records.LogitRecord.mean")
+    assert not _found("networks.undeployed")
+    assert not _found("defences.undeployed")
 
 
 @pytest.mark.parametrize("name", _NAMES)

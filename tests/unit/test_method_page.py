@@ -46,6 +46,11 @@ def _rows(header):
     return [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in lines]
 
 
+def _power(record):
+    """The median amplitude as the page writes it."""
+    return f"$10^{{{record.median_log10:.1f}}}$"
+
+
 def test_the_committed_figures_are_what_the_code_draws(tmp_path, drawing):
     written = drawing.write(tmp_path)
     assert {path.name for path in written} == {
@@ -103,7 +108,7 @@ def test_the_gradients_and_attacks_are_those_of_the_committed_run(ours):
         names = ("jsma_f", "jsma_f_exact", "jsma_f_temperature")
         expected.append(
             [
-                f"10^{deployed.median_log10:.1f}",
+                _power(deployed),
                 f"{100 * deployed.float32_zero_samples:.2f} %",
                 f"{attack.zero_maps} of {attack.attempts}",
                 *(f"{100 * network.attacks[name].success_rate:.2f} %" for name in names),
@@ -112,9 +117,9 @@ def test_the_gradients_and_attacks_are_those_of_the_committed_run(ours):
     assert _rows("| network | median amplitude") == expected
     first, last = ours[1].gradients, ours[-1].gradients
     assert (
-        f"from 10^{first.deployed.median_log10:.1f} for the network distilled at T = 1 to "
-        f"10^{last.deployed.median_log10:.1f} for the one at T = 100. At its own temperature, T = "
-        f"100, the latter has 10^{last.training.median_log10:.1f}: larger than the first"
+        f"from {_power(first.deployed)} for the network distilled at T = 1 to "
+        f"{_power(last.deployed)} for the one at T = 100. At its own temperature, T = "
+        f"100, the latter has {_power(last.training)}: larger than the first"
     ) in _TEXT
     assert last.training.median_log10 > first.deployed.median_log10
 
@@ -175,7 +180,7 @@ def test_robustness_and_distances_are_those_of_the_committed_run(ours):
 def test_the_gaps_are_powers_of_two(gap, digits):
     assert f"{digits * math.log(2):.1f}" == gap
     assert gap in _TEXT
-    assert rf"${digits} \ln 2$" in _TEXT
+    assert rf"${digits} \ln\, 2$" in _TEXT
 
 
 def test_float32_ends_at_these_gaps(drawing):
