@@ -66,10 +66,11 @@ def _note(request, problems):
 
 @pytest.fixture
 def screenshot():
-    """Keeps a picture of the whole page under `build/screenshots/`."""
+    """Keeps pictures of what is seen first and of the whole page under `build/screenshots/`."""
 
     def keep(page, name):
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}_top.png")
         page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
     return keep

@@ -1,12 +1,14 @@
 """What the plots of a page show: plain numbers and words, for its script."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddefense import records
 from ddefense.reporting import lookup, outcomes
 from ddefense.reporting.figures import adaptive, style
+from ddefense.reporting.tables.table import Part
 
 
 def plots(results: records.Results) -> dict[str, Any]:
@@ -138,6 +140,39 @@ def _trainings(network: records.NetworkRecord) -> list[tuple[str, records.Traini
     return found
 
 
+def curves(results: records.Results) -> list[Part]:
+    """Loss and accuracy of each training by epoch, as two tables."""
+    found = [
+        (f"{lookup.network_label(network)}, {which}", training)
+        for network in style.all_networks(results)
+        for which, training in _trainings(network)
+    ]
+    measures: tuple[tuple[str, Callable[[records.TrainingRecord], list[str]]], ...] = (
+        ("Training loss, nats", lambda training: [f"{loss:.4f}" for loss in training.loss]),
+        (
+            "Training accuracy, %",
+            lambda training: [f"{100 * share:.2f}" for share in training.accuracy],
+        ),
+    )
+    return [
+        Part(
+            caption,
+            ["epoch", *(name for name, _ in found)],
+            [True, *(False for _ in found)],
+            [
+                [str(epoch), *values]
+                for epoch, values in enumerate(
+                    itertools.zip_longest(
+                        *(columns(training) for _, training in found), fillvalue="-"
+                    ),
+                    start=1,
+                )
+            ],
+        )
+        for caption, columns in measures
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Tile:
     """One number that a reader should take away.
@@ -183,7 +218,7 @@ def tiles(results: records.Results) -> list[Tile]:
     naive = next((a for a in measured if a in outcomes.THROUGH_SOFTMAX), None)
     others = [attack for attack in measured if attack not in outcomes.THROUGH_SOFTMAX]
     strongest = max(others, key=lambda attack: measured[attack].percent, default=None)
-    kinds = (("It sees the softmax", naive), ("The strongest that does not need it", strongest))
+    kinds = (("Through the softmax", naive), ("Round it, the strongest", strongest))
     for kind, attack in kinds:
         if attack is None:
             continue

@@ -73,6 +73,7 @@ def write(results: records.Results, samples: records.Samples) -> str:
             norm_attacks=_html(passages.norm_attacks(results.networks)),
             tables=[table for table in made if table.name != "claims"],
             plots=_PLOTS,
+            curves=[] if results.is_evaluation else content.curves(results),
             drawn=figures.names(results),
             gallery=shown,
             settings=evaluation.settings(results)

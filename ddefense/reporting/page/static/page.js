@@ -9,7 +9,8 @@
   const { networks, attacks } = data;
   const attackNamed = new Map(attacks.map((attack) => [attack.name, attack]));
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const SMALLEST_FLOAT32 = Math.log10(2 ** -149);
+  // TensorFlow makes 0 of what is smaller.
+  const SMALLEST_FLOAT32 = Math.log10(2 ** -126);
 
   const element = (name, attributes = {}, ...children) => {
     const made = document.createElement(name);
@@ -117,7 +118,7 @@
         marks: data.amplitude.some((row) => row.low < SMALLEST_FLOAT32)
           ? [
               Plot.ruleY([SMALLEST_FLOAT32], { strokeDasharray: "2,3" }),
-              Plot.text([SMALLEST_FLOAT32], { y: (y) => y, text: () => "smallest float32", frameAnchor: "right", dy: -7 }),
+              Plot.text([SMALLEST_FLOAT32], { y: (y) => y, text: () => "smallest normal float32", frameAnchor: "right", dy: -7 }),
             ]
           : [],
       });

@@ -175,6 +175,16 @@ def test_the_plots_show_the_numbers_of_the_records(full, samples):
             assert curves[network.name, "initial network"] == network.initial.training.loss
 
 
+def test_every_epoch_stands_in_a_table_too(full, samples):
+    text = Parser(page.write(full, samples)).text
+    trainings = [n.training for n in full.networks]
+    trainings += [n.initial.training for n in full.networks if n.initial is not None]
+    for training in trainings:
+        for loss, accuracy in zip(training.loss, training.accuracy, strict=True):
+            assert f" {loss:.4f} " in text
+            assert f" {100 * accuracy:.2f} " in text
+
+
 def test_naive_and_adaptive_attacks_are_told_apart(full, samples):
     data = data_of(page.write(full, samples))
     kinds = {attack["name"]: attack["softmax"] for attack in data["attacks"]}
