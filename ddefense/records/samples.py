@@ -113,6 +113,20 @@ class AttackOutcome:
             probabilities=joined("probabilities") if complete else None,
         )
 
+    def of_first(self, count: int) -> "AttackOutcome":
+        """The outcome on the first attacked images alone."""
+        kept = self.sample < count
+        features = np.repeat(kept, self.num_features)
+        return AttackOutcome(
+            sample=self.sample[kept],
+            target=self.target[kept],
+            success=self.success[kept],
+            offsets=np.concatenate([[0], np.cumsum(self.num_features[kept])]).astype(np.int64),
+            features=self.features[features],
+            values=self.values[features],
+            probabilities=None if self.probabilities is None else self.probabilities[kept],
+        )
+
     @property
     def num_features(self) -> npt.NDArray[np.int64]:
         """Changed features of each pair, shape [P]."""
@@ -145,6 +159,16 @@ class Samples:
         changed = slice(outcome.offsets[pair], outcome.offsets[pair + 1])
         image.reshape(-1)[outcome.features[changed]] = outcome.values[changed]
         return image
+
+    def first(self, count: int) -> "Samples":
+        """The first attacked images, and what attacks did to them."""
+        return Samples(
+            images=self.images[:count],
+            labels=self.labels[:count],
+            test_indices=self.test_indices[:count],
+            outcomes={key: outcome.of_first(count) for key, outcome in self.outcomes.items()},
+            probabilities={name: found[:count] for name, found in self.probabilities.items()},
+        )
 
     def save(self, path: pathlib.Path) -> None:
         """Writes one compressed .npz, atomically.

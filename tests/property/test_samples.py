@@ -37,6 +37,11 @@ def test_an_outcome_joined_of_any_parts_is_the_whole(pairs, cuts, seed):
     whole = outcome(slice(None))
     edges = [0, *sorted(cut for cut in cuts if cut < pairs), pairs]
     parts = [outcome(slice(*both)) for both in itertools.pairwise(edges)]
+    first = whole.of_first(3)
+    assert first.sample.tolist() == [row for row in sample if row < 3]
+    changes = [whole.values[a:b].tolist() for a, b in itertools.pairwise(whole.offsets)]
+    kept = [first.values[a:b].tolist() for a, b in itertools.pairwise(first.offsets)]
+    assert kept == [own for own, row in zip(changes, sample, strict=True) if row < 3]
     joined = AttackOutcome.join(parts)
     for field in dataclasses.fields(AttackOutcome):
         one, other = getattr(whole, field.name), getattr(joined, field.name)

@@ -30,10 +30,12 @@ class Gallery:
 
     Attributes:
         content: for the page's script, see `_entry`; None without any outcome.
+        images: how many of the attacked images are shown, the first.
         left_out: attacks, by name, that did not fit.
     """
 
     content: dict[str, Any] | None
+    images: int
     left_out: list[str]
 
 
@@ -49,7 +51,8 @@ def of_samples(
         samples: of the run.
         networks: names of its networks, in the order in which the page has them.
         bounds: smallest and largest value of a feature.
-        budget: most characters for it all; the images and the first attack are always there.
+        budget: most characters for it all. As many images are shown as leave room for the first
+            attack, at least one.
 
     Returns:
         The gallery.
@@ -58,9 +61,33 @@ def of_samples(
     attacks = [attack for attack in config_lib.JSMA_ATTACKS if attack in found]
     attacks += sorted(found - set(attacks))
     if not attacks:
-        return Gallery(None, [])
-    images = _levels(samples.images, bounds)
-    content: dict[str, Any] = {
+        return Gallery(None, 0, [])
+    count = len(samples.images)
+    while True:
+        shown = samples.first(count)
+        images = _levels(shown.images, bounds)
+        content = _content(shown, images, networks)
+        entries = _entries(shown, images, attacks[0], networks, bounds)
+        size = _length(content) + sum(map(_length, entries))
+        if size <= budget or count == 1:
+            break
+        count = max(1, int(0.9 * count * budget / size))
+    left_out: list[str] = []
+    for attack in attacks[1:]:
+        packs = [] if left_out else _entries(shown, images, attack, networks, bounds)
+        size += sum(map(_length, packs))
+        if left_out or size > budget:
+            left_out.append(attack)
+        else:
+            entries += packs
+    return Gallery(content | {"entries": entries}, count, left_out)
+
+
+def _content(
+    samples: records.Samples, images: npt.NDArray[np.uint8], networks: Sequence[str]
+) -> dict[str, Any]:
+    """Everything but the attacks."""
+    return {
         "shape": list(images.shape),
         "images": packed([images]),
         "labels": samples.labels.tolist(),
@@ -71,24 +98,21 @@ def of_samples(
             if name in samples.probabilities
         },
     }
-    entries: list[dict[str, Any]] = []
-    left_out: list[str] = []
-    room = budget - _length(content)
-    for attack in attacks:
-        if left_out:
-            left_out.append(attack)
-            continue
-        packs = [
-            _entry(place, attack, samples.outcomes[name, attack], images, bounds)
-            for place, name in enumerate(networks)
-            if (name, attack) in samples.outcomes
-        ]
-        room -= sum(_length(pack) for pack in packs)
-        if entries and room < 0:
-            left_out.append(attack)
-        else:
-            entries += packs
-    return Gallery(content | {"entries": entries}, left_out)
+
+
+def _entries(
+    samples: records.Samples,
+    images: npt.NDArray[np.uint8],
+    attack: str,
+    networks: Sequence[str],
+    bounds: tuple[float, float],
+) -> list[dict[str, Any]]:
+    """One attack on every network on which it was run."""
+    return [
+        _entry(place, attack, samples.outcomes[name, attack], images, bounds)
+        for place, name in enumerate(networks)
+        if (name, attack) in samples.outcomes
+    ]
 
 
 def _entry(

@@ -104,7 +104,7 @@ def test_features_of_large_images_are_found_too():
 
 def test_without_outcomes_there_is_none(samples):
     nothing = dataclasses.replace(samples, outcomes={})
-    assert page.of_samples(nothing, ["baseline"], (0.0, 1.0)) == page.Gallery(None, [])
+    assert page.of_samples(nothing, ["baseline"], (0.0, 1.0)) == page.Gallery(None, 0, [])
 
 
 def test_samples_of_earlier_versions_have_no_probabilities(samples):
@@ -128,13 +128,31 @@ def test_what_does_not_fit_is_left_out_and_named(samples):
 
     everything = ["jsma_f", "jsma_f_exact", "jsma_z"]
     assert kept(page.BUDGET) == (everything, [])
-    # The first is shown whatever it takes.
+    # The first is always shown, of one image at least.
     assert kept(0) == (everything[:1], everything[1:])
     one = page.of_samples(samples, ["baseline"], (0.0, 1.0)).content
     assert one is not None
     size = len(one["images"]) + len(one["entries"][0]["data"])
     two_fit = size + len(one["entries"][0]["data"]) + 1000
     assert kept(two_fit) == (everything[:2], everything[2:])
+
+
+def test_of_too_many_images_the_first_are_shown(samples):
+    everything = page.of_samples(samples, ["baseline"], (0.0, 1.0))
+    assert everything.images == len(samples.images) == 10
+    size = len(everything.content["images"]) + len(everything.content["entries"][0]["data"])
+    found = page.of_samples(samples, ["baseline"], (0.0, 1.0), size // 2)
+    assert 1 < found.images < 6
+    assert found.content["shape"][0] == len(found.content["labels"]) == found.images
+    (entry,) = found.content["entries"]
+    assert entry["pairs"] == 9 * found.images
+    adversarial = [
+        samples.adversarial("baseline", "jsma_f", pair) for pair in range(entry["pairs"])
+    ]
+    np.testing.assert_array_equal(
+        rebuilt(found.content, entry), np.rint(255 * np.stack(adversarial))
+    )
+    assert page.of_samples(samples, ["baseline"], (0.0, 1.0), 1).images == 1
 
 
 @pytest.mark.parametrize("bad", [np.nan, 2.0, -1.0])
