@@ -313,6 +313,17 @@ def test_the_page_on_serving_shows_the_committed_latencies() -> None:
     assert f"{report['targets'][-1]['value']:.2f} times as many images" in page
 
 
+def test_the_page_on_results_shows_what_its_page_takes() -> None:
+    page = " ".join((_ROOT / "docs/results.md").read_text().split())
+    report = json.loads((_ROOT / "docs/results/benchmarks/page.json").read_text())
+    assert f"{report['options']['attacks']:,} attacks" in page
+    for target in report["targets"]:
+        rounds = target["rounds"]
+        spread = f" [{min(rounds):.2f}, {max(rounds):.2f}]" if rounds else ""
+        assert f"| {target['what']} | {target['value']:.2f}{spread} | {target['target']} |" in page
+        assert target["met"]
+
+
 def test_the_page_on_scaling_shows_what_was_measured() -> None:
     page = " ".join((_ROOT / "docs/scaling.md").read_text().split())
     trained = ("baseline", "initial_", "distilled_", "warm_start", "substitute", "adversarially")
