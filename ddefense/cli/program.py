@@ -23,6 +23,10 @@ _INTERRUPTED, _TERMINATED = 130, 143
 Asked = TypeVar("Asked")
 
 
+class ArgumentError(ValueError):
+    """An argument that is no flag and cannot be; the message says what was expected instead."""
+
+
 def run(
     command: str,
     define: Callable[[], None],
@@ -71,7 +75,43 @@ def run_once(
     _run(command, define, at_once)
 
 
+def run_on(
+    command: str,
+    define: Callable[[], None],
+    configure: Callable[[list[str]], Asked],
+    work: Callable[[Asked], None],
+) -> None:
+    """The same as `run_once` for a command that takes arguments beside its flags.
+
+    Args:
+        command: with what usage messages call the arguments, such as `bin/compare RUN...`.
+        define: registers its flags, which may stand before, among and after the arguments.
+        configure: what the arguments and the flags ask for; an `ArgumentError` is a usage message.
+        work: does everything else with that.
+    """
+
+    def at_once(arguments: list[str]) -> None:
+        with _exit_codes(None):
+            asked = configure(arguments)
+            interruption.listen()
+            work(asked)
+
+    flags.FLAGS.set_gnu_getopt(True)
+    _run_with(command, define, at_once)
+
+
 def _run(command: str, define: Callable[[], None], all_else: Callable[[], None]) -> None:
+    def without_arguments(arguments: list[str]) -> None:
+        if arguments:
+            _refuse(command, f"expected flags only, received {' '.join(arguments)!r}.")
+        all_else()
+
+    _run_with(command, define, without_arguments)
+
+
+def _run_with(
+    command: str, define: Callable[[], None], all_else: Callable[[list[str]], None]
+) -> None:
     define()
     _show_in_help()
 
@@ -82,13 +122,13 @@ def _run(command: str, define: Callable[[], None], all_else: Callable[[], None])
             _refuse(command, str(error))
 
     def main(arguments: list[str]) -> None:
-        if len(arguments) > 1:
-            _refuse(command, f"expected flags only, received {' '.join(arguments[1:])!r}.")
         _show_our_messages()
         try:
-            all_else()
+            all_else(arguments[1:])
         except ConfigError as error:
             _refuse(command, f"--{error}")
+        except ArgumentError as error:
+            _refuse(command, str(error))
 
     app.run(main, flags_parser=parse)
 

@@ -26,7 +26,7 @@ _PROTOCOL: dict[str, Callable[[Any], str]] = {
 
 _CARLINI_WAGNER = ("cw_l2", "cw_l0", "cw_linf", "transfer_cw_l2")
 _BY_ADAM = ("cw_l2", "cw_l0", "transfer_cw_l2")
-_EFFORT: dict[str, tuple[str, ...]] = {
+EFFORT: dict[str, tuple[str, ...]] = {
     "epsilon": config_lib.SIGN_ATTACKS,
     "pgd_steps": tuple(name for name in config_lib.SIGN_ATTACKS if name.startswith("pgd")),
     "pgd_restarts": config_lib.SIGN_ATTACKS,
@@ -87,7 +87,7 @@ def departures(settings: config_lib.Config) -> str:
 
 def _less_effort(settings: config_lib.Config, full: config_lib.Config) -> list[str]:
     found = []
-    for name, attacks in _EFFORT.items():
+    for name, attacks in EFFORT.items():
         ours, theirs = getattr(settings, name), getattr(full, name)
         if ours != theirs and any(attack in settings.attacks for attack in attacks):
             found.append(f"{name.replace('_', ' ')} {_listed(ours)} instead of {_listed(theirs)}")

@@ -75,6 +75,15 @@ class Runs:
         return spread.over(measure(*pair) for pair in self.learnt(name))
 
 
+def seeds_in(directory: pathlib.Path) -> list[int]:
+    """The seeds that have a directory `seed_<seed>`, rising, with or without results."""
+    return sorted(
+        int(match[1])
+        for path in directory.glob("seed_*")
+        if path.is_dir() and (match := _DIRECTORY.fullmatch(path.name))
+    )
+
+
 def load(directory: pathlib.Path) -> Runs:
     """Reads the results of every seed that has any.
 
@@ -88,14 +97,9 @@ def load(directory: pathlib.Path) -> Runs:
         RunError: if there is none, one cannot be read or is of another seed than its name says,
             or their configurations differ in more than the seed.
     """
-    seeds = sorted(
-        int(match[1])
-        for path in directory.glob("seed_*")
-        if path.is_dir() and (match := _DIRECTORY.fullmatch(path.name))
-    )
     by_seed: dict[int, records.Results] = {}
     unfinished = []
-    for seed in seeds:
+    for seed in seeds_in(directory):
         path = directory / f"seed_{seed}" / "results.json"
         if path.exists():
             by_seed[seed] = records.load(records.Results, path)

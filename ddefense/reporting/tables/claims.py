@@ -1,5 +1,7 @@
 """The claims as a table: the paper beside this run."""
 
+from collections.abc import Iterable
+
 from ddefense import records
 from ddefense.reporting import claims as claims_lib
 from ddefense.reporting import published
@@ -38,15 +40,15 @@ def claims(results: records.Results) -> Table:
             for answer in answers
         ],
         notes=(
-            f"Sources: {sources(answers)}. Differences are ours minus theirs.",
+            f"Sources: {sources(a.claim for a in answers)}. Differences are ours minus theirs.",
             claims_lib.ORIENTATION,
         ),
     )
 
 
-def sources(answers: list[claims_lib.Answer]) -> str:
+def sources(claims: Iterable[claims_lib.Claim]) -> str:
     """What the source tags of the claims stand for."""
-    tags = {tag for a in answers for tag in a.claim.source.split(", ")}
+    tags = {tag for claim in claims for tag in claim.source.split(", ")}
     return "; ".join(f"{s.value}: {s.description}" for s in published.Source if s.value in tags)
 
 

@@ -62,9 +62,10 @@ def claims(runs: Runs) -> Table:
         ),
         rows=rows,
         notes=(
-            f"Sources: {sources(next(iter(answers.values())))}. Values are mean +- sample standard "
-            "deviation [smallest, largest] over the seeds at which the claim was measured. Remarks "
-            "are those that all seeds share, and what could not be judged at some.",
+            f"Sources: {sources(a.claim for a in next(iter(answers.values())))}. Values are "
+            "mean +- sample standard deviation [smallest, largest] over the seeds at which the "
+            "claim was measured. Remarks are those that all seeds share, and what could not be "
+            "judged at some.",
             claims_lib.ORIENTATION,
         ),
     )

@@ -1,0 +1,60 @@
+"""Shows runs side by side: what they are, what was measured, and where they must not be compared.
+
+Usage: bin/compare RUN... [flags]
+
+RUN is the directory of a run (with results.json), a folder of runs that differ in nothing but the
+seed (seed_<n>), or a results.json.
+"""
+
+import pathlib
+
+from absl import flags, logging
+
+from ddefense.cli import comparison_text, program
+from ddefense.experiments import workdir as experiment_dirs
+from ddefense.reporting import comparison, comparison_report
+
+Asked = tuple[comparison.Comparison, pathlib.Path | None]
+
+
+def run() -> None:
+    """Entry point of `bin/compare` and `ddefense-compare`."""
+    program.run_on("bin/compare RUN...", define, _configure, _compare)
+
+
+def define() -> None:
+    """Registers the flags of `bin/compare`. Called by the program only."""
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Directory to write comparison.md and comparison*.csv to, with everything that was "
+        "measured. Default: none is written.",
+    )
+
+
+def _configure(arguments: list[str]) -> Asked:
+    output = flags.FLAGS.output
+    if output == "":
+        raise program.ArgumentError("--output: expected a directory; received ''.")
+    try:
+        if "" in arguments:
+            raise comparison.NoRunError("expected the path of a run; received ''.")
+        found = comparison.load([pathlib.Path(argument) for argument in arguments])
+    except comparison.NoRunError as error:
+        raise program.ArgumentError(str(error)) from error
+    directory = None if output is None else pathlib.Path(output)
+    if directory is not None:
+        experiment_dirs.check_writable("--output", directory)
+    return found, directory
+
+
+def _compare(asked: Asked) -> None:
+    found, directory = asked
+    comparison_text.show(found)
+    if directory is not None:
+        written = comparison_report.save(found, directory)
+        logging.info("written: %s", ", ".join(str(path) for path in reversed(written)))
+
+
+if __name__ == "__main__":
+    run()

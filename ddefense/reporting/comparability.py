@@ -1,0 +1,275 @@
+"""What the runs of a comparison are, where their settings differ, what may not be compared."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ddefense import config as config_lib
+from ddefense import records
+from ddefense.reporting import description, lookup
+from ddefense.reporting.comparison import ComparedRun, Comparison
+
+ABSENT = "-"
+"""What stands where a run has no such thing."""
+
+_IN_HEADER = ("dataset", "preset", "epochs", "samples", "seed", "reduced")
+"""Settings that `about` shows of every run."""
+_TRAINING = (
+    "temperatures",
+    "warm_start_steps",
+    "batch_size",
+    "learning_rate",
+    "momentum",
+    "learning_rate_decay",
+    "momentum_decay",
+    "decay_epochs",
+    "dropout",
+    "defense",
+    "precision",
+    "jit_compile",
+    "devices",
+)
+"""Settings that mean nothing for an evaluation, which trains nothing."""
+_EFFORT = {
+    "theta": config_lib.JSMA_ATTACKS,
+    "max_features": config_lib.JSMA_ATTACKS,
+    **description.EFFORT,
+}
+"""Settings of how hard attacks try, with the attacks that each one concerns."""
+_OF_CONTROLS = ("pgd_restarts",)
+"""Those of them that change a check for masked gradients alone, and no attack."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings of runs that do not stand in `about`, as text.
+
+    Attributes:
+        differing: name -> one value per run; `-` where it means nothing for a run.
+        shared: name -> the value of all runs.
+    """
+
+    differing: Mapping[str, tuple[str, ...]]
+    shared: Mapping[str, str]
+
+
+def about(comparison: Comparison) -> dict[str, tuple[str, ...]]:
+    """What each run is: name -> one text per run."""
+    rows: dict[str, Callable[[records.Results], str]] = {
+        "dataset": lambda r: r.dataset.name,
+        "test images": lambda r: f"{r.dataset.num_test:,}",
+        "preset": lambda r: r.config.preset + (" (reduced)" if r.config.reduced else ""),
+        "epochs": lambda r: ABSENT if r.is_evaluation else f"{r.config.epochs}",
+        "seeds": lambda r: f"{r.config.seed}",
+        "attacked images": lambda r: f"{len(r.sample_indices)}",
+        "version": _version,
+        "device": _device,
+        "date": lambda r: str(r.environment.get("started", ABSENT)).partition("T")[0],
+        "masks gradients": lambda r: _verdict(r, "masks_gradients"),
+        "stops an adaptive attacker": lambda r: _verdict(r, "stops_adaptive_attacker"),
+    }
+    return {
+        name: tuple(", ".join(dict.fromkeys(map(text, run.results))) for run in comparison.runs)
+        for name, text in rows.items()
+    }
+
+
+def _version(results: records.Results) -> str:
+    known = results.environment
+    commit = f" ({known['commit']})" if known.get("commit") else ""
+    return f"{known.get('ddefense', ABSENT)}{commit}"
+
+
+def _device(results: records.Results) -> str:
+    known = results.environment
+    gpus = known.get("gpus")
+    if isinstance(gpus, list) and gpus:
+        return ", ".join(map(str, gpus))
+    cores = f", {known['cores']} cores" if known.get("cores") else ""
+    return f"{known.get('cpu', ABSENT)}{cores}"
+
+
+def _verdict(results: records.Results, name: str) -> str:
+    answer = None if results.verdict is None else getattr(results.verdict, name)
+    return "cannot be told" if answer is None else "yes" if answer else "no"
+
+
+def settings(comparison: Comparison) -> Settings:
+    """The settings in which runs differ, and those that all share.
+
+    Args:
+        comparison: of the runs.
+
+    Returns:
+        Both. Of attacks, a run that differs shows those that not every run ran.
+    """
+    configs = [run.runs.first.config for run in comparison.runs]
+    everywhere = [name for name in config_lib.ATTACKS if all(name in c.attacks for c in configs)]
+    differing: dict[str, tuple[str, ...]] = {}
+    shared: dict[str, str] = {}
+    for field in dataclasses.fields(config_lib.Config):
+        name = field.name
+        if name in _IN_HEADER:
+            continue
+        values = tuple(_setting(run, name) for run in comparison.runs)
+        if len(set(values)) == 1:
+            shared[name] = values[0]
+        elif name == "attacks":
+            differing["attacks that not all ran"] = tuple(
+                ", ".join(a for a in c.attacks if a not in everywhere) or ABSENT for c in configs
+            )
+        else:
+            differing[name] = values
+    return Settings(differing, {n: value for n, value in shared.items() if value != ABSENT})
+
+
+def _setting(run: ComparedRun, name: str) -> str:
+    """A setting as text; `-` where it means nothing for the run."""
+    results = run.runs.first
+    settings = results.config
+    adversarial = name.startswith("adversarial_")
+    if (
+        (results.is_evaluation and (adversarial or name in _TRAINING))
+        or (adversarial and settings.defense != "adversarial_training")
+        or not _concerns(settings, name)
+    ):
+        return ABSENT
+    return _text(name, getattr(settings, name))
+
+
+def _concerns(settings: config_lib.Config, name: str) -> bool:
+    """Whether a setting concerns one of the attacks that were run, or no attack at all."""
+    return any(attack in settings.attacks for attack in _EFFORT.get(name, settings.attacks))
+
+
+def _text(name: str, value: Any) -> str:
+    if name == "attacks":
+        return ", ".join(attack for attack in config_lib.ATTACKS if attack in value)
+    if isinstance(value, tuple):  # of temperatures, in whose order nothing lies, or rising kappas
+        return ", ".join(f"{number:g}" for number in sorted(value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """Where numbers of these runs may not be compared, and what of a run is left out.
+
+    Args:
+        comparison: of the runs.
+
+    Returns:
+        One sentence or two for each reason, which name what differs; none where nothing does.
+    """
+    other_data = _data(comparison)
+    found = [
+        other_data,
+        _budget(comparison),
+        "" if other_data else _samples(comparison),
+        _lost(comparison),
+        _unfinished(comparison),
+    ]
+    return [sentence for sentence in found if sentence]
+
+
+def _data(comparison: Comparison) -> str:
+    """That the test sets are not the same."""
+    texts, identities = [], set()
+    for run in comparison.runs:
+        results = run.runs.first
+        data = results.dataset
+        shape = " x ".join(map(str, data.image_shape))
+        digest = results.environment.get("data_sha256")
+        texts.append(
+            f"{run.label} has {data.name} ({data.num_test:,} test images of {shape}"
+            + (f", sha256 {str(digest)[:12]})" if digest else ")")
+        )
+        classes, values = tuple(data.class_names), data.value_range
+        identities.add((data.name, data.num_test, data.image_shape, classes, values, str(digest)))
+    if len(identities) < 2:
+        return ""
+    return (
+        f"Other data: {'; '.join(texts)}. Their numbers are of different problems; compare what "
+        "each run shows, not one number with another."
+    )
+
+
+def _budget(comparison: Comparison) -> str:
+    """That attacks tried harder in one run than in another, or at other targets."""
+    differing: list[str] = []
+    affected: set[str] = set()
+    for name, attacks in _EFFORT.items():
+        if name in _OF_CONTROLS:
+            continue
+        several = [attack for attack in attacks if _count(comparison, attack) > 1]
+        values = {
+            _setting(run, name)
+            for run in comparison.runs
+            if any(attack in run.runs.first.config.attacks for attack in several)
+        }
+        if len(values) > 1:
+            differing.append(name)
+            affected.update(several)
+    if not differing:
+        return ""
+    names = [lookup.attack_label(name) for name in config_lib.ATTACKS if name in affected]
+    return (
+        f"Other budgets: {', '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}. "
+        f"Success and distance of these attacks cannot be compared: {'; '.join(names)}."
+    )
+
+
+def _count(comparison: Comparison, attack: str) -> int:
+    """How many runs ran an attack: with one there is nothing to compare."""
+    return sum(attack in run.runs.first.config.attacks for run in comparison.runs)
+
+
+def _samples(comparison: Comparison) -> str:
+    """That other test images were attacked, though the test set is the same."""
+    attacked = {
+        run.label: {tuple(results.sample_indices) for results in run.results}
+        for run in comparison.runs
+    }
+    if len(set(map(frozenset, attacked.values()))) < 2:
+        return ""
+    every = [set(indices) for found in attacked.values() for indices in found]
+    counts = ", ".join(
+        f"{' or '.join(str(n) for n in sorted({len(indices) for indices in found}))} in {label}"
+        for label, found in attacked.items()
+    )
+    return (
+        f"Other attacked images: {counts}; {len(set.intersection(*every))} of them are the same in "
+        "every run. Part of any difference is that of the images."
+    )
+
+
+def _lost(comparison: Comparison) -> str:
+    """Which networks did not learn."""
+    found = []
+    for run in comparison.runs:
+        several = len(run.runs.by_seed) > 1
+        for seed, results in run.runs.by_seed.items():
+            names = [
+                lookup.network_label(network)
+                for network in results.networks
+                if not lookup.usable(results, network)
+            ]
+            if names:
+                where = f"{run.label}, seed {seed}" if several else run.label
+                found.append(f"{', '.join(names)} in {where}")
+    if not found:
+        return ""
+    return (
+        f"Did not learn: {'; '.join(found)}. Such a network says nothing about the defence; means "
+        "over seeds leave it out."
+    )
+
+
+def _unfinished(comparison: Comparison) -> str:
+    """Which seeds have no results yet."""
+    found = [
+        f"seed {', '.join(map(str, run.runs.unfinished))} of {run.label}"
+        for run in comparison.runs
+        if run.runs.unfinished
+    ]
+    return f"Not finished, and not counted: {'; '.join(found)}." if found else ""
