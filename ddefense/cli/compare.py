@@ -52,8 +52,8 @@ def _compare(asked: Asked) -> None:
     found, directory = asked
     comparison_text.show(found)
     if directory is not None:
-        written = comparison_report.save(found, directory)
-        logging.info("written: %s", ", ".join(str(path) for path in reversed(written)))
+        comparison_report.save(found, directory)
+        logging.info("written: %s and its tables, comparison*.csv", directory / "comparison.md")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Settings:
 
     Attributes:
         differing: name -> one value per run; `-` where it means nothing for a run.
-        shared: name -> the value of all runs.
+        shared: name -> the value of all runs for which it means something.
     """
 
     differing: Mapping[str, tuple[str, ...]]
@@ -112,15 +112,16 @@ def settings(comparison: Comparison) -> Settings:
         if name in _IN_HEADER:
             continue
         values = tuple(_setting(run, name) for run in comparison.runs)
-        if len(set(values)) == 1:
-            shared[name] = values[0]
+        concerned = {value for value in values if value != ABSENT}
+        if len(concerned) <= 1:
+            shared.update((name, value) for value in concerned)
         elif name == "attacks":
             differing["attacks that not all ran"] = tuple(
                 ", ".join(a for a in c.attacks if a not in everywhere) or ABSENT for c in configs
             )
         else:
             differing[name] = values
-    return Settings(differing, {n: value for n, value in shared.items() if value != ABSENT})
+    return Settings(differing, shared)
 
 
 def _setting(run: ComparedRun, name: str) -> str:
@@ -174,7 +175,7 @@ def warnings(comparison: Comparison) -> list[str]:
 
 def _data(comparison: Comparison) -> str:
     """That the test sets are not the same."""
-    texts, identities = [], set()
+    texts, digests, identities = [], set(), set()
     for run in comparison.runs:
         results = run.runs.first
         data = results.dataset
@@ -185,8 +186,9 @@ def _data(comparison: Comparison) -> str:
             + (f", sha256 {str(digest)[:12]})" if digest else ")")
         )
         classes, values = tuple(data.class_names), data.value_range
-        identities.add((data.name, data.num_test, data.image_shape, classes, values, str(digest)))
-    if len(identities) < 2:
+        identities.add((data.name, data.num_test, data.image_shape, classes, values))
+        digests.update([str(digest)] if digest else [])
+    if len(identities) < 2 and len(digests) < 2:
         return ""
     return (
         f"Other data: {'; '.join(texts)}. Their numbers are of different problems; compare what "

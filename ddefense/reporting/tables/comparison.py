@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ddefense.reporting import comparability
 from ddefense.reporting import comparison as comparison_lib
-from ddefense.reporting.claims import ORIENTATION
+from ddefense.reporting.claims import ORIENTATION, Claim
 from ddefense.reporting.comparison import ComparedRun, Comparison, Measure, Measured, RunAnswer
 from ddefense.reporting.tables.claims import sources
 from ddefense.reporting.tables.table import Cell, Column, Table
@@ -52,7 +52,7 @@ def settings(comparison: Comparison) -> Table:
         "setting",
         found.differing,
         comparison.runs,
-        notes=(f"The same in all: {same}.",) if same else (),
+        notes=(f"The same in all, where it concerns them: {same}.",) if same else (),
     )
 
 
@@ -178,7 +178,7 @@ def claims(comparison: Comparison, *, brief: bool = False) -> Table | None:
                 row.claim.id,
                 row.claim.statement,
                 row.claim.paper,
-                *(answered(answer, brief=brief) for answer in row.answers),
+                *(answered(row.claim, answer, brief=brief) for answer in row.answers),
             ]
             for row in found
         ],
@@ -189,7 +189,7 @@ def claims(comparison: Comparison, *, brief: bool = False) -> Table | None:
     )
 
 
-def answered(answer: RunAnswer | None, *, brief: bool = False) -> str | None:
+def answered(claim: Claim, answer: RunAnswer | None, *, brief: bool = False) -> str | None:
     """The answer of a run to a claim as text, such as `holds: 0.00 % (0/900)`; None for none.
 
     In brief it is the answer alone, with a star where the claim was made on other data.
@@ -200,6 +200,7 @@ def answered(answer: RunAnswer | None, *, brief: bool = False) -> str | None:
     told = answer.yes + answer.no
     if told + answer.unknown > 1 and told:
         text = f"holds at {answer.yes} of {told + answer.unknown} seeds"
+        text += f", {answer.unknown} cannot tell" if answer.unknown else ""
     if answer.orientation and told:
         text += " *" if brief else " (orientation)"
     if brief:
@@ -209,7 +210,7 @@ def answered(answer: RunAnswer | None, *, brief: bool = False) -> str | None:
     found = answer.value
     if found is None or found.low is None or found.high is None:
         return text
-    return f"{text}: {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return f"{text}: {claim.quantity} {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def claims_as_data(comparison: Comparison) -> Table:
