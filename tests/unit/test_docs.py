@@ -135,12 +135,12 @@ def test_links_lead_somewhere(page: pathlib.Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-_COMMANDS = ("reproduce", "distill", "evaluate", "attack", "export", "query")
+_COMMANDS = ("reproduce", "distill", "evaluate", "attack", "export", "query", "compare")
 # Flags belong to a process, and the next command has others.
 _FLAGS = """
 import json
 from absl import flags
-from ddefense.cli import attack_flags, distill_flags, query_flags
+from ddefense.cli import attack_flags, compare, distill_flags, query_flags
 from ddefense.cli import flags as cli_flags
 
 found = {}
@@ -151,6 +151,7 @@ for command, define in {
     "attack": attack_flags.define_for_attack,
     "export": cli_flags.define_for_export,
     "query": query_flags.define,
+    "compare": compare.define,
 }.items():
     before = set(flags.FLAGS)
     define()

@@ -1,0 +1,210 @@
+"""`bin/compare` without TensorFlow: what it prints, what it writes, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddefense import records
+
+USAGE, RUN = 2, 1
+ROOT = Path(__file__).resolve().parents[3]
+RESULTS = ROOT / "docs" / "results"
+MNIST, DIGITS = str(RESULTS / "mnist"), str(RESULTS / "digits")
+
+# Runs the program in a fork for every line of arguments: starting Python takes far longer.
+SERVER = """
+import json, os, sys
+for name in ("tensorflow", "keras", "tensorflow_datasets", "sklearn"):
+    sys.modules[name] = None  # what needs it ends in a traceback
+from ddefense.cli import compare
+for line in open(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        for handle, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
+        variables, arguments = json.loads(line)
+        os.environ.update(variables)
+        sys.argv = ["bin/compare", *arguments]
+        compare.run()
+        os._exit(99)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([status, open("../out").read(), open("../err").read()]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the commands run."""
+    folder = tmp_path_factory.mktemp("cli") / "cwd"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cli(start_python, folder):
+    """Runs the command line where TensorFlow cannot be imported."""
+    pipe = folder.parent / "requests"
+    os.mkfifo(pipe)
+    with start_python("-c", SERVER, pipe, cwd=folder) as server, pipe.open("w") as requests:
+
+        def run(*arguments, **variables):
+            print(json.dumps([variables, arguments]), file=requests, flush=True)
+            found = subprocess.CompletedProcess(arguments, *json.loads(server.stdout.readline()))
+            assert "Traceback" not in found.stderr
+            return found
+
+        yield run
+
+
+def save(directory, results):
+    directory.mkdir(parents=True)
+    records.dump(results, directory / "results.json")
+    return str(directory)
+
+
+def cells(out, *start):
+    """The line of a table that starts with these cells, without them."""
+    line = next(line for line in out.splitlines() if line.split()[: len(start)] == list(start))
+    return line.split()[len(start) :]
+
+
+def test_runs_are_shown_side_by_side(cli, folder):
+    answer = cli(MNIST, DIGITS)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    lines = answer.stdout.splitlines()
+    assert lines[0].startswith("WARNING: Other data: mnist has mnist")
+    assert cells(answer.stdout, "run") == ["mnist", "digits"]
+    assert cells(answer.stdout, "epochs") == ["10", "12"]
+    assert cells(answer.stdout, "epsilon") == ["0.3", "0.15"]
+    assert cells(answer.stdout, "T", "=", "100", "accuracy", "%") == ["98.46", "94.44"]
+    naive = cells(answer.stdout, "T", "=", "5", "JSMA-F", "%")
+    assert naive == ["24.7", "[19.7,", "29.6]", "66.7", "[48.9,", "83.3]"]
+    trained = cells(answer.stdout, "adversarially", "trained", "accuracy", "%")
+    assert trained == ["98.80", "-"]
+    assert any(line.split()[:1] == ["C6"] and line.endswith("holds *") for line in lines)
+    text = " ".join(answer.stdout.split())
+    for name in ("mnist", "digits"):
+        results = records.load(records.Results, RESULTS / name / "results.json")
+        assert f"Verdict on {name}: {results.verdict.sentence}" in text
+    assert list(folder.iterdir()) == []
+
+
+def test_what_is_piped_is_plain(cli):
+    out = cli(MNIST, DIGITS).stdout
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert not any(line.endswith(" ") for line in out.splitlines())
+    # However narrow the terminal is in which the pipe stands.
+    assert cli(MNIST, DIGITS, COLUMNS="40").stdout == out
+
+
+def test_a_terminal_gets_colours_and_its_width(cli):
+    out = cli(MNIST, DIGITS, FORCE_COLOR="1", COLUMNS="150").stdout
+    assert "\x1b[32mholds" in out
+    assert "\x1b[1;33mWARNING" in out
+    assert "[19.7, 29.6]" in out  # no mark-up of rich's
+
+
+def test_brackets_in_names_are_text(cli, tmp_path):
+    results = records.load(records.Results, RESULTS / "digits" / "results.json")
+    run = save(tmp_path / "[red]run", results)
+    assert "[red]run" in cli(run).stdout
+    assert "[red]run" in cli(run, FORCE_COLOR="1", COLUMNS="100").stdout
+
+
+def test_files_are_written_on_request(cli, folder):
+    for arguments in (
+        ("--output=a/b", MNIST, DIGITS),
+        (MNIST, DIGITS, "--output", "c"),
+        (MNIST, "--output=d", DIGITS),
+    ):
+        answer = cli(*arguments)
+        assert answer.returncode == 0
+        assert answer.stdout.startswith("WARNING: Other data")
+        assert answer.stderr.startswith("written: ")
+    pages = [(folder / name / "comparison.md").read_text() for name in ("a/b", "c", "d")]
+    assert len(set(pages)) == 1
+    assert len(list((folder / "c").iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "expected one run or more, such as runs/digits_quick; received none."),
+        (("missing",), "received 'missing', which does not exist."),
+        ((str(RESULTS),), "which has no results."),
+        (("",), "expected the path of a run; received ''."),
+        ((DIGITS, DIGITS), "expected each run once"),
+        ((DIGITS, f"{DIGITS}/results.json"), "expected each run once"),
+        ((DIGITS, "--output="), "--output: expected a directory; received ''."),
+        ((DIGITS, "--preset=smoke"), "Unknown command line flag 'preset'"),
+    ],
+)
+def test_wrong_use_is_explained(cli, folder, arguments, expected):
+    before = sorted(folder.iterdir())
+    answer = cli(*arguments)
+    message, usage = answer.stderr.splitlines()
+    assert (answer.returncode, answer.stdout) == (USAGE, "")
+    assert expected in message
+    assert usage == "Usage: bin/compare RUN... [flags]; --help lists them."
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema_version": 1}'])
+def test_damaged_results_are_an_error_of_one_line(cli, tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    answer = cli(DIGITS, str(tmp_path))
+    assert (answer.returncode, answer.stdout) == (RUN, "")
+    assert len(answer.stderr.splitlines()) == 1
+    assert f"Expected {tmp_path / 'results.json'} to be a Results record" in answer.stderr
+
+
+def test_another_schema_is_an_error_of_one_line(cli, tmp_path):
+    results = json.loads((RESULTS / "digits" / "results.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps(results | {"schema_version": 2}))
+    answer = cli(str(tmp_path))
+    assert (answer.returncode, answer.stdout) == (RUN, "")
+    assert len(answer.stderr.splitlines()) == 1
+    assert "of schema 1, but schema_version" in answer.stderr
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_shown(cli, tmp_path):
+    (tmp_path / "file").touch()
+    answer = cli(DIGITS, f"--output={tmp_path / 'file'}")
+    assert (answer.returncode, answer.stdout) == (RUN, "")
+    assert answer.stderr.startswith("--output: expected a directory that can be written")
+
+
+def test_seeds_of_a_folder_are_one_column(cli, tmp_path):
+    results = records.load(records.Results, RESULTS / "digits" / "results.json")
+    for seed, change in ((0, 0.0), (1, 0.01), (2, -0.04)):
+        networks = [
+            dataclasses.replace(n, test_accuracy=n.test_accuracy + change) for n in results.networks
+        ]
+        config = dataclasses.replace(results.config, seed=seed)
+        save(
+            tmp_path / "mine" / f"seed_{seed}",
+            dataclasses.replace(results, config=config, networks=networks),
+        )
+    answer = cli(str(tmp_path / "mine"), MNIST)
+    assert answer.returncode == 0
+    # 94.44 %, one point more, and four less: one less in the mean.
+    found = cells(answer.stdout, "T", "=", "100", "accuracy", "%")
+    assert found == ["93.44", "[90.44,", "95.44]", "98.46"]
+
+
+def test_help_says_what_a_run_is(cli):
+    answer = cli("--help")
+    assert "--output" in answer.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_the_script_runs_this_module():
+    script = ROOT / "bin" / "compare"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().rstrip().endswith('exec "$python" -P -m ddefense.cli.compare "$@"')
