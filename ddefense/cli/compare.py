@@ -27,8 +27,8 @@ def define() -> None:
     flags.DEFINE_string(
         "output",
         None,
-        "Directory to write comparison.md and comparison*.csv to, with everything that was "
-        "measured. Default: none is written.",
+        "Directory to write comparison.html, comparison.md and comparison*.csv to, with "
+        "everything that was measured. Default: none is written.",
     )
 
 
@@ -53,7 +53,7 @@ def _compare(asked: Asked) -> None:
     comparison_text.show(found)
     if directory is not None:
         comparison_report.save(found, directory)
-        logging.info("written: %s and its tables, comparison*.csv", directory / "comparison.md")
+        logging.info("written: %s, comparison.md, comparison*.csv", directory / "comparison.html")
 
 
 if __name__ == "__main__":

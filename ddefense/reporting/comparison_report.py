@@ -3,7 +3,7 @@
 import pathlib
 
 from ddefense import files
-from ddefense.reporting import comparability, markdown
+from ddefense.reporting import comparability, markdown, page
 from ddefense.reporting import comparison as comparison_lib
 from ddefense.reporting.comparison import Comparison
 from ddefense.reporting.tables import Table
@@ -50,8 +50,8 @@ def save(comparison: Comparison, directory: pathlib.Path) -> list[pathlib.Path]:
         directory: made where it is missing; files of an earlier comparison in it are replaced.
 
     Returns:
-        The files: `comparison.md`, and as CSV `comparison.csv`, `comparison_claims.csv`,
-        `comparison_runs.csv` and `comparison_settings.csv`.
+        The files: `comparison.md` and `comparison.html`, and as CSV `comparison.csv`,
+        `comparison_claims.csv`, `comparison_runs.csv` and `comparison_settings.csv`.
     """
     data = (
         tables.measures_as_data(comparison),
@@ -61,6 +61,7 @@ def save(comparison: Comparison, directory: pathlib.Path) -> list[pathlib.Path]:
     )
     contents = {f"{table.name}.csv": table.csv() for table in data}
     contents["comparison.md"] = write(comparison)
+    contents["comparison.html"] = page.write_comparison(comparison)
     written = []
     for name, text in contents.items():
         path = directory / name

@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping
 from matplotlib.figure import Figure
 
 from ddefense import files, records
-from ddefense.reporting import evaluation, figures, page, report, runs, seeds_report, tables
+from ddefense.reporting import (
+    comparison,
+    evaluation,
+    figures,
+    page,
+    report,
+    runs,
+    seeds_report,
+    tables,
+)
 
 
 def render(workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -48,8 +57,9 @@ def render_seeds(directory: pathlib.Path) -> list[pathlib.Path]:
         directory: with one run directory per seed, `seed_<seed>`.
 
     Returns:
-        The files written: `figures/success_rate.png` and `.svg`, `tables/*.csv`, `tables/*.md` and
-        `report.md`, which comes last and links to the others and to each seed's report.
+        The files written: `figures/success_rate.png` and `.svg`, `tables/*.csv`, `tables/*.md`,
+        `report.html` with the seeds side by side, and `report.md`, which comes last and links to
+        the others and to each seed's report.
 
     Raises:
         RunError: if there are no results, they are damaged, or differ in more than the seed.
@@ -59,7 +69,24 @@ def render_seeds(directory: pathlib.Path) -> list[pathlib.Path]:
         directory,
         {name: draw(found) for name, draw in figures.FIGURES_OF_SEEDS.items()},
         tables.of_seeds(found),
-        {"report.md": seeds_report.write(found, directory)},
+        {
+            "report.html": page.write_comparison(_side_by_side(found, directory)),
+            "report.md": seeds_report.write(found, directory),
+        },
+    )
+
+
+def _side_by_side(found: runs.Runs, directory: pathlib.Path) -> comparison.Comparison:
+    """Each seed as a run of its own."""
+    return comparison.Comparison(
+        tuple(
+            comparison.ComparedRun(
+                label=f"seed {seed}",
+                path=directory / f"seed_{seed}",
+                runs=runs.Runs({seed: results}),
+            )
+            for seed, results in found.by_seed.items()
+        )
     )
 
 

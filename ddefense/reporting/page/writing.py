@@ -1,14 +1,7 @@
 """One file of HTML that needs nothing beside it, not even a network."""
 
 import dataclasses
-import functools
-import importlib.resources
-import json
 from typing import Any
-
-import jinja2
-import markdown_it
-import markupsafe
 
 from ddefense import records
 from ddefense.reporting import (
@@ -22,9 +15,8 @@ from ddefense.reporting import (
     report,
     tables,
 )
-from ddefense.reporting.page import content, gallery
+from ddefense.reporting.page import content, gallery, templating
 
-_STATIC = importlib.resources.files(__package__) / "static"
 _PLOTS = {
     "success": ("Adversarial success rate", "success_rate"),
     "accuracy": ("Test accuracy", "accuracy"),
@@ -50,43 +42,43 @@ def write(results: records.Results, samples: records.Samples) -> str:
         samples, [network["name"] for network in plots["networks"]], results.dataset.value_range
     )
     made = tables.of_run(results)
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            title=_title(results),
-            subtitle=_subtitle(results),
-            results=results,
-            warning=_html(passages.warning(results))
-            if results.distilled() or not results.is_evaluation
-            else "",
-            doubts=results.environment.get("warnings", []),
-            answers=_answers(results),
-            tiles=content.tiles(results),
-            bounds=passages.lower_bounds(results),
-            claims=[] if results.is_evaluation else _claims(results),
-            claim_notes=[
-                _html(note) for table in made if table.name == "claims" for note in table.notes
-            ],
-            stalled="" if results.is_evaluation else _html(passages.stalled(results)),
-            readings=_html(passages.described_readings(lookup.attacks_in(results))),
-            norm_attacks=_html(passages.norm_attacks(results.networks)),
-            tables=[table for table in made if table.name != "claims"],
-            plots=_PLOTS,
-            curves=[] if results.is_evaluation else content.curves(results),
-            drawn=figures.names(results),
-            gallery=shown,
-            settings=evaluation.settings(results)
-            if results.is_evaluation
-            else description.rows(results),
-            departures=""
-            if results.is_evaluation
-            else _html(description.departures(results.config)),
-            surroundings=report.surroundings(results),
-            times=report.times(results),
-            data=_data({**plots, "gallery": shown.content}),
-            attack_labels={a: outcomes.label(results.networks, a) for a in shown.left_out},
-        )
+    return templating.rendered(
+        "report.html.jinja",
+        title=_title(results),
+        subtitle=_subtitle(results),
+        results=results,
+        warning=templating.html(passages.warning(results))
+        if results.distilled() or not results.is_evaluation
+        else "",
+        doubts=results.environment.get("warnings", []),
+        answers=_answers(results),
+        tiles=content.tiles(results),
+        bounds=passages.lower_bounds(results),
+        claims=[] if results.is_evaluation else _claims(results),
+        claim_notes=[
+            templating.html(note)
+            for table in made
+            if table.name == "claims"
+            for note in table.notes
+        ],
+        stalled="" if results.is_evaluation else templating.html(passages.stalled(results)),
+        readings=templating.html(passages.described_readings(lookup.attacks_in(results))),
+        norm_attacks=templating.html(passages.norm_attacks(results.networks)),
+        tables=[table for table in made if table.name != "claims"],
+        plots=_PLOTS,
+        curves=[] if results.is_evaluation else content.curves(results),
+        drawn=figures.names(results),
+        gallery=shown,
+        settings=evaluation.settings(results)
+        if results.is_evaluation
+        else description.rows(results),
+        departures=""
+        if results.is_evaluation
+        else templating.html(description.departures(results.config)),
+        surroundings=report.surroundings(results),
+        times=report.times(results),
+        data=templating.data({**plots, "gallery": shown.content}),
+        attack_labels={a: outcomes.label(results.networks, a) for a in shown.left_out},
     )
 
 
@@ -148,36 +140,3 @@ def _claims(results: records.Results) -> list[dict[str, Any]]:
         }
         for answer in claims.answers(results)
     ]
-
-
-def _html(text: str) -> markupsafe.Markup:
-    """Markdown of ours as HTML; tags in it stay text."""
-    found = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-    return markupsafe.Markup(found)
-
-
-def _data(value: Any) -> markupsafe.Markup:
-    """JSON that may stand in a script element whatever it holds."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return markupsafe.Markup(text)
-
-
-def _static(name: str) -> markupsafe.Markup:
-    """A file of ours, to stand in the page as it is."""
-    return markupsafe.Markup((_STATIC / name).read_text(encoding="utf-8"))
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    found = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    found.globals["static"] = _static
-    return found

@@ -129,7 +129,7 @@ def test_files_are_written_on_request(cli, folder):
         assert answer.stderr.startswith("written: ")
     pages = [(folder / name / "comparison.md").read_text() for name in ("a/b", "c", "d")]
     assert len(set(pages)) == 1
-    assert len(list((folder / "c").iterdir())) == 5
+    assert len(list((folder / "c").iterdir())) == 6
 
 
 @pytest.mark.parametrize(

@@ -440,7 +440,7 @@ def test_files_are_written_whole_and_twice_the_same(tmp_path, committed):
         set(first)
         == {path.name for path in written}
         == {
-            *("comparison.md", "comparison.csv", "comparison_claims.csv"),
+            *("comparison.html", "comparison.md", "comparison.csv", "comparison_claims.csv"),
             *("comparison_runs.csv", "comparison_settings.csv"),
         }
     )

@@ -1,0 +1,56 @@
+"""`comparison.html` in a browser."""
+
+import pathlib
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from ddefense.reporting import comparison, comparison_report
+
+_RESULTS = pathlib.Path(__file__).parents[2] / "docs/results"
+RUNS = ("mnist", "digits", "cifar10")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison")
+    comparison_report.save(comparison.load([_RESULTS / run for run in RUNS]), folder)
+    return folder / "comparison.html"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_it_loads_fits_and_can_be_used_by_all(visit, screenshot, path, width, scheme):
+    page = visit(path, width=width, scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    found = Axe().run(page).response
+    assert found["passes"]
+    serious = [v["id"] for v in found["violations"] if v["impact"] in ("serious", "critical")]
+    assert serious == []
+    screenshot(page, f"comparison_{width}_{scheme}")
+
+
+def test_every_quantity_can_be_shown(visit, path):
+    page = visit(path)
+    choice = page.locator("#choice select")
+    labels = choice.locator("option").all_inner_texts()
+    assert labels[0] == "accuracy %"
+    assert len(labels) == len(set(labels)) > 10
+    choice.select_option("accuracy %")
+    drawing = page.locator("#drawing")
+    for run in RUNS:
+        assert run in drawing.text_content()
+    svg = drawing.locator("svg[role=img]")
+    dots = svg.locator("g[fill^='#'] path").count()
+    everything = comparison.load([_RESULTS / run for run in RUNS])
+    accuracy = [m for m in comparison.measures(everything) if m.name == "accuracy"]
+    assert dots == sum(found is not None for m in accuracy for found in m.values)
+
+
+def test_a_pointer_is_told_the_numbers_of_a_run(visit, path):
+    page = visit(path)
+    page.locator("#choice select").select_option("accuracy %")
+    svg = page.locator("#drawing svg[role=img]")
+    box = svg.bounding_box()
+    svg.hover(position={"x": box["width"] * 0.12, "y": 40})
+    assert re.search(r"(mnist|digits|cifar10), undistilled\W*\d\d\.\d\d", svg.text_content())
