@@ -25,7 +25,6 @@ _BRACKETS = (
     "the mean over the seeds at which the network learnt, with the smallest and the largest in "
     "brackets."
 )
-
 _ROBUSTNESS = (
     "Robustness is the mean minimal distortion in percent of the features, and counts failures at "
     "the budget."
