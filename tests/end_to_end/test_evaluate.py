@@ -92,7 +92,8 @@ def test_a_run_leaves_what_the_documentation_promises(run):
         "run",
     ]
     assert sorted(path.name for path in run.workdir.iterdir()) == [
-        *("config.json", "figures", "report.md", "results.json", "samples.npz", "stages", "tables")
+        *("config.json", "figures", "report.html", "report.md", "results.json"),
+        *("samples.npz", "stages", "tables"),
     ]
     assert not list(run.folder.rglob(".tmp-*"))
     assert not list(run.folder.rglob("shard_*"))

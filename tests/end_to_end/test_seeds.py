@@ -86,6 +86,7 @@ def assert_report(run, seeds):
 
 def test_a_report_over_the_seeds_links_to_that_of_each(seeds):
     assert {path.name for path in seeds.workdir.iterdir()} == {
+        "report.html",
         "report.md",
         "figures",
         "tables",

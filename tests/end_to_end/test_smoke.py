@@ -85,6 +85,7 @@ def test_a_run_leaves_what_the_documentation_promises(smoke):
         "config.json",
         "figures",
         "networks",
+        "report.html",
         "report.md",
         "results.json",
         "samples.npz",

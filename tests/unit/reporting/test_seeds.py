@@ -297,7 +297,7 @@ def test_it_writes_everything_and_the_same_bytes_again(tmp_path, seeds):
     written = reporting.render_seeds(tmp_path)
     first = contents(tmp_path)
     names = {str(path.relative_to(tmp_path)) for path in written}
-    expected = {"report.md", "figures/success_rate.png", "figures/success_rate.svg"}
+    expected = {"report.html", "report.md", "figures/success_rate.png", "figures/success_rate.svg"}
     expected |= {
         f"tables/{name}.{suffix}"
         for name in ("claims", "success_rate", "networks", "robustness", "by_seed")
@@ -310,7 +310,10 @@ def test_it_writes_everything_and_the_same_bytes_again(tmp_path, seeds):
     assert contents(tmp_path) == first
     text = first[(tmp_path / "report.md").relative_to(tmp_path)].decode()
     links = set(re.findall(r"\]\(([^)]+)\)", text))
-    assert links == (expected - {"report.md"}) | {"seed_0/report.md", "seed_1/report.md"}
+    assert links == (expected - {"report.html", "report.md"}) | {
+        "seed_0/report.md",
+        "seed_1/report.md",
+    }
     assert "**Not finished, and not counted**: seed 2." in text
 
 
