@@ -55,7 +55,13 @@ def define_for_reproduce() -> None:
     flags.DEFINE_bool(
         "report_only",
         False,
-        "Only redraw figures, tables and report.md of --workdir from its results.",
+        "Only redraw page, report, figures and tables of --workdir from its results.",
+    )
+    flags.DEFINE_bool(
+        "tensorboard",
+        False,
+        "Write TensorBoard logs to <workdir>/tensorboard: of each training when it has ended, and "
+        "of the sweep at the end. Expects the package tensorboard.",
     )
 
 

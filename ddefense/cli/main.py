@@ -1,6 +1,7 @@
 """`bin/reproduce`: kept short on purpose; everything testable lives elsewhere."""
 
 import dataclasses
+import importlib.util
 import pathlib
 import shlex
 import sys
@@ -9,7 +10,7 @@ from absl import flags, logging
 
 from ddefense.cli import executor_flags, program
 from ddefense.cli import flags as cli_flags
-from ddefense.config import Config
+from ddefense.config import Config, ConfigError
 from ddefense.experiments import workdir as experiment_dirs
 
 
@@ -22,7 +23,23 @@ def _configure() -> tuple[Config, pathlib.Path]:
     config = executor_flags.with_threads(cli_flags.config())
     executor_flags.check(config)
     cli_flags.seeds()
+    _check_tensorboard()
     return config, cli_flags.workdir(config)
+
+
+def _check_tensorboard() -> None:
+    if not flags.FLAGS.tensorboard:
+        return
+    if flags.FLAGS.report_only:
+        raise ConfigError(
+            "tensorboard: expected without --report_only, which starts no TensorFlow; received "
+            "both. Drop --report_only: finished stages are skipped."
+        )
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "tensorboard: expected the package tensorboard to be installed; found none. Install "
+            "it with: pip install 'ddefense[tensorboard]'"
+        )
 
 
 def _reproduce(config: Config, workdir: pathlib.Path) -> None:
@@ -53,6 +70,7 @@ def _experiment(configs: list[Config], workdir: pathlib.Path, several: bool) -> 
             command=shlex.join(["bin/reproduce", *sys.argv[1:]]),
             executor=executor,
             storage=executor_flags.storage(),
+            tensorboard=flags.FLAGS.tensorboard,
         )
         if several:
             reproduce.run_seeds(configs, workdir, job)

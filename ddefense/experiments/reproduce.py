@@ -11,7 +11,7 @@ from absl import logging
 
 from ddefense import datasets, exporting, files, measurements, networks, records
 from ddefense.config import Config
-from ddefense.experiments import attacking, environment, planning, workdir
+from ddefense.experiments import attacking, environment, planning, tensorboard, workdir
 from ddefense.experiments.assessing import Assessor
 from ddefense.experiments.dataset_record import dataset_record
 from ddefense.experiments.executing import Executor, Here
@@ -35,6 +35,7 @@ class Job:
         command: recorded with the results.
         executor: does the work.
         storage: where finished stages go, for other machines, beside the run directory.
+        tensorboard: whether to write logs to `<run directory>/tensorboard`.
     """
 
     export_dir: pathlib.Path
@@ -42,6 +43,7 @@ class Job:
     command: str = ""
     executor: Executor = dataclasses.field(default_factory=Here)
     storage: Storage | None = None
+    tensorboard: bool = False
 
 
 def run(config: Config, directory: pathlib.Path, job: Job) -> records.Results:
@@ -168,7 +170,10 @@ def _submit(
     assessor = Assessor(stages, config, dataset, baseline, samples, makers.substitute)
     submitted: list[tuple[Trained, Callable[[], records.NetworkRecord]]] = []
 
+    logs = tensorboard.Logs(directory / "tensorboard" if job.tensorboard else None)
+
     def submit(trained: Trained) -> None:
+        logs.training(trained)
         submitted.append((trained, assessor.submit(trained)))
 
     submit(baseline)
@@ -182,6 +187,7 @@ def _submit(
         network_records = []
         for trained, assessed in submitted:
             network_records.append(assessed())
+            logs.training(trained, wait=True)
             _save_deployed(directory, trained)
         network_records.sort(key=lambda n: (_ORDER.index(n.defense), n.temperature))
         controls = assessor.controls(network_records)
@@ -225,6 +231,7 @@ def _submit(
             verdict=verdict,
         )
         records.dump(results, directory / "results.json")
+        logs.sweep(results)
         return results
 
     return collect

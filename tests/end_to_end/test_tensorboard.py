@@ -1,0 +1,137 @@
+"""`bin/reproduce --tensorboard`: its logs say what the results say, once."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.util.tensor_util import make_ndarray
+
+from ddefense import records
+
+pytestmark = pytest.mark.slow
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_COMMAND = (
+    *(sys.executable, "-P", "-m", "ddefense.cli", "--preset=smoke", "--workdir=run"),
+    *("--export_dir=exported", "--attacks=jsma_f,pgd_linf", "--epochs=2", "--samples=1"),
+)
+
+
+def reproduce(folder, *flags):
+    return subprocess.run(
+        [*_COMMAND, *flags],
+        cwd=folder,
+        env={"PYTHONPATH": str(_ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("tensorboard")
+    done = reproduce(made, "--tensorboard")
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    return records.load(records.Results, folder / "run" / "results.json")
+
+
+def events(folder):
+    found = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    found.Reload()
+    return found
+
+
+def series(folder, tag):
+    return {
+        event.step: pytest.approx(make_ndarray(event.tensor_proto).item(), rel=1e-6)
+        for event in events(folder).Tensors(tag)
+    }
+
+
+def test_every_training_has_its_curves(folder, results):
+    logs = folder / "run" / "tensorboard"
+    trainings = {}
+    for network in results.networks:
+        trainings[network.name] = network.training
+        if network.initial is not None:
+            trainings[network.name.replace("distilled", "initial")] = network.initial.training
+    assert {path.name for path in logs.iterdir()} == {*trainings, "sweep"}
+    for name, training in trainings.items():
+        assert len(list((logs / name).iterdir())) == 1
+        assert len(events(logs / name).Tensors("epoch_loss")) == len(training.loss) == 2
+        assert series(logs / name, "epoch_loss") == dict(enumerate(training.loss))
+        assert series(logs / name, "epoch_accuracy") == dict(enumerate(training.accuracy))
+
+
+def session(folder):
+    metadata = events(folder).SummaryMetadata("_hparams_/session_start_info")
+    data = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
+    return {
+        name: value.string_value or value.number_value
+        for name, value in data.session_start_info.hparams.items()
+    }
+
+
+def test_the_sweep_has_a_session_for_every_network(folder, results):
+    logs = folder / "run" / "tensorboard" / "sweep"
+    assert {path.name for path in logs.iterdir() if path.is_dir()} == {
+        network.name for network in results.networks
+    }
+    for network in results.networks:
+        settings = session(logs / network.name)
+        assert settings["temperature"] == network.temperature
+        assert settings["dataset"] == "digits"
+        assert settings["epochs"] == 2
+        assert settings["learning_rate"] == results.config.learning_rate
+        measured = {
+            "test_accuracy": network.test_accuracy,
+            "success/jsma_f": network.attacks["jsma_f"].success_rate,
+            "success/pgd_linf": network.norm_attacks["pgd_linf"].success_rate,
+            "robustness/jsma_f": network.robustness["jsma_f"].capped,
+            "mean_abs_logit": network.logits.mean_abs,
+        }
+        for name, value in measured.items():
+            assert series(logs / network.name, name) == {0: value}
+    metadata = events(logs).SummaryMetadata("_hparams_/experiment")
+    data = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
+    assert "temperature" in {info.name for info in data.experiment.hparam_infos}
+    assert "success/jsma_f" in {info.name.tag for info in data.experiment.metric_infos}
+
+
+def test_a_run_that_goes_on_doubles_nothing_and_logs_may_come_later(folder, results):
+    logs = folder / "run" / "tensorboard"
+    before = {path: path.read_bytes() for path in logs.glob("*/events*")}
+    shutil.rmtree(logs / "initial_t20")
+    assert reproduce(folder, "--tensorboard").returncode == 0
+    assert len(list((logs / "initial_t20").iterdir())) == 1
+    for path, data in before.items():
+        if path.parent.name not in ("initial_t20", "sweep"):
+            assert path.read_bytes() == data
+    assert len([path for path in (logs / "sweep").iterdir() if path.is_file()]) == 1
+    assert not list(logs.glob(".tmp-*"))
+    again = records.load(records.Results, folder / "run" / "results.json")
+    assert again.networks == results.networks
+
+
+def test_a_run_without_logs_gives_the_same_networks(folder, results, tmp_path):
+    assert reproduce(tmp_path).returncode == 0
+    alone = records.load(records.Results, tmp_path / "run" / "results.json")
+    assert alone.networks == results.networks
+    assert alone.config == results.config
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_it_is_refused_where_nothing_is_trained(folder):
+    refused = reproduce(folder, "--tensorboard", "--report_only")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("--tensorboard: expected without --report_only")
+    assert "Traceback" not in refused.stderr
