@@ -8,6 +8,7 @@ import sys
 
 from absl import flags, logging
 
+from ddefense import records
 from ddefense.cli import executor_flags, program
 from ddefense.cli import flags as cli_flags
 from ddefense.config import Config, ConfigError
@@ -80,12 +81,21 @@ def _experiment(configs: list[Config], workdir: pathlib.Path, several: bool) -> 
 
 def _report(workdir: pathlib.Path) -> None:
     from ddefense import reporting
+    from ddefense.cli import terminal
+    from ddefense.reporting import runs, summary
 
     several = experiment_dirs.seed_directories(workdir)
+    for directory in several or [workdir]:
+        reporting.render(directory)
     if several:
-        for directory in several:
-            reporting.render(directory)
         reporting.render_seeds(workdir)
+        found = runs.load(workdir)
+        terminal.summary(summary.of_seeds(found), list(found.by_seed.values()))
     else:
-        reporting.render(workdir)
+        results = records.load(records.Results, workdir / "results.json")
+        terminal.summary(summary.of_run(results), [results])
+        logging.info("results: %s", workdir / "results.json")
+        for export in results.exports:
+            logging.info("model: %s", export.path)
+    logging.info("page: %s", workdir / "report.html")
     logging.info("report: %s", workdir / "report.md")

@@ -1,0 +1,150 @@
+"""Tables and sentences for people: aligned and coloured on a terminal, plain text elsewhere."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table as Grid
+from rich.text import Text
+
+from ddefense import records
+from ddefense.reporting import tables
+
+_PIPED_WIDTH = 100
+"""Columns of prose where there is no terminal; tables are as wide as they have to be."""
+_CELL_WIDTH = 28
+"""Columns of a cell of words, after which it goes on below."""
+_UNBOUNDED = 10_000
+_INTERVAL = re.compile(r" \[[^\]]*\]")
+
+
+def show(write: Callable[[Console], None], stream: TextIO | None = None) -> None:
+    """Prints to a stream, in colour if it is a terminal and `NO_COLOR` is not set.
+
+    Args:
+        write: prints to the console that it is given.
+        stream: None for standard output.
+    """
+    stream = stream or sys.stdout
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(
+            file=stream,
+            width=_UNBOUNDED,
+            color_system=None,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+    with console.capture() as captured:
+        write(console)
+    text = captured.get()
+    if not console.is_terminal:
+        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+    stream.write(text)
+    stream.flush()
+
+
+def table(
+    console: Console,
+    content: tables.Table,
+    *,
+    style: Callable[[str], str] = lambda cell: "",
+    grouped: bool = False,
+) -> None:
+    """Prints a table with its notes; where it is too wide for a terminal, without intervals.
+
+    Args:
+        console: to print to.
+        content: the table; without rows only its notes are printed.
+        style: of a cell, by its text, as rich names it.
+        grouped: whether a line stands between rows that begin with different words.
+    """
+    if content.rows:
+        rows = [
+            [
+                "-" if value is None else column.show(value)
+                for column, value in zip(content.columns, row, strict=True)
+            ]
+            for row in content.rows
+        ]
+        grid = _grid(console, content, rows, style, grouped)
+        unbounded = console.options.update(width=_UNBOUNDED)
+        if Measurement.get(console, unbounded, grid).maximum > console.width:
+            rows = [[_INTERVAL.sub("", cell) for cell in row] for row in rows]
+            grid = _grid(console, content, rows, style, grouped)
+        console.print(grid)
+    for note in content.notes:
+        paragraph(console, note)
+
+
+def _grid(
+    console: Console,
+    content: tables.Table,
+    rows: list[list[str]],
+    style: Callable[[str], str],
+    grouped: bool,
+) -> Grid:
+    grid = Grid(
+        title=content.title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        header_style="bold" if console.is_terminal else "",
+    )
+    for place, column in enumerate(content.columns):
+        longest = max(len(row[place]) for row in rows)
+        grid.add_column(
+            Text(column.heading),
+            justify="left" if column.text else "right",
+            overflow="fold",
+            # What a row is about must be read at a glance.
+            no_wrap=place == 0 and longest <= _CELL_WIDTH,
+            max_width=_CELL_WIDTH if column.text else None,
+        )
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        ends = grouped and following is not None and following[0] != row[0]
+        grid.add_row(*(Text(cell, style=style(cell)) for cell in row), end_section=ends)
+    return grid
+
+
+def paragraph(console: Console, text: str, style: str = "") -> None:
+    """Prints sentences, and an empty line after them.
+
+    Args:
+        console: to print to.
+        text: of any length.
+        style: as rich names it.
+    """
+    width = console.width if console.is_terminal else _PIPED_WIDTH
+    console.print(Text(text, style=style), width=width)
+    console.print()
+
+
+_VERDICTS = {True: "green", False: "bold red", None: "yellow"}
+"""By whether an attacker who knows the defence is stopped."""
+
+
+def summary(content: tables.Table, runs: Sequence[records.Results]) -> None:
+    """Prints what a run, or several seeds, came to, among the messages on standard error.
+
+    Args:
+        content: the numbers.
+        runs: for their verdicts.
+    """
+
+    def write(console: Console) -> None:
+        table(console, content)
+        for results in runs:
+            name = "Verdict" if len(runs) == 1 else f"Verdict on seed {results.config.seed}"
+            if results.verdict is not None:
+                style = _VERDICTS[results.verdict.stops_adaptive_attacker]
+                paragraph(console, f"{name}: {results.verdict.sentence}", style)
+
+    show(write, sys.stderr)

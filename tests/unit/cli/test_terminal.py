@@ -1,0 +1,115 @@
+"""What is printed for people: coloured and as wide as the terminal there, plain elsewhere."""
+
+import fcntl
+import os
+import pathlib
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import unicodedata
+
+import pytest
+
+from ddefense import records
+from ddefense.reporting import summary
+
+_ROOT = pathlib.Path(__file__).parents[3]
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+_CODE = """
+import pathlib, sys
+from ddefense import records
+from ddefense.cli import terminal
+from ddefense.reporting import summary
+results = records.load(records.Results, pathlib.Path("docs/results/digits/results.json"))
+terminal.summary(summary.of_run(results), [results])
+"""
+
+
+@pytest.fixture(scope="module")
+def results():
+    return records.load(records.Results, _ROOT / "docs/results/digits/results.json")
+
+
+def on_terminal(columns, **environ):
+    """Standard error of a process that has a terminal of so many columns for it."""
+    main, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CODE],
+        cwd=_ROOT,
+        env={**kept, "TERM": "xterm", "LANG": "C.UTF-8", **environ},
+        stdin=child,
+        stderr=child,
+    )
+    os.close(child)
+    found = b""
+    while True:
+        try:
+            data = os.read(main, 4096)
+        except OSError:  # what Linux says at the end of a pseudo-terminal
+            break
+        if not data:
+            break
+        found += data
+    os.close(main)
+    assert process.wait() == 0
+    return found.decode().replace("\r\n", "\n")
+
+
+def piped():
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE], cwd=_ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+    return done.stderr
+
+
+def width(line):
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
+
+
+@pytest.mark.parametrize("columns", [60, 120, 200])
+def test_a_terminal_gets_colours_and_lines_that_fit(columns, results):
+    text = on_terminal(columns)
+    assert "\x1b[1;31mVerdict: " in text  # an adaptive attacker is not stopped
+    plain = _ESCAPE.sub("", text)
+    assert max(width(line.rstrip()) for line in plain.splitlines()) <= columns
+    for network in results.networks:
+        label = "undistilled" if network.defense == "none" else f"T = {network.temperature:g}"
+        (row,) = (line for line in plain.splitlines() if line.startswith(f" {label} "))
+        assert f"{100 * network.test_accuracy:.2f}" in row
+        assert f"{100 * network.attacks['jsma_f'].success_rate:.1f}" in row
+        assert f"{100 * network.norm_attacks['cw_l2'].success_rate:.1f}" in row
+    # Intervals are what a narrow terminal does without.
+    assert ("[70.0, 90.0]" in plain) is (columns == 200)
+
+
+def test_who_wants_no_colour_gets_none():
+    assert "\x1b[1;31m" not in on_terminal(120, NO_COLOR="1")
+
+
+def test_a_log_gets_plain_aligned_text(results):
+    text = piped()
+    assert "\x1b" not in text
+    rows = [line for line in text.splitlines() if re.match(r" (undistilled|T = )", line)]
+    assert len(rows) == len(results.networks)
+    assert len({row.rindex("[") for row in rows}) == 1
+    assert "80.0 [70.0, 90.0]" in rows[0]
+    assert results.verdict.sentence in " ".join(text.split())
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_the_summary_holds_the_numbers_of_the_results(results):
+    table = summary.of_run(results)
+    keys = [column.key for column in table.columns]
+    assert keys[:3] == ["network", "accuracy_percent", "jsma_f"]
+    for row, network in zip(table.rows, results.networks, strict=True):
+        assert row[1] == 100 * network.test_accuracy
+        for key, cell in list(zip(keys, row, strict=True))[2:]:
+            record = network.attacks.get(key) or network.norm_attacks[key]
+            assert cell.value == 100 * record.success_rate
+            assert (cell.low, cell.high) == tuple(100 * x for x in record.success_interval)
