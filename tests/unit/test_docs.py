@@ -1,9 +1,12 @@
 """Numbers and commands in README and docs come from committed results and real flags."""
 
 import json
+import os
 import pathlib
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 
 import keras
@@ -312,6 +315,29 @@ def test_the_page_on_serving_shows_the_committed_latencies() -> None:
     assert all(target["met"] for target in report["targets"])
     # The last target is the throughput beside the .keras network.
     assert f"{report['targets'][-1]['value']:.2f} times as many images" in page
+
+
+def test_the_page_on_long_runs_shows_how_a_run_ends(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "runs" / "digits_quick"
+    folder.mkdir(parents=True)
+    for name in ("results.json", "samples.npz"):
+        shutil.copy(_ROOT / "docs/results/digits" / name, folder)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "ddefense.cli",
+            "--report_only",
+            "--workdir=runs/digits_quick",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"```\n{done.stderr}```\n" in (_ROOT / "docs/jobs.md").read_text()
 
 
 def test_the_page_on_results_shows_what_its_page_takes() -> None:
