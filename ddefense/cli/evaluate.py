@@ -1,4 +1,4 @@
-"""Measures and attacks a network on a user's data; writes `results.json` and `report.md`.
+"""Measures and attacks a network on a user's data; writes `results.json`, page and report.
 
 Usage: bin/evaluate --network=<file>.keras --data=<folder, .npz or dataset> [flags]
 """
@@ -83,6 +83,7 @@ def _evaluate(config: Config, workdir: pathlib.Path) -> None:
     for table in evaluation.summary(results):
         logging.info("%s\n\n%s", table.title, table.markdown())
     logging.info("results: %s", workdir / "results.json")
+    logging.info("page: %s", workdir / "report.html")
     logging.info("report: %s", workdir / "report.md")
 
 

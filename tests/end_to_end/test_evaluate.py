@@ -82,7 +82,11 @@ def test_it_first_says_what_it_will_do_and_ends_with_what_it_wrote(run, results)
         f"attacks: {', '.join(ATTACKS)}",
         "in run; killed, the same command resumes there",
     ]
-    assert lines[-2:] == ["results: run/results.json", "report: run/report.md"]
+    assert lines[-3:] == [
+        "results: run/results.json",
+        "page: run/report.html",
+        "report: run/report.md",
+    ]
     assert "Warning" not in run.process.stderr
 
 

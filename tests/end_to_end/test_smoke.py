@@ -77,7 +77,7 @@ def test_what_was_planned_is_what_ran(smoke, digits, results):
         r"^finished (\S+) in .+; (\d+) of (\d+) stages, about .+ left$", log, re.M
     )
     assert finished == [(name, str(i), str(total)) for i, name in enumerate(planned, start=1)]
-    assert f"; {total} of {total} stages, about 0 s left\nreport: " in log
+    assert f"; {total} of {total} stages, about 0 s left\nSuccess of attacks on digits" in log
 
 
 def test_a_run_leaves_what_the_documentation_promises(smoke):
