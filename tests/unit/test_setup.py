@@ -25,7 +25,10 @@ import ddefense
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ["requirements.lock", "requirements-gpu.lock"]
-COPIED = ["setup.cfg", "setup.py", "pyproject.toml", "requirements.in", *LOCKS]
+COPIED = [
+    *("setup.cfg", "setup.py", "pyproject.toml", "requirements.in", *LOCKS),
+    *("LICENSE", ".pre-commit-config.yaml", ".gitignore"),
+]
 
 
 def run(*command, cwd="/", **variables):
@@ -89,6 +92,7 @@ def bare(tmp_path):
     """A copy of the checkout with no environment, and nothing in the package but its version."""
     checkout = tmp_path / "checkout"
     shutil.copytree(ROOT / "bin", checkout / "bin", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / ".ci", checkout / ".ci")
     (checkout / "ddefense").mkdir()
     for name in [*COPIED, "ddefense/__init__.py", "ddefense/version.py"]:
         shutil.copy(ROOT / name, checkout / name)
@@ -486,7 +490,7 @@ class TestTesting:
         assert "1 passed" in answer.stdout
         assert "2 workers" in answer.stdout
         assert answer.stdout.splitlines()[-1] == (
-            "bin/test: left out: tests marked slow and the checks of format, lint, imports, types; "
+            "bin/test: left out: tests marked slow and the checks of .pre-commit-config.yaml; "
             "bin/test --all runs everything"
         )
 
@@ -505,7 +509,23 @@ class TestTesting:
         for name in ("format", "lint", "imports"):
             assert re.search(rf"bin/test: {name} +FAILED", answer.stdout), answer.stdout
         assert re.search("bin/test: types +(ok|FAILED)", answer.stdout), answer.stdout
-        assert answer.stdout.splitlines()[-1] == "bin/test: tests   not run: a check failed"
+        assert re.search("bin/test: spaces +not run: .* no .git", answer.stdout), answer.stdout
+        assert answer.stdout.splitlines()[-1] == "bin/test: tests     not run: a check failed"
+
+    @pytest.mark.slow
+    def test_all_in_a_clone_looks_at_tracked_files_too(self, tested, tmp_path):
+        notes = tested / "notes.md"
+        notes.write_text("A space at the end \n")
+        (tested / "broken.toml").write_text("a = \n")
+        for arguments in (["init", "-q"], ["add", "-A"]):
+            subprocess.run(["git", *arguments], cwd=tested, check=True)
+        variables = {"PYTHONPATH": str(tested), "PRE_COMMIT_HOME": str(tmp_path / "home")}
+        answer = run(tested / "bin" / "test", "--all", **variables)
+        assert answer.returncode == 1
+        for name, outcome in {"spaces": "FAILED", "toml": "FAILED", "yaml": "ok"}.items():
+            assert re.search(rf"bin/test: {name} +{outcome}", answer.stdout), answer.stdout
+        assert answer.stdout.splitlines()[-1] == "bin/test: tests     not run: a check failed"
+        assert notes.read_text() == "A space at the end\n"
 
 
 def index_is_reachable(folder):
