@@ -1,9 +1,13 @@
 """`bin/reproduce --tensorboard`: its logs say what the results say, once."""
 
+import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+import time
+import urllib.request
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -105,6 +109,42 @@ def test_the_sweep_has_a_session_for_every_network(folder, results):
     data = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
     assert "temperature" in {info.name for info in data.experiment.hparam_infos}
     assert "success/jsma_f" in {info.name.tag for info in data.experiment.metric_infos}
+
+
+def test_tensorboard_shows_the_sweep(folder, results):
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", "--logdir=run/tensorboard", "--port=0"],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        found = next(filter(None, (re.search(r"http://\S+", line) for line in server.stderr)))
+        asked = urllib.request.Request(
+            f"{found[0]}data/plugin/hparams/session_groups",
+            data=json.dumps(
+                {
+                    "allowedStatuses": ["STATUS_SUCCESS", "STATUS_RUNNING", "STATUS_UNKNOWN"],
+                    "colParams": [],
+                    "startIndex": 0,
+                    "sliceSize": 10,
+                }
+            ).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        deadline = time.monotonic() + 60
+        groups = []
+        # It answers before it has read the logs.
+        while len(groups) < len(results.networks) and time.monotonic() < deadline:
+            time.sleep(0.5)
+            with urllib.request.urlopen(asked) as answer:
+                groups = json.load(answer).get("sessionGroups", [])
+    finally:
+        server.terminate()
+        server.wait()
+        server.stderr.close()
+    temperatures = {group["name"]: group["hparams"]["temperature"] for group in groups}
+    assert temperatures == {network.name: network.temperature for network in results.networks}
 
 
 def test_a_run_that_goes_on_doubles_nothing_and_logs_may_come_later(folder, results):

@@ -46,6 +46,8 @@ _PYTHON_RUN_BY = {
 """The test that runs a page's blocks of Python."""
 
 _OTHERS_RUN_BY = {
+    ("README.md", "python -m mkdocs"): "tests/unit/test_api_pages.py",
+    ("docs/jobs.md", "tensorboard"): "tests/end_to_end/test_tensorboard.py",
     ("docs/serving.md", "curl"): "tests/serving/test_docs.py",
     ("docs/scaling.md", "ray"): "tests/end_to_end/cluster.py",
     ("docs/decisions/0012-ray.md", "ray"): "tests/end_to_end/cluster.py",
