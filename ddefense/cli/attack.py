@@ -56,6 +56,7 @@ def _attack(config: Config, workdir: pathlib.Path) -> None:
         logging.info("%s", sentence)
     program.start_tensorflow(config)
 
+    from ddefense.cli import terminal
     from ddefense.experiments import attacking_saved
     from ddefense.experiments.adopting import Source
     from ddefense.reporting import attack_run
@@ -78,8 +79,7 @@ def _attack(config: Config, workdir: pathlib.Path) -> None:
         data_dir=cli_flags.data_dir(),
         command=shlex.join(["bin/attack", *sys.argv[1:]]),
     )
-    table = attack_run.table(results)
-    logging.info("%s\n\n%s", table.title, table.markdown())
+    terminal.log(attack_run.table(results))
     logging.info("results: %s", workdir / "attack.json")
 
 

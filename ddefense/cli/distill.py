@@ -67,6 +67,7 @@ def _distill(job: DistillJob, workdir: pathlib.Path) -> None:
     experiment_dirs.check(workdir, job)
     program.start_tensorflow(job.config)
 
+    from ddefense.cli import terminal
     from ddefense.experiments import distilling_saved
     from ddefense.reporting import distillation
 
@@ -76,8 +77,7 @@ def _distill(job: DistillJob, workdir: pathlib.Path) -> None:
         data_dir=data_flags.asked().data_dir,
         command=shlex.join(["bin/distill", *sys.argv[1:]]),
     )
-    table = distillation.table(record)
-    logging.info("%s\n\n%s", table.title, table.markdown())
+    terminal.log(distillation.table(record))
     for name in ("initial", "distilled"):
         logging.info("%s network: %s", name, workdir / "networks" / f"{name}.keras")
     logging.info("record: %s", workdir / "distillation.json")

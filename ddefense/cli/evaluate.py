@@ -60,6 +60,7 @@ def _evaluate(config: Config, workdir: pathlib.Path) -> None:
     program.start_tensorflow(config)
 
     from ddefense import reporting
+    from ddefense.cli import terminal
     from ddefense.experiments import evaluating
     from ddefense.reporting import evaluation
 
@@ -81,7 +82,7 @@ def _evaluate(config: Config, workdir: pathlib.Path) -> None:
     )
     reporting.render(workdir)
     for table in evaluation.summary(results):
-        logging.info("%s\n\n%s", table.title, table.markdown())
+        terminal.log(table)
     logging.info("results: %s", workdir / "results.json")
     logging.info("page: %s", workdir / "report.html")
     logging.info("report: %s", workdir / "report.md")

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+from absl import logging
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
@@ -125,6 +126,18 @@ def paragraph(console: Console, text: str, style: str = "") -> None:
     width = console.width if console.is_terminal else _PIPED_WIDTH
     console.print(Text(text, style=style), width=width)
     console.print()
+
+
+def log(content: tables.Table) -> None:
+    """Says a table among the messages: aligned on a terminal, as Markdown in a log.
+
+    Args:
+        content: the table.
+    """
+    if sys.stderr.isatty():
+        show(lambda console: table(console, content), sys.stderr)
+    else:
+        logging.info("%s\n\n%s", content.title, content.markdown())
 
 
 _VERDICTS = {True: "green", False: "bold red", None: "yellow"}

@@ -5,8 +5,7 @@ import pathlib
 import shutil
 
 import pytest
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright import sync_api
 
 _ROOT = pathlib.Path(__file__).parents[2]
 SCREENSHOTS = _ROOT / "build" / "screenshots"
@@ -29,7 +28,7 @@ def browser():
         pytest.skip("no chromium on this machine: apt-get install chromium")
     # Chromium's sandbox does not work for root.
     sandbox = ("--no-sandbox",) if os.geteuid() == 0 else ()
-    with playwright.sync_playwright() as started:
+    with sync_api.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=found, args=[*_ARGUMENTS, *sandbox])
         yield opened
         opened.close()

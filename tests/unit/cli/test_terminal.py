@@ -33,13 +33,13 @@ def results():
     return records.load(records.Results, _ROOT / "docs/results/digits/results.json")
 
 
-def on_terminal(columns, **environ):
+def on_terminal(columns, code=_CODE, **environ):
     """Standard error of a process that has a terminal of so many columns for it."""
     main, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     process = subprocess.Popen(
-        [sys.executable, "-c", _CODE],
+        [sys.executable, "-c", code],
         cwd=_ROOT,
         env={**kept, "TERM": "xterm", "LANG": "C.UTF-8", **environ},
         stdin=child,
@@ -60,9 +60,9 @@ def on_terminal(columns, **environ):
     return found.decode().replace("\r\n", "\n")
 
 
-def piped():
+def piped(code=_CODE):
     done = subprocess.run(
-        [sys.executable, "-c", _CODE], cwd=_ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == ""
     return done.stderr
@@ -101,6 +101,16 @@ def test_a_log_gets_plain_aligned_text(results):
     assert "80.0 [70.0, 90.0]" in rows[0]
     assert results.verdict.sentence in " ".join(text.split())
     assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_tables_of_other_commands_are_markdown_in_a_log():
+    code = _CODE.replace("terminal.summary(", "terminal.log(").replace(", [results])", ")")
+    code += "logging.flush()"
+    code = "from absl import logging\nlogging.set_verbosity(logging.INFO)\n" + code
+    assert "| undistilled | 95.83 | 80.0 [70.0, 90.0] |" in piped(code)
+    text = _ESCAPE.sub("", on_terminal(200, code))
+    assert "|" not in text
+    assert re.search(r"^ undistilled +95\.83 +80\.0 \[70\.0, 90\.0\] ", text, re.M)
 
 
 def test_the_summary_holds_the_numbers_of_the_results(results):
