@@ -154,7 +154,7 @@ _KNOWN_OTHERS = {name for _, name in [*_OTHERS_RUN_BY, *_OTHERS_NOT_RUN]} - {"he
 _INLINE = re.compile(
     r"`((?:bin/\w+|ddefense-\w+|python|\$python|pip|kubectl|sbatch|"
     + "|".join(sorted(map(re.escape, _KNOWN_OTHERS)))
-    + r")(?:\s[^`]*)?)`"
+    + r")(?:\s[^`]*)?|\w+\.py\s+--[^`]*)`"
 )
 
 
@@ -175,6 +175,8 @@ def _commands(page: pathlib.Path) -> Iterator[Command]:
         for span in _INLINE.findall(_INDENTED.sub("", prose)):
             # `<this>` stands for something, not for a file to read from.
             text = re.sub(r"<[^>]*>", "1", " ".join(span.split()))
+            # Sentences about benchmarks leave out where they are.
+            text = re.sub(r"^(\w+\.py)", r"python tests/benchmarks/\1", text)
             for words in _statements(text):
                 yield Command(name, section, words, whole=False)
 
@@ -325,6 +327,16 @@ def test_programs_of_others_are_run_or_said_not_to_be(page: str) -> None:
         assert place in _OTHERS_RUN_BY or place in _OTHERS_NOT_RUN, shlex.join(command.words)
         if place in _OTHERS_NOT_RUN:
             assert _OTHERS_NOT_RUN[place] in " ".join(command.section.split()), place
+
+
+def test_a_manifest_says_that_it_was_not_applied() -> None:
+    found = 0
+    for page in _PAGES:
+        for section in re.split(r"(?m)^(?=#+ )", page.read_text()):
+            if any("apiVersion:" in block for _, block in _BLOCK.findall(section)):
+                assert "This was not run on Kubernetes here" in section
+                found += 1
+    assert found
 
 
 def test_the_tables_name_nothing_that_is_gone() -> None:
