@@ -60,8 +60,8 @@ _OTHERS_RUN_BY = {
 """Programs of others that a test runs as the page does, by page and name."""
 
 _OTHERS_NOT_RUN = {
-    ("docs/jobs.md", "srun"): "Not run here",
-    ("docs/jobs.md", "scontrol"): "Not run here",
+    ("docs/jobs.md", "srun"): "were not run here",
+    ("docs/jobs.md", "scontrol"): "were not run here",
     ("docs/scaling.md", "srun"): "not run on Slurm here",
     ("docs/scaling.md", "scontrol"): "not run on Slurm here",
     ("docs/scaling.md", "head"): "not run on Slurm here",
