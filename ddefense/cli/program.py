@@ -120,6 +120,8 @@ def _run_with(
             return flags.FLAGS(arguments)
         except (flags.Error, ValueError) as error:  # the latter for --noreport_only=x
             _refuse(command, str(error))
+        except SystemExit:  # --help and the like, which absl ends with 1 as if they had failed
+            sys.exit(0)
 
     def main(arguments: list[str]) -> None:
         _show_our_messages()

@@ -159,6 +159,7 @@ def test_a_mistaken_command_is_refused_with_its_usage(cli, folder, arguments, na
 
 def test_help_lists_the_flags_and_needs_no_tensorflow(run_python, folder):
     found = run_python("-X", "importtime", "-m", "ddefense.cli", "--help", cwd=folder)
+    assert found.returncode == 0
     for field in ("dataset", "preset", "temperatures", "workdir", "report_only"):
         assert f"--{field}" in found.stdout.replace("[no]", "")
     imported = {line.split("|")[-1].strip() for line in found.stderr.splitlines()}
