@@ -20,7 +20,8 @@ _ARGUMENTS = (
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+# Of a module: Playwright leaves an event loop in this thread, which is nothing for other tests.
+@pytest.fixture(scope="module")
 def browser():
     """Debian's chromium; Playwright's own browsers do not come with its package."""
     found = next(filter(None, map(shutil.which, _NAMES)), None)
