@@ -96,11 +96,10 @@ def test_a_worker_a_node_and_the_driver_are_lost_and_the_results_are_those_of_on
     happened = play("losses", *FLAGS)
     assert happened["status"] == 0, happened["log"]
     assert happened["killed"]  # the name of a stage or part
-    found = assert_same(tmp_path, local)
-    # The second driver took over what was finished.
-    assert happened["log"].count("skipped ") >= happened["before"]
+    assert_same(tmp_path, local)
+    # The second driver took over what was finished; what was lost may have been parts alone.
+    assert happened["log"].count("skipped ") >= happened["before"] >= 6
     assert "skipped baseline\n" in happened["log"]
-    assert found.environment["resumed_stages"] >= 1
     stages = tmp_path / "run" / "stages"
     assert not list(stages.glob(".*"))
     assert not list(tmp_path.glob(".probe-*"))

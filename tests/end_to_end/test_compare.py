@@ -30,15 +30,15 @@ def test_the_page_shows_what_the_command_prints(run_python):
 
 
 @pytest.mark.slow
-def test_a_fresh_run_stands_beside_a_committed_one(smoke, run_python):
+def test_a_fresh_run_stands_beside_a_committed_one(smoke, run_python, tmp_path):
     digits = ROOT / "docs" / "results" / "digits"
-    answer = run_python(*PROGRAM, smoke.workdir, digits, "--output=compared", cwd=smoke.folder)
+    answer = run_python(*PROGRAM, smoke.workdir, digits, "--output=compared", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     # Both attacked the digits, the smoke run fewer of them and less hard.
     assert "WARNING: Other budgets" in answer.stdout
     assert "Other data" not in answer.stdout
     results = records.load(records.Results, smoke.workdir / "results.json")
-    with (smoke.folder / "compared" / "comparison.csv").open(newline="") as file:
+    with (tmp_path / "compared" / "comparison.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["run"] == "run"]
     accuracies = {r["network"]: float(r["value"]) for r in rows if r["measure"] == "accuracy"}
     assert accuracies == pytest.approx(
