@@ -1,7 +1,9 @@
 """Tables and sentences for people: aligned and coloured on a terminal, plain text elsewhere."""
 
+import dataclasses
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
@@ -21,6 +23,7 @@ _CELL_WIDTH = 28
 """Columns of a cell of words, after which it goes on below."""
 _UNBOUNDED = 10_000
 _INTERVAL = re.compile(r" \[[^\]]*\]")
+_ABOUT_INTERVALS = re.compile(r",? with [^,]* in brackets")
 
 
 def show(write: Callable[[Console], None], stream: TextIO | None = None) -> None:
@@ -59,6 +62,8 @@ def table(
 ) -> None:
     """Prints a table with its notes; where it is too wide for a terminal, without intervals.
 
+    Headings are folded between words before that.
+
     Args:
         console: to print to.
         content: the table; without rows only its notes are printed.
@@ -66,21 +71,56 @@ def table(
         grouped: whether a line stands between rows that begin with different words.
     """
     if content.rows:
-        rows = [
-            [
-                "-" if value is None else column.show(value)
-                for column, value in zip(content.columns, row, strict=True)
-            ]
-            for row in content.rows
-        ]
-        grid = _grid(console, content, rows, style, grouped)
-        unbounded = console.options.update(width=_UNBOUNDED)
-        if Measurement.get(console, unbounded, grid).maximum > console.width:
-            rows = [[_INTERVAL.sub("", cell) for cell in row] for row in rows]
-            grid = _grid(console, content, rows, style, grouped)
-        console.print(grid)
+        console.print(_grid_that_fits(console, content, style, grouped))
     for note in content.notes:
         paragraph(console, note)
+
+
+def _grid_that_fits(
+    console: Console, content: tables.Table, style: Callable[[str], str], grouped: bool
+) -> Grid:
+    """The first layout that is no wider than the console."""
+    rows = [
+        [
+            "-" if value is None else column.show(value)
+            for column, value in zip(content.columns, row, strict=True)
+        ]
+        for row in content.rows
+    ]
+    short = [[_INTERVAL.sub("", cell) for cell in row] for row in rows]
+    without = dataclasses.replace(content, title=_ABOUT_INTERVALS.sub("", content.title))
+    layouts = (
+        (content, rows, 1),
+        (_folded(content, rows), rows, 1),
+        (without, short, 1),
+        (_folded(without, short), short, 1),
+        (_folded(without, short), short, 0),
+    )
+    unbounded = console.options.update(width=_UNBOUNDED)
+    grids = []
+    for each, cells, padding in layouts:
+        grids.append(_grid(console, each, cells, style, grouped))
+        grids[-1].padding = (0, padding)
+        if Measurement.get(console, unbounded, grids[-1]).maximum <= console.width:
+            return grids[-1]
+    return grids[-2]  # cells of words are folded too, so that nothing is gained by less space
+
+
+def _folded(content: tables.Table, rows: list[list[str]]) -> tables.Table:
+    """The table with headings no wider than the cells below them, or than their longest word."""
+
+    def fold(place: int, heading: str) -> str:
+        words = heading.split()
+        width = max(1, *map(len, (*words, *(row[place] for row in rows))))
+        return "\n".join(textwrap.wrap(heading, width))
+
+    return dataclasses.replace(
+        content,
+        columns=[
+            dataclasses.replace(column, heading=fold(place, column.heading))
+            for place, column in enumerate(content.columns)
+        ],
+    )
 
 
 def _grid(

@@ -72,7 +72,7 @@ def width(line):
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
 
 
-@pytest.mark.parametrize("columns", [60, 120, 200])
+@pytest.mark.parametrize("columns", [60, 80, 120, 130, 200])
 def test_a_terminal_gets_colours_and_lines_that_fit(columns, results):
     text = on_terminal(columns)
     assert "\x1b[1;31mVerdict: " in text  # an adaptive attacker is not stopped
@@ -84,8 +84,10 @@ def test_a_terminal_gets_colours_and_lines_that_fit(columns, results):
         assert f"{100 * network.test_accuracy:.2f}" in row
         assert f"{100 * network.attacks['jsma_f'].success_rate:.1f}" in row
         assert f"{100 * network.norm_attacks['cw_l2'].success_rate:.1f}" in row
-    # Intervals are what a narrow terminal does without.
-    assert ("[70.0, 90.0]" in plain) is (columns == 200)
+    # Intervals are what a narrow terminal does without, and nobody is told of them then.
+    assert ("[70.0, 90.0]" in plain) is (columns >= 130)
+    assert ("with 95 % intervals in brackets" in plain) is (columns >= 130)
+    assert {"accuracy", "logits", "domain)"} <= set(plain.split())  # no word is broken
 
 
 def test_who_wants_no_colour_gets_none():
