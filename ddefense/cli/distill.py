@@ -3,7 +3,6 @@
 Usage: bin/distill --data=<folder, .npz or dataset> --network=<file>.keras --temperature=<T> [flags]
 """
 
-import importlib.util
 import pathlib
 import shlex
 import sys
@@ -11,6 +10,7 @@ import sys
 from absl import flags, logging
 
 from ddefense.cli import data_flags, distill_flags, program
+from ddefense.cli import flags as cli_flags
 from ddefense.config import ConfigError, digest
 from ddefense.distill_config import DistillJob
 from ddefense.experiments import workdir as experiment_dirs
@@ -30,11 +30,7 @@ def _configure() -> tuple[DistillJob, pathlib.Path]:
         )
     for name in ("network", "student"):
         _check_network(name, asked[name].value)
-    if asked.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(
-            "tensorboard: expected the package tensorboard to be installed; found none. Install "
-            "it with: pip install 'ddefense[tensorboard]'"
-        )
+    cli_flags.check_tensorboard()
     data = data_flags.asked()
     job = DistillJob(
         network=asked.network,

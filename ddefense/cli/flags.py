@@ -1,6 +1,7 @@
 """The flags of `bin/reproduce` and `bin/export`, and the configuration that flags make."""
 
 import dataclasses
+import importlib.util
 import pathlib
 from typing import Any
 
@@ -60,8 +61,9 @@ def define_for_reproduce() -> None:
     flags.DEFINE_bool(
         "tensorboard",
         False,
-        "Write TensorBoard logs to <workdir>/tensorboard: of each training when it has ended, and "
-        "of the sweep at the end. Expects the package tensorboard.",
+        "Write TensorBoard logs to <workdir>/tensorboard: of each training after every epoch, with "
+        "--executor=ray when it has ended, and of the sweep at the end. Expects the package "
+        "tensorboard.",
     )
 
 
@@ -368,6 +370,19 @@ def workdir(config: config_lib.Config) -> pathlib.Path:
     if _FLAGS.seeds is not None:
         name += "_seeds"
     return pathlib.Path("runs", name)
+
+
+def check_tensorboard() -> None:
+    """Refuses `--tensorboard` where the package is not installed.
+
+    Raises:
+        ConfigError: saying how to install it.
+    """
+    if _FLAGS.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise config_lib.ConfigError(
+            "tensorboard: expected the package tensorboard to be installed; found none. Install "
+            "it with: pip install 'ddefense[tensorboard]'"
+        )
 
 
 def data_dir() -> pathlib.Path | None:

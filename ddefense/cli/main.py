@@ -1,7 +1,6 @@
 """`bin/reproduce`: kept short on purpose; everything testable lives elsewhere."""
 
 import dataclasses
-import importlib.util
 import pathlib
 import shlex
 import sys
@@ -24,23 +23,13 @@ def _configure() -> tuple[Config, pathlib.Path]:
     config = executor_flags.with_threads(cli_flags.config())
     executor_flags.check(config)
     cli_flags.seeds()
-    _check_tensorboard()
-    return config, cli_flags.workdir(config)
-
-
-def _check_tensorboard() -> None:
-    if not flags.FLAGS.tensorboard:
-        return
-    if flags.FLAGS.report_only:
+    if flags.FLAGS.tensorboard and flags.FLAGS.report_only:
         raise ConfigError(
             "tensorboard: expected without --report_only, which starts no TensorFlow; received "
             "both. Drop --report_only: finished stages are skipped."
         )
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError(
-            "tensorboard: expected the package tensorboard to be installed; found none. Install "
-            "it with: pip install 'ddefense[tensorboard]'"
-        )
+    cli_flags.check_tensorboard()
+    return config, cli_flags.workdir(config)
 
 
 def _reproduce(config: Config, workdir: pathlib.Path) -> None:
@@ -91,11 +80,19 @@ def _report(workdir: pathlib.Path) -> None:
         reporting.render_seeds(workdir)
         found = runs.load(workdir)
         terminal.summary(summary.of_seeds(found), list(found.by_seed.values()))
+        for directory, results in zip(several, found.by_seed.values(), strict=True):
+            logging.info("results: %s", directory / "results.json")
+            folders = {pathlib.Path(export.path).parents[1] for export in results.exports}
+            for folder in sorted(folders):
+                logging.info("models: %s", folder)
     else:
         results = records.load(records.Results, workdir / "results.json")
         terminal.summary(summary.of_run(results), [results])
         logging.info("results: %s", workdir / "results.json")
         for export in results.exports:
             logging.info("model: %s", export.path)
+    for directory in several or [workdir]:
+        if (directory / "tensorboard").exists():
+            logging.info("TensorBoard logs: %s", directory / "tensorboard")
     logging.info("page: %s", workdir / "report.html")
     logging.info("report: %s", workdir / "report.md")

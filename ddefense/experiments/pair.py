@@ -27,6 +27,7 @@ _SUBSTITUTE_SEEDS = 1_000_000
 _RAMP, _SLOWER = 0.5, 0.3
 
 Labels = Callable[[], npt.NDArray[np.float32]]
+Watch = Callable[[training.History], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +75,24 @@ class NetworkStages:
         stages: runs them.
         config: of the run.
         dataset: trained on.
+        watch: gives, by the name of a training, what is told of its history; see
+            `TrainingOptions.on_history`.
+
+    Attributes:
+        trainings: artefacts of all trainings asked for so far; some may still be at work.
     """
 
-    def __init__(self, stages: Stages, config: Config, dataset: Dataset) -> None:
+    def __init__(
+        self,
+        stages: Stages,
+        config: Config,
+        dataset: Dataset,
+        watch: Callable[[str], Watch | None] = lambda name: None,
+    ) -> None:
         """Keeps its arguments."""
         self._stages, self._config, self._dataset = stages, config, dataset
+        self._watch = watch
+        self.trainings: list[Artefact] = []
 
     def baseline(self) -> Trained:
         """The undistilled network: hard labels, T = 1, no warm start."""
@@ -138,7 +152,8 @@ class NetworkStages:
         Other first weights, another order of images: it shares data and architecture alone.
         """
         config = dataclasses.replace(self._config, seed=self._config.seed + _SUBSTITUTE_SEEDS)
-        makers = NetworkStages(self._stages, config, self._dataset)
+        makers = NetworkStages(self._stages, config, self._dataset, self._watch)
+        makers.trainings = self.trainings
         name = "substitute"
         return Trained(name, 1.0, makers._train(name, 1.0, self._hard_labels, [], None))
 
@@ -230,6 +245,8 @@ class NetworkStages:
             devices=config.devices,
         )
 
+        on_history = self._watch(name)
+
         def work(directory: pathlib.Path) -> None:
             network = self._build(temperature, config.precision)
             if start is not None:
@@ -243,6 +260,7 @@ class NetworkStages:
                 label=name,
                 checkpoint=checkpoint,
                 perturb=adversary.perturb(network) if adversary else None,
+                options=training.TrainingOptions(on_history=on_history),
             )
             self._in_float32(network, temperature).save(directory / NETWORK)
             records.dump(
@@ -261,7 +279,7 @@ class NetworkStages:
         training_settings = dataclasses.asdict(settings)
         if config.devices == 1:  # as runs that knew of no others keep it
             del training_settings["devices"]
-        return self._stages.run(
+        artefact = self._stages.run(
             name,
             {
                 "dataset": self._dataset.name,
@@ -274,6 +292,8 @@ class NetworkStages:
             work,
             kind="train",
         )
+        self.trainings.append(artefact)
+        return artefact
 
 
 def load_network(artefact: Artefact) -> keras.Model:

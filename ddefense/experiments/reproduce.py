@@ -164,16 +164,19 @@ def _submit(
         executor=job.executor,
         place=ours.place,
     )
-    makers = NetworkStages(stages, config, dataset)
+    logs = tensorboard.Logs(
+        directory / "tensorboard" if job.tensorboard else None, live=isinstance(job.executor, Here)
+    )
+    makers = NetworkStages(stages, config, dataset, logs.watch)
     baseline = makers.baseline()
     samples = attacking.choose_samples(stages, config, dataset, baseline)
     assessor = Assessor(stages, config, dataset, baseline, samples, makers.substitute)
     submitted: list[tuple[Trained, Callable[[], records.NetworkRecord]]] = []
 
-    logs = tensorboard.Logs(directory / "tensorboard" if job.tensorboard else None)
-
     def submit(trained: Trained) -> None:
-        logs.training(trained)
+        for artefact in makers.trainings:
+            if artefact.pending is None:
+                logs.training(artefact)
         submitted.append((trained, assessor.submit(trained)))
 
     submit(baseline)
@@ -187,8 +190,9 @@ def _submit(
         network_records = []
         for trained, assessed in submitted:
             network_records.append(assessed())
-            logs.training(trained, wait=True)
             _save_deployed(directory, trained)
+        for artefact in makers.trainings:
+            logs.training(artefact)
         network_records.sort(key=lambda n: (_ORDER.index(n.defense), n.temperature))
         controls = assessor.controls(network_records)
         verdict = measurements.verdict(network_records, controls, dataset.num_classes)

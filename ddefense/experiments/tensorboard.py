@@ -1,7 +1,7 @@
 """Logs for TensorBoard: the course of every training, and of the sweep the HParams plugin's table.
 
-They say nothing that the results do not say, and change none. What a training left is written when
-it has ended, whichever process or machine did it: a run that resumes doubles nothing.
+They say nothing that the results do not say, and change none. A training in this process is logged
+while it runs; one that was done elsewhere, or without logs, when it is seen to have ended.
 """
 
 import functools
@@ -10,14 +10,18 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from ddefense import records
-from ddefense.experiments.pair import Trained, load_training
+from ddefense import records, training
+from ddefense.experiments.pair import Watch, load_training
 from ddefense.experiments.stages import Artefact
 
-_SETTINGS = ("epochs", "batch_size", "learning_rate", "momentum", "dropout", "warm_start_steps")
+_SETTINGS = ("batch_size", "learning_rate", "momentum", "dropout")
 """Settings of a run that are hyperparameters of every network."""
+_UNFINISHED = "unfinished"
+"""A file beside logs of a training that may lack epochs; TensorBoard reads event files alone."""
 
 
 class Logs:
@@ -26,26 +30,47 @@ class Logs:
     Args:
         directory: gets a folder for each training, named like its stage, and `sweep`; None for no
             logs at all.
+        live: whether trainings run in this process.
     """
 
-    def __init__(self, directory: pathlib.Path | None) -> None:
+    def __init__(self, directory: pathlib.Path | None, *, live: bool = True) -> None:
         """Writes nothing yet."""
-        self._directory = directory
+        self._directory, self._are_live = directory, live
+        self._live: dict[str, _Live] = {}
 
-    def training(self, trained: Trained, *, wait: bool = False) -> None:
-        """Writes loss and accuracy of the trainings of one network, unless that was done before.
+    def watch(self, name: str) -> Watch | None:
+        """What writes the epochs of a training of this process as they end.
 
         Args:
-            trained: the network.
-            wait: for trainings that are still at work; else nothing is written of them.
+            name: of its stage.
+
+        Returns:
+            To be told of its history; None where it runs elsewhere, or without logs.
         """
-        for artefact in (trained.initial, trained.network):
-            if self._directory is None or artefact is None:
-                continue
-            if wait or artefact.pending is None:
-                _write_once(
-                    self._directory / artefact.name, functools.partial(_log_epochs, artefact)
-                )
+        if self._directory is None or not self._are_live:
+            return None
+        return self._live.setdefault(name, _Live(self._directory / name))
+
+    def training(self, artefact: Artefact) -> None:
+        """Writes loss and accuracy of a training, unless all of it is there. Waits for its end.
+
+        Args:
+            artefact: the training's.
+        """
+        if self._directory is None:
+            return
+        folder = self._directory / artefact.name
+        marker = folder / _UNFINISHED
+        if folder.exists() and not marker.exists():
+            return
+        record = load_training(artefact)
+        live = self._live.pop(artefact.name, None)
+        if live is not None and live.close() == len(record.loss):
+            marker.unlink()
+            return
+        if folder.exists():
+            shutil.rmtree(folder)
+        _write_once(folder, functools.partial(_log_epochs, record))
 
     def sweep(self, results: records.Results) -> None:
         """Writes one session of the HParams plugin for every network, in place of earlier ones.
@@ -94,23 +119,68 @@ def _write_once(folder: pathlib.Path, log: Callable[[pathlib.Path], None]) -> No
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _log_epochs(artefact: Artefact, folder: pathlib.Path) -> None:
-    training = load_training(artefact)
-    curves = zip(training.loss, training.accuracy, strict=True)
-    with tf.summary.create_file_writer(str(folder)).as_default():
-        for epoch, (loss, accuracy) in enumerate(curves):
-            tf.summary.scalar("epoch_loss", loss, step=epoch)
-            tf.summary.scalar("epoch_accuracy", accuracy, step=epoch)
+def _log_epochs(record: records.TrainingRecord, folder: pathlib.Path) -> None:
+    writer = tf.summary.create_file_writer(str(folder))
+    _log(writer, 0, record.loss, record.accuracy)
+    writer.close()
+
+
+def _log(
+    writer: tf.summary.SummaryWriter,
+    first: int,
+    loss: npt.ArrayLike,
+    accuracy: npt.ArrayLike,
+) -> None:
+    """Writes the epochs from the first on."""
+    curves = {"epoch_loss": np.asarray(loss), "epoch_accuracy": np.asarray(accuracy)}
+    with writer.as_default():
+        for name, values in curves.items():
+            for epoch in range(first, len(values)):
+                tf.summary.scalar(name, values[epoch], step=epoch)
+    writer.flush()
+
+
+class _Live:
+    """Writes epochs as they end; what an interrupted process left is written anew.
+
+    Args:
+        folder: of the training.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        """Writes nothing yet."""
+        self._folder = folder
+        self._writer: tf.summary.SummaryWriter | None = None
+        self._written = 0
+
+    def __call__(self, history: training.History) -> None:
+        if self._writer is None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.mkdir(parents=True)
+            (self._folder / _UNFINISHED).touch()
+            self._writer = tf.summary.create_file_writer(str(self._folder))
+        _log(self._writer, self._written, history.epoch_loss, history.epoch_accuracy)
+        self._written = len(history.epoch_loss)
+
+    def close(self) -> int:
+        """Ends the logs; returns how many epochs they have."""
+        if self._writer is not None:
+            self._writer.close()
+        return self._written
 
 
 def _hyperparameters(
     results: records.Results, network: records.NetworkRecord
 ) -> dict[str, str | float | int]:
+    # Adversarial training has its own number of epochs, and not every network a warm start.
+    own = network.training
     return {
         "temperature": network.temperature,
         "defense": network.defense,
         "dataset": results.dataset.name,
         "seed": results.config.seed,
+        "epochs": results.config.epochs if own is None else own.epochs,
+        "warm_start_steps": 0 if own is None else own.warm_start_steps,
         **{name: getattr(results.config, name) for name in _SETTINGS},
     }
 

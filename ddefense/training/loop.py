@@ -140,6 +140,7 @@ class _Loop:
             if saved.finished:
                 return self._history
         self._callbacks.tell("on_train_begin")
+        self._tell_history()
         first = len(self._history.epoch_loss)
         done = self._plan.images_before(first, len(self._partial.step_loss) if self._partial else 0)
         total = self._plan.images
@@ -257,7 +258,12 @@ class _Loop:
         }
         self._callbacks.tell("on_epoch_end", epoch, logs)
         self._save(None)
+        self._tell_history()
         return logs
+
+    def _tell_history(self) -> None:
+        if self._options.on_history is not None:
+            self._options.on_history(self._history)
 
     def _order(self, epoch: int, number: int) -> npt.NDArray[np.integer]:
         """The order of the images of a window."""

@@ -1,11 +1,12 @@
 """How a network is trained: the numbers, and what a Keras user brings along."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 
 from ddefense.datasets import Examples
+from ddefense.training.history import History
 from ddefense.training.objective import Objective
 from ddefense.training.windows import Labels
 
@@ -73,6 +74,8 @@ class TrainingOptions:
         early_stopping: epochs without a smaller validation loss after which the training stops,
             >= 1; it then, and at its end, has the weights of the epoch with the smallest. None for
             never. Unlike the callback of Keras it is resumed.
+        on_history: told of the history so far, when the training starts or is resumed and after
+            every epoch, once the checkpoint is written. Unlike a callback it sees no network.
     """
 
     objective: Objective = dataclasses.field(default_factory=Objective)
@@ -81,3 +84,4 @@ class TrainingOptions:
     metrics: Sequence[keras.metrics.Metric] = ()
     callbacks: Sequence[keras.callbacks.Callback] = ()
     early_stopping: int | None = None
+    on_history: Callable[[History], None] | None = None

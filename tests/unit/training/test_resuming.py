@@ -405,3 +405,27 @@ def test_the_checkpoint_of_another_network_is_refused(
     training.fit(network, images, LABELS, SETTINGS, checkpoint=checkpoint)
     with pytest.raises(RunError, match="cannot be used"):
         training.fit(make_tiny_network(), tiny_images, LABELS, SETTINGS, checkpoint=checkpoint)
+
+
+def test_who_watches_is_told_of_the_history_so_far(make_tiny_network, tmp_path):
+    told = []
+    options = training.TrainingOptions(on_history=told.append)
+
+    def train(network, checkpoint=None):
+        return training.fit(
+            network, MANY_IMAGES, MANY_LABELS, LONG, checkpoint=checkpoint, options=options
+        )
+
+    whole = train(make_tiny_network())
+    assert [len(history.epoch_loss) for history in told] == [0, 1, 2, 3]
+    assert_same_history(told[-1], whole)
+
+    told.clear()
+    with killed_after(4), pytest.raises(Killed):  # in the second epoch
+        train(make_tiny_network(), tmp_path / "checkpoint.npz")
+    assert [len(history.epoch_loss) for history in told] == [0, 1]
+    told.clear()
+    resumed = train(make_tiny_network(seed=9), tmp_path / "checkpoint.npz")
+    assert [len(history.epoch_loss) for history in told] == [1, 2, 3]
+    assert_same_history(told[-1], resumed)
+    assert_same_history(resumed, whole)
