@@ -1,4 +1,4 @@
-"""`bin/reproduce --tensorboard`: its logs say what the results say, once."""
+"""`bin/reproduce --tensorboard`: its logs say what the results say, once, though it was killed."""
 
 import json
 import pathlib
@@ -21,25 +21,54 @@ pytestmark = pytest.mark.slow
 _ROOT = pathlib.Path(__file__).parents[2]
 _COMMAND = (
     *(sys.executable, "-P", "-m", "ddefense.cli", "--preset=smoke", "--workdir=run"),
-    *("--export_dir=exported", "--attacks=jsma_f,pgd_linf", "--epochs=2", "--samples=1"),
+    *("--export_dir=exported", "--attacks=jsma_f,pgd_linf", "--epochs=4", "--samples=1"),
 )
+_LOGS = pathlib.Path("run", "tensorboard")
+
+
+def environment(folder):
+    return {"PYTHONPATH": str(_ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)}
 
 
 def reproduce(folder, *flags):
     return subprocess.run(
         [*_COMMAND, *flags],
         cwd=folder,
-        env={"PYTHONPATH": str(_ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)},
+        env=environment(folder),
         capture_output=True,
         text=True,
     )
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def killed(tmp_path_factory):
+    """A run that was killed in its first training, and the epochs that its logs had by then."""
     made = tmp_path_factory.mktemp("tensorboard")
+    process = subprocess.Popen(
+        [*_COMMAND, "--tensorboard"],
+        cwd=made,
+        env=environment(made),
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    logs = made / _LOGS / "baseline"
+    # More than the header: to read them here takes longer than the training.
+    while sum(path.stat().st_size for path in logs.glob("events*")) < 150:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    return made, epochs(logs), (logs / "unfinished").exists()
+
+
+@pytest.fixture(scope="module")
+def folder(killed):
+    made, _, _ = killed
     done = reproduce(made, "--tensorboard")
     assert done.returncode == 0, done.stderr
+    assert "\nresuming baseline\n" in done.stderr
+    assert f"\nTensorBoard logs: {_LOGS}\n" in done.stderr
     return made
 
 
@@ -54,6 +83,11 @@ def events(folder):
     return found
 
 
+def epochs(folder):
+    """Those that the logs of a training have."""
+    return [event.step for event in events(folder).Tensors("epoch_loss")]
+
+
 def series(folder, tag):
     return {
         event.step: pytest.approx(make_ndarray(event.tensor_proto).item(), rel=1e-6)
@@ -61,17 +95,25 @@ def series(folder, tag):
     }
 
 
+def test_epochs_are_there_before_the_training_ends(killed):
+    _, seen, unfinished = killed
+    assert seen == [*range(len(seen))] != []
+    assert unfinished
+
+
 def test_every_training_has_its_curves(folder, results):
-    logs = folder / "run" / "tensorboard"
+    logs = folder / _LOGS
     trainings = {}
     for network in results.networks:
         trainings[network.name] = network.training
         if network.initial is not None:
             trainings[network.name.replace("distilled", "initial")] = network.initial.training
-    assert {path.name for path in logs.iterdir()} == {*trainings, "sweep"}
+    assert {path.name for path in logs.iterdir()} == {*trainings, "warm_start", "sweep"}
+    warm = epochs(logs / "warm_start")
+    assert warm == [*range(len(warm))] != []
     for name, training in trainings.items():
         assert len(list((logs / name).iterdir())) == 1
-        assert len(events(logs / name).Tensors("epoch_loss")) == len(training.loss) == 2
+        assert len(epochs(logs / name)) == len(training.loss) == 4
         assert series(logs / name, "epoch_loss") == dict(enumerate(training.loss))
         assert series(logs / name, "epoch_accuracy") == dict(enumerate(training.accuracy))
 
@@ -86,7 +128,7 @@ def session(folder):
 
 
 def test_the_sweep_has_a_session_for_every_network(folder, results):
-    logs = folder / "run" / "tensorboard" / "sweep"
+    logs = folder / _LOGS / "sweep"
     assert {path.name for path in logs.iterdir() if path.is_dir()} == {
         network.name for network in results.networks
     }
@@ -94,7 +136,8 @@ def test_the_sweep_has_a_session_for_every_network(folder, results):
         settings = session(logs / network.name)
         assert settings["temperature"] == network.temperature
         assert settings["dataset"] == "digits"
-        assert settings["epochs"] == 2
+        assert settings["epochs"] == 4
+        assert settings["warm_start_steps"] == network.training.warm_start_steps
         assert settings["learning_rate"] == results.config.learning_rate
         measured = {
             "test_accuracy": network.test_accuracy,
@@ -148,7 +191,7 @@ def test_tensorboard_shows_the_sweep(folder, results):
 
 
 def test_a_run_that_goes_on_doubles_nothing_and_logs_may_come_later(folder, results):
-    logs = folder / "run" / "tensorboard"
+    logs = folder / _LOGS
     before = {path: path.read_bytes() for path in logs.glob("*/events*")}
     shutil.rmtree(logs / "initial_t20")
     assert reproduce(folder, "--tensorboard").returncode == 0
@@ -167,7 +210,7 @@ def test_a_run_without_logs_gives_the_same_networks(folder, results, tmp_path):
     alone = records.load(records.Results, tmp_path / "run" / "results.json")
     assert alone.networks == results.networks
     assert alone.config == results.config
-    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert not (tmp_path / _LOGS).exists()
 
 
 def test_it_is_refused_where_nothing_is_trained(folder):
