@@ -93,7 +93,7 @@ def assert_same(folder, expected):
 def test_a_worker_a_node_and_the_driver_are_lost_and_the_results_are_those_of_one_machine(
     play, tmp_path, local
 ):
-    happened = play("losses", *FLAGS)
+    happened = play("losses", *FLAGS, "--tensorboard")
     assert happened["status"] == 0, happened["log"]
     assert happened["killed"]  # the name of a stage or part
     assert_same(tmp_path, local)
@@ -103,6 +103,26 @@ def test_a_worker_a_node_and_the_driver_are_lost_and_the_results_are_those_of_on
     stages = tmp_path / "run" / "stages"
     assert not list(stages.glob(".*"))
     assert not list(tmp_path.glob(".probe-*"))
+    assert_logged(tmp_path / "run")
+
+
+def assert_logged(workdir):
+    """Every training is in the logs for TensorBoard, once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    trainings = {path.parent.name: path for path in workdir.glob("stages/*/training.json")}
+    assert {"baseline", "warm_start", "substitute", "distilled_t20"} <= set(trainings)
+    logs = {path.name for path in (workdir / "tensorboard").iterdir()}
+    assert logs == {*trainings, "sweep"}
+    for name, path in trainings.items():
+        events = EventAccumulator(str(workdir / "tensorboard" / name), {"tensors": 0})
+        events.Reload()
+        found = events.Tensors("epoch_loss")
+        loss = json.loads(path.read_text())["loss"]
+        assert [event.step for event in found] == [*range(len(loss))]
+        values = [make_ndarray(event.tensor_proto).item() for event in found]
+        assert values == pytest.approx(loss, rel=1e-6)
 
 
 def test_asked_to_stop_it_says_so_and_resumes(play, tmp_path):

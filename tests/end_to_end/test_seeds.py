@@ -72,7 +72,14 @@ def test_the_log_counts_all_stages_of_all_seeds(seeds, small):
     assert re.findall(r"^seed (\d+)$", log, re.M) == ["0", "1"]
     counts = re.findall(r"^finished .+; (\d+) of (\d+) stages, ", log, re.M)
     assert counts == [(str(i), str(total)) for i in range(1, total + 1)]
-    assert log.splitlines()[-1] == "report: run/report.md"
+    assert log.splitlines()[-6:] == [
+        "results: run/seed_0/results.json",
+        "models: exported/seed_0",
+        "results: run/seed_1/results.json",
+        "models: exported/seed_1",
+        "page: run/report.html",
+        "report: run/report.md",
+    ]
 
 
 def assert_report(run, seeds):
@@ -105,7 +112,12 @@ def test_a_seed_may_be_added_later_and_is_all_that_runs(seeds, start_run, small_
     before = [seeds.of_seed(seed).networks() for seed in SEEDS]
     own_stages = stages(seeds.of_seed(0))
 
-    log = start_run(seeds.folder, *small_flags, "--seeds=0,1").finish().process.stderr
+    again = start_run(seeds.folder, *small_flags, "--seeds=0,1", "--tensorboard").finish()
+    log = again.process.stderr
+    for seed in SEEDS:
+        logs = seeds.of_seed(seed).workdir / "tensorboard"
+        assert f"\nTensorBoard logs: run/seed_{seed}/tensorboard\n" in log
+        assert {"baseline", "distilled_t20", "sweep"} <= {path.name for path in logs.iterdir()}
     assert sorted(re.findall(r"^skipped (\S+)$", log, re.M)) == sorted(2 * [*own_stages])
     assert "running" not in log
 

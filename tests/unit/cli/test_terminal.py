@@ -5,6 +5,7 @@ import os
 import pathlib
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -125,3 +126,25 @@ def test_the_summary_holds_the_numbers_of_the_results(results):
             record = network.attacks.get(key) or network.norm_attacks[key]
             assert cell.value == 100 * record.success_rate
             assert (cell.low, cell.high) == tuple(100 * x for x in record.success_interval)
+
+
+def test_a_whole_command_ends_within_a_narrow_terminal(results, tmp_path):
+    for name in ("results.json", "samples.npz"):
+        shutil.copy(_ROOT / "docs/results/digits" / name, tmp_path)
+    code = f"""
+import sys
+sys.argv = ["bin/reproduce", "--report_only", "--workdir={tmp_path}"]
+from ddefense.cli import main
+main.run()
+"""
+    plain = _ESCAPE.sub("", on_terminal(60, code))
+    table, paths = plain[: plain.index("\nresults: ")], plain[plain.index("\nresults: ") + 1 :]
+    assert max(width(line.rstrip()) for line in table.splitlines()) <= 60
+    assert re.search(r"^ T = 100 +94\.44 +0\.0 +80\.0 ", table, re.M)
+    assert results.verdict.sentence in " ".join(table.split())
+    assert paths.splitlines() == [
+        f"results: {tmp_path}/results.json",
+        *(f"model: {export.path}" for export in results.exports),
+        f"page: {tmp_path}/report.html",
+        f"report: {tmp_path}/report.md",
+    ]
