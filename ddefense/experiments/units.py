@@ -138,7 +138,15 @@ class Unit:
         Raises:
             RunError: if that was with other settings, or its record is damaged.
         """
-        return self._load(self.partial).starts if (self.partial / MARKER).exists() else 0
+        marker = self.partial / MARKER
+        if not marker.exists():
+            return 0
+        try:
+            return self._load(self.partial).starts
+        except records.RunError:
+            if marker.exists():
+                raise
+            return 0  # another process has just finished it, which renames it
 
     def make(
         self,
@@ -280,12 +288,18 @@ class Part:
 
     def make(self, stage: Unit, made_by: MadeBy) -> None:
         """Makes it, unless it or its stage is finished."""
-        if stage.record() is None:
-            unit = stage.part(self.name)
+        if stage.record() is not None:
+            return
+        unit = stage.part(self.name)
+        try:
             if unit.record() is None:
                 unit.make(self.work, made_by, unless=stage.is_finished)
-                if stage.is_finished():  # meanwhile: nobody else would remove the part
-                    stage.tidy()
+        except (records.RunError, OSError):
+            # Another process may have finished the stage meanwhile, and removed what the part needed.
+            if not stage.is_finished():
+                raise
+        if stage.is_finished():  # meanwhile: nobody else would remove the part
+            stage.tidy()
 
 
 @contextlib.contextmanager

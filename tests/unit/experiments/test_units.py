@@ -324,6 +324,58 @@ def test_a_directory_that_another_process_tidies_is_made_again(run_python, place
     assert left_in(place) == WHOLE
 
 
+# Makes a part, and lets another process finish the stage just before its k-th look at a file, for
+# every k. Prints how many there were.
+OVERTAKEN_ANYWHERE = """
+import contextlib, functools, itertools, pathlib, sys
+from ddefense.experiments.units import Part, Place, Unit
+
+EVENTS = "open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "shutil.rmtree"
+left = None
+
+def hook(event, arguments):
+    global left
+    if left is not None and event in EVENTS and str(arguments[0]).startswith(str(place.folder)):
+        left -= 1
+        if left < 0:
+            left = None
+            unit.make(functools.partial(write, "join"), dict)
+
+def write(text, directory):
+    (directory / "text").write_text(text)
+
+def killed(directory):
+    raise KeyboardInterrupt
+
+def make(work):
+    Part("p0", 1, "sample", work).make(unit, dict)
+
+sys.addaudithook(hook)
+for k in itertools.count():
+    place = Place(pathlib.Path(sys.argv[1]) / str(k))
+    unit = Unit("attack", "attack", "d1", place)
+    with contextlib.suppress(KeyboardInterrupt):
+        if sys.argv[2] == "part":
+            make(killed)
+        elif sys.argv[2] == "stage":
+            unit.make(killed, dict)
+    left = k
+    make(functools.partial(write, "p0"))
+    if left is not None:
+        break
+    if unit.record() is None or [path.name for path in place.folder.iterdir()] != ["attack"]:
+        raise AssertionError(f"at {k}: {sorted(place.folder.rglob('*'))}")
+print(k)
+"""
+
+
+@pytest.mark.parametrize("begun", ["nothing", "part", "stage"])
+def test_a_part_may_be_overtaken_at_any_time(run_python, tmp_path, begun):
+    found = run_python("-c", OVERTAKEN_ANYWHERE, tmp_path, begun, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) > 10
+
+
 # --- with a storage -------------------------------------------------------------------------------
 
 
