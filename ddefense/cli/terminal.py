@@ -36,14 +36,7 @@ def show(write: Callable[[Console], None], stream: TextIO | None = None) -> None
     stream = stream or sys.stdout
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(
-            file=stream,
-            width=_UNBOUNDED,
-            color_system=None,
-            highlight=False,
-            markup=False,
-            emoji=False,
-        )
+        console.width = _UNBOUNDED
     with console.capture() as captured:
         write(console)
     text = captured.get()
@@ -80,13 +73,7 @@ def _grid_that_fits(
     console: Console, content: tables.Table, style: Callable[[str], str], grouped: bool
 ) -> Grid:
     """The first layout that is no wider than the console."""
-    rows = [
-        [
-            "-" if value is None else column.show(value)
-            for column, value in zip(content.columns, row, strict=True)
-        ]
-        for row in content.rows
-    ]
+    rows = content.text()
     short = [[_INTERVAL.sub("", cell) for cell in row] for row in rows]
     without = dataclasses.replace(content, title=_ABOUT_INTERVALS.sub("", content.title))
     layouts = (

@@ -295,7 +295,7 @@ class Part:
             if unit.record() is None:
                 unit.make(self.work, made_by, unless=stage.is_finished)
         except (records.RunError, OSError):
-            # Another process may have finished the stage meanwhile, and removed what the part needed.
+            # Another process may have finished the stage, and removed what the part needed.
             if not stage.is_finished():
                 raise
         if stage.is_finished():  # meanwhile: nobody else would remove the part

@@ -280,6 +280,13 @@ ORIENTATION = (
 )
 """What the word means beside a verdict."""
 
+WORDS: dict[str, str] = {
+    "yes": "holds",
+    "no": "does not hold",
+    "cannot be told": "cannot be told",
+}
+"""How the answers are called where no heading asks the question."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:

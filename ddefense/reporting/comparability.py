@@ -90,8 +90,7 @@ def _device(results: records.Results) -> str:
 
 
 def _verdict(results: records.Results, name: str) -> str:
-    answer = None if results.verdict is None else getattr(results.verdict, name)
-    return "cannot be told" if answer is None else "yes" if answer else "no"
+    return lookup.told(None if results.verdict is None else getattr(results.verdict, name))
 
 
 def settings(comparison: Comparison) -> Settings:

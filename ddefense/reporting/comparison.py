@@ -17,8 +17,6 @@ from ddefense.reporting.verdicts import Holds
 _RESULTS = "results.json"
 # Networks by defence, then by T; those that no run trained are last.
 _ORDER = ("none", "distillation", "adversarial_training", "unknown")
-_TELLING = ("jsma_f", "jsma_f_exact", "jsma_f_temperature", "cw_l2")
-"""Attacks of a brief comparison: the paper's, and those that show what it is worth."""
 _SEEK_NO_DISTANCE = (*config_lib.SIGN_ATTACKS, outcomes.TRANSFER)
 """Attacks whose distance is set beforehand, so that it says nothing about the network."""
 
@@ -164,7 +162,7 @@ class RunAnswer:
         """The answer, where all seeds that can tell say the same."""
         if self.yes and self.no:
             return "differs"
-        return "yes" if self.yes else "no" if self.no else "not measured"
+        return "yes" if self.yes else "no" if self.no else "cannot be told"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,7 +331,7 @@ def _quantities(comparison: Comparison) -> Iterator[_Quantity]:
     """What is compared of every network."""
     yield _ACCURACY
     attacks = comparison.attacks()
-    telling = [attack for attack in attacks if attack in _TELLING] or attacks
+    telling = outcomes.telling(attacks)
     for attack in attacks:
         label = comparison.attack_label(attack)
         of_jsma = attack in config_lib.JSMA_ATTACKS
@@ -468,13 +466,13 @@ def _answer(answers: Sequence[claims_lib.Answer]) -> RunAnswer | None:
         return None
     first, alone = answers[0], len(answers) == 1
     said = [answer.verdict.holds for answer in answers]
-    judged = [a.verdict for a in answers if a.verdict.holds != "not measured"]
+    judged = [a.verdict for a in answers if a.verdict.holds != "cannot be told"]
     values = [verdict.value for verdict in judged if verdict.value is not None]
     value = Measured(values[0]) if alone and values else _spread(values)
     return RunAnswer(
         yes=said.count("yes"),
         no=said.count("no"),
-        unknown=said.count("not measured"),
+        unknown=said.count("cannot be told"),
         orientation=first.orientation,
         ours=first.verdict.ours if alone else "-",
         value=value,

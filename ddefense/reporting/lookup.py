@@ -35,6 +35,11 @@ def attack_label(attack: str) -> str:
     return ATTACK_LABELS.get(attack, attack)
 
 
+def told(answer: bool | None) -> str:
+    """The answer to a question; None if it cannot be told."""
+    return "cannot be told" if answer is None else "yes" if answer else "no"
+
+
 def attacks_in(results: records.Results) -> list[str]:
     """Readings of JSMA measured on any network, in the order of `ddefense.config.JSMA_ATTACKS`."""
     found = {attack for network in results.networks for attack in network.attacks}

@@ -23,6 +23,9 @@ THROUGH_SOFTMAX = (
 )
 """Attacks that see float32 gradients of the softmax output at T = 1, which distillation masks."""
 
+_TELLING = ("jsma_f", "jsma_f_exact", "jsma_f_temperature", "pgd_linf_temperature", "cw_l2")
+"""The paper's attack, and those that show what the defence is worth."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -64,6 +67,11 @@ class Outcome:
         if self.distance_low is not None and self.distance_high is not None:
             text += f" [{significant(self.distance_low)}, {significant(self.distance_high)}]"
         return f"{text}\nn = {self.attempts}"
+
+
+def telling(measured: list[str]) -> list[str]:
+    """The attacks that say most, of those that were measured; else the first three of them."""
+    return [attack for attack in measured if attack in _TELLING] or measured[:3]
 
 
 def outcome(network: records.NetworkRecord, attack: str) -> Outcome | None:

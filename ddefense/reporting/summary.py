@@ -5,9 +5,6 @@ from ddefense.reporting import lookup, outcomes
 from ddefense.reporting.runs import Measure, Runs
 from ddefense.reporting.tables.table import Cell, Column, Interval, Table, fixed
 
-_TELLING = ("jsma_f", "jsma_f_exact", "jsma_f_temperature", "pgd_linf_temperature", "cw_l2")
-"""The paper's attack, and those that show what it is worth."""
-
 
 def of_run(results: records.Results) -> Table:
     """Accuracy and the most telling attacks on every network, with 95 % intervals over samples.
@@ -18,7 +15,7 @@ def of_run(results: records.Results) -> Table:
     Returns:
         The table.
     """
-    attacks = _attacks(outcomes.attacks_in(results.networks))
+    attacks = outcomes.telling(outcomes.attacks_in(results.networks))
     return Table(
         name="summary",
         title=f"Success of attacks on {results.dataset.name}, %, with 95 % intervals in brackets",
@@ -43,7 +40,7 @@ def of_seeds(runs: Runs) -> Table:
     Returns:
         The table.
     """
-    attacks = _attacks(outcomes.attacks_in(runs.all_networks()))
+    attacks = outcomes.telling(outcomes.attacks_in(runs.all_networks()))
     seeds = ", ".join(map(str, runs.by_seed))
     return Table(
         name="summary",
@@ -59,10 +56,6 @@ def of_seeds(runs: Runs) -> Table:
             for name, network in runs.networks().items()
         ],
     )
-
-
-def _attacks(measured: list[str]) -> list[str]:
-    return [attack for attack in measured if attack in _TELLING] or measured[:3]
 
 
 def _columns(attacks: list[str], kind: type[Interval] | None) -> list[Column]:

@@ -119,24 +119,19 @@ def _answers(results: records.Results) -> list[Answer]:
         return []
     masks, stops = verdict.masks_gradients, verdict.stops_adaptive_attacker
     return [
-        Answer("Does it stop an attacker who knows it?", _word(stops), stops),
-        Answer("Does it mask gradients?", _word(masks), None if masks is None else not masks),
+        Answer("Does it stop an attacker who knows it?", lookup.told(stops), stops),
+        Answer("Does it mask gradients?", lookup.told(masks), None if masks is None else not masks),
     ]
-
-
-def _word(value: bool | None) -> str:
-    return "cannot be told" if value is None else "yes" if value else "no"
 
 
 def _claims(results: records.Results) -> list[dict[str, Any]]:
     """Rows of the comparison with the paper, with a word for their colour."""
-    kinds = {"yes": "good", "no": "bad", "not measured": "unknown"}
-    words = {"yes": "holds", "no": "does not hold", "not measured": "not measured"}
+    kinds = {"yes": "good", "no": "bad", "cannot be told": "unknown"}
     return [
         {
             "answer": answer,
             "kind": kinds[answer.verdict.holds],
-            "word": words[answer.verdict.holds],
+            "word": claims.WORDS[answer.verdict.holds],
         }
         for answer in claims.answers(results)
     ]

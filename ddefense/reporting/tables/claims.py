@@ -53,5 +53,5 @@ def sources(claims: Iterable[claims_lib.Claim]) -> str:
 
 
 def _holds(answer: claims_lib.Answer) -> str:
-    measured = answer.verdict.holds != "not measured"
+    measured = answer.verdict.holds != "cannot be told"
     return answer.verdict.holds + (" (orientation)" if answer.orientation and measured else "")

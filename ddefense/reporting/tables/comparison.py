@@ -4,17 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from ddefense.reporting import comparability
 from ddefense.reporting import comparison as comparison_lib
-from ddefense.reporting.claims import ORIENTATION, Claim
+from ddefense.reporting.claims import ORIENTATION, WORDS, Claim
 from ddefense.reporting.comparison import ComparedRun, Comparison, Measure, Measured, RunAnswer
 from ddefense.reporting.tables.claims import sources
 from ddefense.reporting.tables.table import Cell, Column, Table
 
-HOLDS = {
-    "yes": "holds",
-    "no": "does not hold",
-    "differs": "differs",
-    "not measured": "cannot be told",
-}
+HOLDS: dict[str, str] = {**WORDS, "differs": "differs"}
 """How tables call the answers of a run to a claim."""
 _STARRED = (
     "* The claim was made on other data than the run's, so the answer neither confirms nor refutes "

@@ -28,7 +28,7 @@ def claims(runs: Runs) -> Table:
     for found in zip(*answers.values(), strict=True):
         claim = found[0].claim
         by_seed = dict(zip(answers, found, strict=True))
-        values = [a.verdict.value for a in found if a.verdict.holds != "not measured"]
+        values = [a.verdict.value for a in found if a.verdict.holds != "cannot be told"]
         rows.append(
             [
                 claim.id,
@@ -37,7 +37,7 @@ def claims(runs: Runs) -> Table:
                 claim.source,
                 _holds(found),
                 _seeds(by_seed, "no"),
-                _seeds(by_seed, "not measured"),
+                _seeds(by_seed, "cannot be told"),
                 claim.quantity,
                 spread.over(values),
                 claim.acceptance,
@@ -54,7 +54,7 @@ def claims(runs: Runs) -> Table:
             Column("source", "source", text=True),
             Column("holds", "holds at", text=True),
             Column("fails_at", "fails at seeds", text=True),
-            Column("not_measured_at", "not measured at seeds", text=True),
+            Column("cannot_be_told_at", "cannot be told at seeds", text=True),
             Column("quantity", "value", text=True),
             Column("value", "ours", fixed(2), kind=Spread),
             Column("acceptance", "counts as holding", text=True),
@@ -286,9 +286,9 @@ def _gain(attack: str) -> Measure:
 
 
 def _holds(found: tuple[claims_lib.Answer, ...]) -> str:
-    measured = [answer for answer in found if answer.verdict.holds != "not measured"]
+    measured = [answer for answer in found if answer.verdict.holds != "cannot be told"]
     if not measured:
-        return "not measured"
+        return "cannot be told"
     count = sum(answer.verdict.holds == "yes" for answer in found)
     text = f"{count} of {len(found)} seeds"
     return f"{text} (orientation)" if found[0].orientation else text
@@ -306,7 +306,7 @@ def _remarks(by_seed: dict[int, claims_lib.Answer]) -> str:
     own: dict[str, list[int]] = {}
     for seed, answer in by_seed.items():
         for note in notes[seed]:
-            unjudged = answer.verdict.holds == "not measured" or "did not learn" in note
+            unjudged = answer.verdict.holds == "cannot be told" or "did not learn" in note
             if note and note not in shared and unjudged:
                 own.setdefault(note, []).append(seed)
     parts = [f"seed {', '.join(map(str, seeds))}: {note}" for note, seeds in own.items()]

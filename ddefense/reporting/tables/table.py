@@ -135,11 +135,18 @@ class Table:
             caption,
             [column.heading for column in columns],
             [column.text for column in columns],
-            [
-                ["-" if row[i] is None else self.columns[i].show(row[i]) for i in places]
-                for row in self.rows
-            ],
+            [[row[i] for i in places] for row in self.text()],
         )
+
+    def text(self) -> list[list[str]]:
+        """The rows as people read them."""
+        return [
+            [
+                "-" if value is None else column.show(value)
+                for column, value in zip(self.columns, row, strict=True)
+            ]
+            for row in self.rows
+        ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ from ddefense import records
 from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts.verdict import (
     Verdict,
+    cannot_be_told,
     joined,
     left_out,
-    not_measured,
     too_low,
     unless,
     unusable,
@@ -29,12 +29,14 @@ def carlini_wagner(results: records.Results) -> Verdict:
     attack = None if network is None else network.norm_attacks.get("cw_l2")
     undistilled = baseline.norm_attacks.get("cw_l2")
     if network is None or attack is None or undistilled is None:
-        return not_measured("needs cw_l2 on the undistilled and on the highest-temperature network")
+        return cannot_be_told(
+            "needs cw_l2 on the undistilled and on the highest-temperature network"
+        )
     before, after = average_distance(baseline), average_distance(network)
     rate = 100 * attack.success_rate
     ratio = after / before if before and after is not None else None
     if ratio is None and rate >= _SUCCESS:
-        return not_measured("needs a mean distance above 0 of cw_l2 on the undistilled network")
+        return cannot_be_told("needs a mean distance above 0 of cw_l2 on the undistilled network")
     settings = results.config
     return unless(
         unusable(results, network, baseline)
@@ -118,7 +120,7 @@ def distance_by_temperature(results: records.Results) -> Verdict:
     found = distances(results)
     without = joined(_rarely_reached(results), left_out(results))
     if len(found) < _FEWEST_TEMPERATURES:
-        return not_measured(
+        return cannot_be_told(
             joined(
                 f"needs cw_l2 at {_FEWEST_TEMPERATURES} temperatures or more, has {len(found)}",
                 without,
@@ -126,7 +128,7 @@ def distance_by_temperature(results: records.Results) -> Verdict:
         )
     correlation = lookup.pearson(list(found), list(found.values()))
     if correlation is None:
-        return not_measured("every mean distance is the same, so there is no correlation")
+        return cannot_be_told("every mean distance is the same, so there is no correlation")
     few = len(found) < len(published.SUCCESS["mnist"].percent)
     return Verdict(
         holds=yes_or_no(abs(correlation) < 0.5),
@@ -193,7 +195,7 @@ def transfer(results: records.Results) -> Verdict:
     kappa = published.TRANSFER_KAPPA.value
     enough = [] if network is None else [r for r in network.transfer if r.kappa >= kappa]
     if network is None or not enough:
-        return not_measured(f"needs transfer_cw_l2 with kappa = {kappa:g} or more")
+        return cannot_be_told(f"needs transfer_cw_l2 with kappa = {kappa:g} or more")
     record = min(enough, key=lambda r: r.kappa)
     rate = 100 * record.misclassified
     low, high = record.misclassified_interval

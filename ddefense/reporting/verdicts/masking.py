@@ -7,9 +7,9 @@ from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts.verdict import (
     Check,
     Verdict,
+    cannot_be_told,
     joined,
     left_out,
-    not_measured,
     theta,
     too_low,
     unless,
@@ -22,7 +22,7 @@ def amplitude(results: records.Results) -> Verdict:
     """C10: median log10 amplitude at T = 1 minus that at T = 100, both deployed."""
     low, high = lookup.network_at(results, 1.0), lookup.network_at(results, 100.0)
     if low is None or high is None:
-        return not_measured("needs T = 1 and T = 100 in the run")
+        return cannot_be_told("needs T = 1 and T = 100 in the run")
     before, after = low.gradients.deployed, high.gradients.deployed
     drop = before.median_log10 - after.median_log10
     return unless(
@@ -49,13 +49,13 @@ def robustness_gain(low: float, high: float) -> Check:
         networks = [n for n in results.distilled() if "jsma_f" in n.robustness]
         learnt = [n for n in networks if lookup.usable(results, n)]
         if before is None or not learnt:
-            return not_measured(
+            return cannot_be_told(
                 joined(
                     "needs jsma_f on the undistilled and on a distilled network", left_out(results)
                 )
             )
         if before.capped <= 0:
-            return not_measured("the undistilled network has robustness 0")
+            return cannot_be_told("the undistilled network has robustness 0")
         best = max(learnt, key=lambda n: n.robustness["jsma_f"].capped)
         gain = 100 * (best.robustness["jsma_f"].capped / before.capped - 1)
         ceiling = 100 * (before.cap / before.capped - 1)
@@ -83,7 +83,7 @@ def confidence_rises(results: records.Results) -> Verdict:
     """C13: confidence never falls, and ends higher, as T grows."""
     networks = [n for n in results.distilled() if lookup.usable(results, n)]
     if len(networks) < 2:
-        return not_measured(joined("needs two distilled networks that learnt", left_out(results)))
+        return cannot_be_told(joined("needs two distilled networks that learnt", left_out(results)))
     values = [100 * n.confidence for n in networks]
     falls = [before - after for before, after in itertools.pairwise(values)]
     rise = values[-1] - values[0]
@@ -103,9 +103,9 @@ def logit_scale(results: records.Results) -> Verdict:
     """C14: mean abs(z) at the highest T over the undistilled network's, 30 to 150 at T = 100."""
     network, baseline = lookup.highest(results), results.baseline()
     if network is None:
-        return not_measured("no distilled network in the run")
+        return cannot_be_told("no distilled network in the run")
     if baseline.logits.mean_abs <= 0:
-        return not_measured("the undistilled network's logits are all 0")
+        return cannot_be_told("the undistilled network's logits are all 0")
     ratio = network.logits.mean_abs / baseline.logits.mean_abs
     before, after = published.LOGIT_SCALE
     problem = unusable(results, network, baseline)
@@ -133,7 +133,7 @@ def logits_over_temperature(results: records.Results) -> Verdict:
         undistilled = lookup.success_percent(baseline, "jsma_f")
         note += "; undistilled: jsma_f, the same attack at T = 1"
     if network is None or distilled is None or undistilled is None:
-        return not_measured("needs jsma_f_temperature on a distilled network")
+        return cannot_be_told("needs jsma_f_temperature on a distilled network")
     gap = distilled - undistilled
     return unless(
         unusable(results, network, baseline) or too_low(network.temperature),
@@ -155,7 +155,7 @@ def masking_is_numerical(results: records.Results) -> Verdict:
     exact = lookup.success_percent(network, "jsma_f_exact")
     naive = lookup.success_percent(network, "jsma_f")
     if network is None or exact is None or naive is None:
-        return not_measured("needs jsma_f and jsma_f_exact on a distilled network")
+        return cannot_be_told("needs jsma_f and jsma_f_exact on a distilled network")
     gap = exact - naive
     not_stopped = "jsma_f is not stopped there, so nothing is masked" if naive > 70 else ""
     return unless(

@@ -6,9 +6,9 @@ from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts.verdict import (
     Check,
     Verdict,
+    cannot_be_told,
     joined,
     left_out,
-    not_measured,
     theta,
     theta_1,
     unless,
@@ -42,7 +42,7 @@ def accuracy_change(results: records.Results) -> Verdict:
     """
     baseline, distilled = results.baseline(), results.distilled()
     if not distilled:
-        return not_measured("no distilled network in the run")
+        return cannot_be_told("no distilled network in the run")
     changes = {n.temperature: 100 * (n.test_accuracy - baseline.test_accuracy) for n in distilled}
     worst = max(changes, key=lambda t: abs(changes[t]))
     bound = published.ACCURACY_CHANGE.value
@@ -77,7 +77,7 @@ def baseline_success(low: float, high: float) -> Check:
         baseline = results.baseline()
         value = lookup.success_percent(baseline, "jsma_f")
         if value is None:
-            return not_measured("jsma_f was not run on the undistilled network")
+            return cannot_be_told("jsma_f was not run on the undistilled network")
         attack = baseline.attacks["jsma_f"]
         paper = published.SUCCESS[published.reference(results.dataset.name)].undistilled
         return unless(
@@ -108,10 +108,10 @@ def masked_success(high: float) -> Check:
     def check(results: records.Results) -> Verdict:
         network = lookup.network_at(results, 100.0)
         if network is None:
-            return not_measured("T = 100 is not in the run")
+            return cannot_be_told("T = 100 is not in the run")
         value = lookup.success_percent(network, "jsma_f")
         if value is None:
-            return not_measured("jsma_f was not run at T = 100")
+            return cannot_be_told("jsma_f was not run at T = 100")
         attack = network.attacks["jsma_f"]
         paper = published.SUCCESS[published.reference(results.dataset.name)].percent[100.0]
         return unless(
@@ -158,7 +158,7 @@ def shape(results: records.Results) -> Verdict:
             "a T from 10 to 20" if high is None else "",
             f"enough temperatures ({len(known)} of 3)" if len(known) < 3 else "",
         ]
-        return not_measured(
+        return cannot_be_told(
             joined(
                 "needs jsma_f at three temperatures or more, one from 2 to 5 and one from 10 to 20",
                 f"missing: {', '.join(part for part in missing if part)}",
@@ -191,7 +191,7 @@ def no_op_at_one(results: records.Results) -> Verdict:
     network, baseline = lookup.network_at(results, 1.0), results.baseline()
     distilled, undistilled = (lookup.success_percent(n, "jsma_f") for n in (network, baseline))
     if network is None or distilled is None or undistilled is None:
-        return not_measured("needs jsma_f at T = 1 and on the undistilled network")
+        return cannot_be_told("needs jsma_f at T = 1 and on the undistilled network")
     table = published.SUCCESS[published.reference(results.dataset.name)]
     change = distilled - undistilled
     return unless(

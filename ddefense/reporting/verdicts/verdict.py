@@ -10,7 +10,7 @@ from ddefense.reporting import lookup
 _HIGH_ENOUGH = 20.0
 """Masking is expected from about this temperature on; below it C15 to C17 and C19 say nothing."""
 
-Holds = Literal["yes", "no", "not measured"]
+Holds = Literal["yes", "no", "cannot be told"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Verdict:
     """What a run says about one claim.
 
     Attributes:
-        holds: whether the acceptance is met; `not measured` if the run cannot tell.
+        holds: whether the acceptance is met; `cannot be told` if the run cannot tell.
         ours: our value as text; `-` without one.
         difference: by how much it differs from the paper or the bound, as text; `-` if unknown.
         note: what a reader must know beside it; may be empty.
@@ -40,9 +40,9 @@ def yes_or_no(holds: bool) -> Holds:
     return "yes" if holds else "no"
 
 
-def not_measured(note: str) -> Verdict:
+def cannot_be_told(note: str) -> Verdict:
     """A verdict for a run that cannot answer; `note` says why."""
-    return Verdict(holds="not measured", note=note)
+    return Verdict(holds="cannot be told", note=note)
 
 
 def unusable(results: records.Results, *networks: records.NetworkRecord) -> str:
@@ -85,4 +85,4 @@ def unless(problem: str, verdict: Verdict) -> Verdict:
     """The verdict, or its numbers without a judgement where `problem` names one."""
     if not problem:
         return verdict
-    return dataclasses.replace(verdict, holds="not measured", note=joined(problem, verdict.note))
+    return dataclasses.replace(verdict, holds="cannot be told", note=joined(problem, verdict.note))

@@ -55,32 +55,32 @@ CASES = [
     (
         "C17",
         {None: {"cw": (0.0, 2.0)}, 100.0: {"cw": (0.0, 2.0)}},
-        "not measured",
+        "cannot be told",
         None,
         "no ratio",
     ),
-    ("C17", {None: {}, 100.0: {"cw": (0.0, 2.0)}}, "not measured", None, "-"),
-    ("C17", {None: {}, 100.0: BASE}, "not measured", None, "-"),
-    ("C17", {None: BASE, 100.0: {}}, "not measured", None, "-"),
-    ("C17", {None: {"cw": (0.0, 2.0)}, 100.0: BASE}, "not measured", None, "-"),
-    ("C17", {None: {"cw": (1.0, 0.0)}, 100.0: BASE}, "not measured", None, "-"),
-    ("C17", {None: BASE}, "not measured", None, "-"),
-    ("C17", {None: BASE, 10.0: BASE}, "not measured", 1.0, "+0.00 points"),
-    ("C17", {None: BASE, 100.0: BASE | {"stalled": True}}, "not measured", 1.0, "+0.00 points"),
+    ("C17", {None: {}, 100.0: {"cw": (0.0, 2.0)}}, "cannot be told", None, "-"),
+    ("C17", {None: {}, 100.0: BASE}, "cannot be told", None, "-"),
+    ("C17", {None: BASE, 100.0: {}}, "cannot be told", None, "-"),
+    ("C17", {None: {"cw": (0.0, 2.0)}, 100.0: BASE}, "cannot be told", None, "-"),
+    ("C17", {None: {"cw": (1.0, 0.0)}, 100.0: BASE}, "cannot be told", None, "-"),
+    ("C17", {None: BASE}, "cannot be told", None, "-"),
+    ("C17", {None: BASE, 10.0: BASE}, "cannot be told", 1.0, "+0.00 points"),
+    ("C17", {None: BASE, 100.0: BASE | {"stalled": True}}, "cannot be told", 1.0, "+0.00 points"),
     # 1 2 3 4 against 2 4 1 3: centred products -1.5*-0.5, -0.5*1.5, 0.5*-1.5, 1.5*0.5: 0.
     ("C18", sweep(2.0, 4.0, 1.0, 3.0), "yes", 0.0, "+0.05"),
     ("C18", sweep(1.0, 2.0, 3.0, 4.0), "no", 1.0, "+1.05"),
     ("C18", sweep(4.0, 3.0, 2.0, 1.0), "no", -1.0, "-0.95"),
-    ("C18", sweep(1.0, 2.0, 3.0), "not measured", None, "-"),
-    ("C18", sweep(1.5, 1.5, 1.5, 1.5), "not measured", None, "-"),
-    ("C18", sweep(2.0, 4.0, 1.0) | {4.0: {"cw": (0.95, 3.0)}}, "not measured", None, "-"),
-    ("C18", {None: {}, 5.0: {}}, "not measured", None, "-"),
+    ("C18", sweep(1.0, 2.0, 3.0), "cannot be told", None, "-"),
+    ("C18", sweep(1.5, 1.5, 1.5, 1.5), "cannot be told", None, "-"),
+    ("C18", sweep(2.0, 4.0, 1.0) | {4.0: {"cw": (0.95, 3.0)}}, "cannot be told", None, "-"),
+    ("C18", {None: {}, 5.0: {}}, "cannot be told", None, "-"),
     ("C19", {None: {}, 100.0: {"transfer": [(0.0, 0.2), (40.0, 0.9)]}}, "yes", 90.0, "-10.00"),
     ("C19", {None: {}, 100.0: {"transfer": [(40.0, 0.85)]}}, "no", 85.0, "-15.00"),
-    ("C19", {None: {}, 100.0: {"transfer": [(30.0, 1.0)]}}, "not measured", None, "-"),
-    ("C19", {None: {}, 100.0: {}}, "not measured", None, "-"),
-    ("C19", {None: {"transfer": [(40.0, 1.0)]}}, "not measured", None, "-"),
-    ("C19", {None: {}, 2.0: {"transfer": [(40.0, 1.0)]}}, "not measured", 100.0, "+0.00"),
+    ("C19", {None: {}, 100.0: {"transfer": [(30.0, 1.0)]}}, "cannot be told", None, "-"),
+    ("C19", {None: {}, 100.0: {}}, "cannot be told", None, "-"),
+    ("C19", {None: {"transfer": [(40.0, 1.0)]}}, "cannot be told", None, "-"),
+    ("C19", {None: {}, 2.0: {"transfer": [(40.0, 1.0)]}}, "cannot be told", 100.0, "+0.00"),
 ]
 
 
@@ -90,7 +90,7 @@ def test_verdict(judge, claim, networks, holds, value, difference):
     assert verdict.holds == holds
     assert verdict.value == (None if value is None else pytest.approx(value))
     assert difference in verdict.difference
-    if holds == "not measured":
+    if holds == "cannot be told":
         assert verdict.note
 
 
@@ -98,7 +98,7 @@ def test_every_claim_is_tried_both_ways():
     tried = {(case[0], case[2]) for case in CASES}
     ours = [claim for claim in claims.CLAIMS if claim.attack]
     assert [claim.id for claim in ours] == ["C17", "C18", "C19"]
-    assert tried >= {(c.id, holds) for c in ours for holds in ("yes", "no", "not measured")}
+    assert tried >= {(c.id, holds) for c in ours for holds in ("yes", "no", "cannot be told")}
 
 
 def test_success_is_over_every_target_and_the_distance_over_the_same_one(judge):
@@ -124,7 +124,7 @@ def test_an_attack_that_reaches_nothing_is_measured(judge):
 
 def test_an_attack_that_is_too_weak_without_a_defence_refutes_nothing(judge):
     weak = judge("C17", {None: {"cw": (0.5, 2.0)}, 100.0: {"cw": (0.5, 2.0)}})
-    assert weak.holds == "not measured"
+    assert weak.holds == "cannot be told"
     assert weak.note.startswith("the attack reaches 50.00 % undistilled: too few steps to tell")
     strong = judge("C17", {None: {"cw": (0.5, 2.0)}, 100.0: BASE})
     assert strong.holds == "yes"
@@ -133,7 +133,7 @@ def test_an_attack_that_is_too_weak_without_a_defence_refutes_nothing(judge):
 def test_samples_that_do_not_fool_the_substitute_say_nothing_about_transfer(judge):
     networks = {None: {}, 100.0: {"transfer": [(40.0, 0.1, 0.2)]}}
     verdict = judge("C19", networks)
-    assert (verdict.holds, verdict.value) == ("not measured", pytest.approx(10))
+    assert (verdict.holds, verdict.value) == ("cannot be told", pytest.approx(10))
     assert verdict.note.startswith("only 20.00 % fool the substitute itself: too few to tell")
     assert judge("C19", {None: {}, 100.0: {"transfer": [(40.0, 0.95, 0.2)]}}).holds == "yes"
 
@@ -174,7 +174,7 @@ def test_temperatures_that_are_rarely_reached_are_in_no_correlation(judge):
     )
     assert verdict.note.endswith(left_out)
     too_few = judge("C18", {t: n for t, n in networks.items() if t != 1.0})
-    assert (too_few.holds, too_few.value) == ("not measured", None)
+    assert (too_few.holds, too_few.value) == ("cannot be told", None)
     assert too_few.note == f"needs cw_l2 at 4 temperatures or more, has 3; {left_out}"
 
 

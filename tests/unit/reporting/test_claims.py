@@ -44,30 +44,30 @@ CASES = [
     ("C2", "cifar10", {"accuracy": 0.8445}, {}, "no", 84.45, "+3.50 points"),
     ("C3", "mnist", {"accuracy": 0.99}, {1.0: {"accuracy": 0.993}}, "yes", 0.30, "-1.07 points"),
     ("C3", "cifar10", {"accuracy": 0.80}, {1.0: {"accuracy": 0.76}}, "no", 4.0, "+2.63 points"),
-    ("C3", "mnist", {}, {}, "not measured", None, "-"),
+    ("C3", "mnist", {}, {}, "cannot be told", None, "-"),
     ("C4", "mnist", rates(jsma_f=0.96), {}, "yes", 96.0, "+0.11 points"),
     ("C4", "mnist", rates(jsma_f=0.70), {}, "no", 70.0, "-25.89 points"),
-    ("C4", "mnist", rates(jsma_z=0.70), {}, "not measured", None, "-"),
+    ("C4", "mnist", rates(jsma_z=0.70), {}, "cannot be told", None, "-"),
     ("C5", "cifar10", rates(jsma_f=0.85), {}, "yes", 85.0, "-2.89 points"),
     ("C5", "cifar10", rates(jsma_f=0.99), {}, "no", 99.0, "+11.11 points"),
     ("C6", "mnist", {}, steps((100.0, 0.02)), "yes", 2.0, "+1.55 points"),
     ("C6", "mnist", {}, steps((100.0, 0.10)), "no", 10.0, "+9.55 points"),
-    ("C6", "mnist", {}, steps((50.0, 0.01)), "not measured", None, "-"),
-    ("C6", "mnist", {}, {100.0: rates(jsma_z=0.5)}, "not measured", None, "-"),
+    ("C6", "mnist", {}, steps((50.0, 0.01)), "cannot be told", None, "-"),
+    ("C6", "mnist", {}, {100.0: rates(jsma_z=0.5)}, "cannot be told", None, "-"),
     ("C7", "cifar10", {}, steps((100.0, 0.12)), "yes", 12.0, "+6.89 points"),
     ("C7", "cifar10", {}, steps((100.0, 0.13)), "no", 13.0, "+7.89 points"),
     ("C8", "mnist", {}, steps((2.0, 0.8), (5.0, 0.5), (20.0, 0.2)), "yes", 0.25, "0.25"),
     ("C8", "mnist", {}, steps((2.0, 0.8), (5.0, 0.5), (20.0, 0.3)), "no", 0.375, "0.38"),
     # A quarter, but rank correlation 0.5: ranks 1 2 3 against 2 3 1 give -0.5.
     ("C8", "mnist", {}, steps((2.0, 0.8), (5.0, 0.9), (20.0, 0.1)), "no", 0.125, "0.12"),
-    ("C8", "mnist", {}, steps((2.0, 0.8), (20.0, 0.1)), "not measured", None, "-"),
+    ("C8", "mnist", {}, steps((2.0, 0.8), (20.0, 0.1)), "cannot be told", None, "-"),
     ("C8", "mnist", {}, steps((2.0, 0.0), (5.0, 0.0), (20.0, 0.0)), "no", None, "-"),
     ("C9", "mnist", rates(jsma_f=0.95), steps((1.0, 0.88)), "yes", -7.0, "-7.00 points"),
     ("C9", "cifar10", rates(jsma_f=0.80), steps((1.0, 0.90)), "no", 10.0, "+10.00 points"),
-    ("C9", "mnist", rates(jsma_f=0.95), steps((2.0, 0.88)), "not measured", None, "-"),
+    ("C9", "mnist", rates(jsma_f=0.95), steps((2.0, 0.88)), "cannot be told", None, "-"),
     ("C10", "mnist", {}, {1.0: {}, 100.0: {"median": -25.5}}, "yes", 22.0, "+2.0 against"),
     ("C10", "mnist", {}, {1.0: {}, 100.0: {"median": -13.5}}, "no", 10.0, "-20.0 decades"),
-    ("C10", "mnist", {}, {100.0: {}}, "not measured", None, "-"),
+    ("C10", "mnist", {}, {100.0: {}}, "cannot be told", None, "-"),
     (
         "C11",
         "mnist",
@@ -86,7 +86,7 @@ CASES = [
         300.0,
         "-490.00 points",
     ),
-    ("C11", "mnist", rates(jsma_f=0.9), {20.0: {}}, "not measured", None, "-"),
+    ("C11", "mnist", rates(jsma_f=0.9), {20.0: {}}, "cannot be told", None, "-"),
     (
         "C12",
         "cifar10",
@@ -123,10 +123,10 @@ CASES = [
         4.0,
         "+4.00 points",
     ),
-    ("C13", "cifar10", {}, {1.0: {}}, "not measured", None, "-"),
+    ("C13", "cifar10", {}, {1.0: {}}, "cannot be told", None, "-"),
     ("C14", "mnist", {"logits": 6.0}, {100.0: {"logits": 480.0}}, "yes", 80.0, "0.96"),
     ("C14", "mnist", {"logits": 6.0}, {100.0: {"logits": 60.0}}, "no", 10.0, "0.12"),
-    ("C14", "mnist", {"logits": 6.0}, {20.0: {"logits": 120.0}}, "not measured", 20.0, "0.24"),
+    ("C14", "mnist", {"logits": 6.0}, {20.0: {"logits": 120.0}}, "cannot be told", 20.0, "0.24"),
     (
         "C15",
         "mnist",
@@ -145,7 +145,7 @@ CASES = [
         -46.0,
         "-46.00 points against undistilled",
     ),
-    ("C15", "mnist", rates(jsma_f=0.96), {100.0: rates(jsma_f=0.1)}, "not measured", None, "-"),
+    ("C15", "mnist", rates(jsma_f=0.96), {100.0: rates(jsma_f=0.1)}, "cannot be told", None, "-"),
     (
         "C16",
         "mnist",
@@ -161,11 +161,11 @@ CASES = [
         "mnist",
         {},
         {5.0: rates(jsma_f=0.70, jsma_f_exact=0.90)},
-        "not measured",
+        "cannot be told",
         20.0,
         "+20.00 points",
     ),
-    ("C16", "mnist", {}, {100.0: rates(jsma_f=0.70)}, "not measured", None, "-"),
+    ("C16", "mnist", {}, {100.0: rates(jsma_f=0.70)}, "cannot be told", None, "-"),
 ]
 
 
@@ -177,7 +177,7 @@ def test_verdict(judge, claim, dataset, baseline, distilled, holds, value, diffe
     assert verdict.holds == holds
     assert verdict.value == (None if value is None else pytest.approx(value))
     assert difference in verdict.difference
-    if holds == "not measured":
+    if holds == "cannot be told":
         assert verdict.note
 
 
@@ -192,7 +192,7 @@ def test_the_notes_say_what_stands_in_for_a_missing_temperature(judge):
     verdict = judge("C8", {}, steps((1.0, 0.9), (5.0, 0.8), (10.0, 0.1), (50.0, 0.0)))
     assert verdict.note.startswith("T = 5 and T = 10 stand in for T = 2 and T = 20")
     lenient = judge("C8", {}, steps((1.0, 0.9), (10.0, 0.1), (50.0, 0.0)))
-    assert lenient.holds == "not measured"
+    assert lenient.holds == "cannot be told"
     exact = judge("C8", {}, steps((1.0, 0.9), (2.0, 0.8), (20.0, 0.1)))
     assert exact.note == ""
 
@@ -213,7 +213,7 @@ def test_the_ceiling_and_the_float32_zeros_are_stated(results):
 def test_a_network_that_did_not_learn_confirms_nothing(with_stalled):
     verdicts = {a.claim.id: a.verdict for a in claims.answers(with_stalled)}
     for claim in ("C6", "C10", "C14", "C15", "C16"):
-        assert verdicts[claim].holds == "not measured"
+        assert verdicts[claim].holds == "cannot be told"
         assert "did not learn" in verdicts[claim].note
     assert verdicts["C3"].holds == "no"  # shown, not dropped
     assert "without them +0.20 points at T = 5" in verdicts["C3"].note
@@ -260,9 +260,9 @@ def changed(results, **setting):
 def test_another_attack_than_the_papers_is_not_judged(results, setting, expected):
     found = changed(results, **setting)
     for claim in ("C4", "C6", "C8", "C9", "C11", "C15", "C16"):
-        assert found[claim].verdict.holds == "not measured"
+        assert found[claim].verdict.holds == "cannot be told"
         assert found[claim].verdict.note.startswith(f"another attack: {expected}")
-    assert found["C1"].verdict.holds != "not measured"
+    assert found["C1"].verdict.holds != "cannot be told"
 
 
 def test_a_warm_start_that_the_baseline_did_not_take_is_said(results):
@@ -277,7 +277,7 @@ def test_the_frozen_theta_of_the_dataset_is_judged(cifar10):
     assert all(judged[claim].holds == "yes" for claim in ("C5", "C7", "C12"))
     verdicts = {name: answer.verdict for name, answer in changed(cifar10(), theta=1.0).items()}
     for claim in ("C5", "C7", "C9", "C12", "C16"):
-        assert verdicts[claim].holds == "not measured"
+        assert verdicts[claim].holds == "cannot be told"
         assert "theta = 1 instead of the frozen 0.25" in verdicts[claim].note
     assert verdicts["C2"].holds == "yes"
     assert verdicts["C10"].holds == "yes"
@@ -291,13 +291,13 @@ def test_a_reduced_run_on_cifar10(cifar10):
         "C3": ("yes", pytest.approx(1.0)),  # 79.0 - 80.0
         "C5": ("yes", pytest.approx(86.0)),
         "C7": ("yes", pytest.approx(6.0)),
-        "C8": ("not measured", None),
+        "C8": ("cannot be told", None),
         "C9": ("yes", pytest.approx(4.0)),  # 90 - 86
         "C10": ("yes", pytest.approx(36.5)),  # 40 - 3.5
         "C12": ("yes", pytest.approx(540.0)),  # 0.032 / 0.005
         "C13": ("yes", pytest.approx(6.0)),  # 78 - 72
         "C14": ("yes", pytest.approx(400 / 6)),
-        "C15": ("not measured", None),
+        "C15": ("cannot be told", None),
         "C16": ("yes", pytest.approx(79.0)),  # 85 - 6
     }
     assert verdicts["C5"].note == (
@@ -317,7 +317,7 @@ def test_a_stalled_initial_network_is_no_success_of_the_defence(cifar10):
         answer.claim.id: answer.verdict for answer in claims.answers(cifar10(stalled_initial=True))
     }
     for claim in ("C7", "C10", "C14", "C16"):
-        assert verdicts[claim].holds == "not measured"
+        assert verdicts[claim].holds == "cannot be told"
         assert verdicts[claim].note.startswith("did not learn, so nothing can be said: T = 100")
     # It fails where it is counted, although its own accuracy is within the bound.
     assert verdicts["C3"].holds == "no"
@@ -337,7 +337,7 @@ def test_only_networks_that_did_not_learn_confirm_nothing(results_of, network):
     verdicts = {a.claim.id: a.verdict for a in claims.answers(results_of(lost, "cifar10"))}
     assert not [name for name, verdict in verdicts.items() if verdict.holds == "yes"]
     assert verdicts["C2"].holds == "no"
-    assert verdicts["C3"].holds == "not measured"
+    assert verdicts["C3"].holds == "cannot be told"
 
 
 def test_a_low_success_rate_at_a_price_in_accuracy_says_so(results_of, network):

@@ -12,7 +12,7 @@ import pytest
 
 from ddefense import records
 from ddefense.reporting import claims as claims_lib
-from ddefense.reporting import comparability, comparison, comparison_report
+from ddefense.reporting import comparability, comparison, comparison_report, page
 from ddefense.reporting.tables import comparison as tables
 
 RESULTS = pathlib.Path(__file__).resolve().parents[3] / "docs" / "results"
@@ -157,7 +157,7 @@ def test_a_brief_table_is_part_of_the_whole(committed):
     assert all(row in whole for row in brief)
     assert {row[1] for row in brief} == {
         *("accuracy %", "JSMA-F %", "JSMA-F, exact (log domain) %", "JSMA-F, logits / T %"),
-        *("C&W L2 %", "C&W L2, mean L2", "all-zero float32 Jacobians %"),
+        *("PGD, logits / T %", "C&W L2 %", "C&W L2, mean L2", "all-zero float32 Jacobians %"),
     }
 
 
@@ -333,8 +333,10 @@ def test_runs_that_are_alike_need_no_warning(tmp_path, digits):
     compared = comparison.load([RESULTS / "digits", save(tmp_path / "other", other)])
     assert comparability.warnings(compared) == []
     assert comparability.settings(compared).differing == {}
-    assert tables.settings(compared).notes
-    assert "None." in comparison_report.write(compared)
+    (note,) = tables.settings(compared).notes
+    for text in (comparison_report.write(compared), page.write_comparison(compared)):
+        assert "None." in text
+        assert note in text
 
 
 def test_other_data_are_named():
@@ -446,10 +448,10 @@ def test_files_are_written_whole_and_twice_the_same(tmp_path, committed):
     )
     comparison_report.save(committed, tmp_path / "out")
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    page = first["comparison.md"].decode()
-    assert page.startswith("# Comparison: digits, mnist, cifar10, cifar10_warm\n\n**Other data: ")
+    text = first["comparison.md"].decode()
+    assert text.startswith("# Comparison: digits, mnist, cifar10, cifar10_warm\n\n**Other data: ")
     for name in RUNS[:2]:
         results = records.load(records.Results, RESULTS / name / "results.json")
-        assert f"**{name}**: {results.verdict.sentence}" in page
+        assert f"**{name}**: {results.verdict.sentence}" in text
     runs = list(csv.DictReader(io.StringIO(first["comparison_runs.csv"].decode())))
     assert {row["name"]: row["mnist"] for row in runs}["preset"] == "paper (reduced)"

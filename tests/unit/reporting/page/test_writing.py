@@ -113,10 +113,10 @@ def test_verdict_and_claims_come_in_words(full, samples):
     parser = Parser(page.write(full, samples))
     assert full.verdict.sentence in parser.text
     assert "Does it stop an attacker who knows it? no" in parser.text
-    words = {"yes": "holds", "no": "does not hold", "not measured": "not measured"}
+    words = {"yes": "holds", "no": "does not hold", "cannot be told": "cannot be told"}
     answers = claims.answers(full)
     badges = [a["class"] for t, a in parser.found if "badge" in a.get("class", "")]
-    kinds = {"yes": "good", "no": "bad", "not measured": "unknown"}
+    kinds = {"yes": "good", "no": "bad", "cannot be told": "unknown"}
     assert badges == [f"badge {kinds[answer.verdict.holds]}" for answer in answers]
     for answer in answers:
         row = f"{answer.claim.id} {answer.claim.statement} {answer.claim.paper}"
