@@ -4,17 +4,15 @@ They say nothing that the results do not say, and change none. A training in thi
 while it runs; one that was done elsewhere, or without logs, when it is seen to have ended.
 """
 
-import functools
 import pathlib
 import shutil
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from ddefense import records, training
+from ddefense import files, records, training
 from ddefense.experiments.pair import Watch, load_training
 from ddefense.experiments.stages import Artefact
 
@@ -70,7 +68,8 @@ class Logs:
             return
         if folder.exists():
             shutil.rmtree(folder)
-        _write_once(folder, functools.partial(_log_epochs, record))
+        with files.atomic_directory(folder) as temporary:
+            _log_epochs(record, temporary)
 
     def sweep(self, results: records.Results) -> None:
         """Writes one session of the HParams plugin for every network, in place of earlier ones.
@@ -83,7 +82,8 @@ class Logs:
         target = self._directory / "sweep"
         if target.exists():
             shutil.rmtree(target)
-        _write_once(target, functools.partial(_log_sessions, results))
+        with files.atomic_directory(target) as temporary:
+            _log_sessions(results, temporary)
 
 
 def _log_sessions(results: records.Results, folder: pathlib.Path) -> None:
@@ -104,19 +104,6 @@ def _log_sessions(results: records.Results, folder: pathlib.Path) -> None:
             api.hparams(_hyperparameters(results, network), trial_id=network.name)
             for name, value in metrics[network.name].items():
                 tf.summary.scalar(name, value, step=0)
-
-
-def _write_once(folder: pathlib.Path, log: Callable[[pathlib.Path], None]) -> None:
-    """Fills a folder that appears when it is complete; nothing where it is there."""
-    if folder.exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".tmp-{folder.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        log(temporary)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _log_epochs(record: records.TrainingRecord, folder: pathlib.Path) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import zipfile
 from pathlib import Path
@@ -23,22 +22,8 @@ SUBSTITUTE = f"--substitute={NETWORKS / 'baseline.keras'}"
 BOTH = (SUBSTITUTE, "--temperature=20")
 MODEL = f"--model={ROOT / 'exported_models' / 'digits_distilled_t100'}"
 
-# Runs the program in a fork for every line of arguments: starting Python takes far longer.
-SERVER = """
-import json, os, sys
-sys.modules["tensorflow"] = None  # what needs it too early ends in a traceback
-from ddefense.cli import attack
-for line in open(sys.argv[1]):
-    child = os.fork()
-    if not child:
-        for handle, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
-        sys.argv = ["bin/attack", *json.loads(line)]
-        attack.run()
-        os._exit(99)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps([status, open("../out").read(), open("../err").read()]), flush=True)
-"""
+COMMAND, MODULE = "bin/attack", "ddefense.cli.attack"
+MISSING = ("tensorflow",)
 
 # What the flags ask for, and what is said of it.
 PARSE = """
@@ -55,30 +40,6 @@ for arguments in json.loads(sys.argv[1]):
     found.append([dataclasses.asdict(config), str(workdir), attack_flags.left_out()])
 print(json.dumps(found))
 """
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the commands run: none of these may leave anything there."""
-    folder = tmp_path_factory.mktemp("cli") / "cwd"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cli(start_python, folder):
-    """Runs the command line as far as it goes without TensorFlow."""
-    pipe = folder.parent / "requests"
-    os.mkfifo(pipe)
-    with start_python("-c", SERVER, pipe, cwd=folder) as server, pipe.open("w") as requests:
-
-        def run(*arguments):
-            print(json.dumps(arguments), file=requests, flush=True)
-            found = subprocess.CompletedProcess(arguments, *json.loads(server.stdout.readline()))
-            assert "Traceback" not in found.stderr
-            return found
-
-        yield run
 
 
 @pytest.mark.parametrize(

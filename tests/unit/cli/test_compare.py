@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,49 +15,8 @@ ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "docs" / "results"
 MNIST, DIGITS = str(RESULTS / "mnist"), str(RESULTS / "digits")
 
-# Runs the program in a fork for every line of arguments: starting Python takes far longer.
-SERVER = """
-import json, os, sys
-for name in ("tensorflow", "keras", "tensorflow_datasets", "sklearn"):
-    sys.modules[name] = None  # what needs it ends in a traceback
-from ddefense.cli import compare
-for line in open(sys.argv[1]):
-    child = os.fork()
-    if not child:
-        for handle, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
-        variables, arguments = json.loads(line)
-        os.environ.update(variables)
-        sys.argv = ["bin/compare", *arguments]
-        compare.run()
-        os._exit(99)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps([status, open("../out").read(), open("../err").read()]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the commands run."""
-    folder = tmp_path_factory.mktemp("cli") / "cwd"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cli(start_python, folder):
-    """Runs the command line where TensorFlow cannot be imported."""
-    pipe = folder.parent / "requests"
-    os.mkfifo(pipe)
-    with start_python("-c", SERVER, pipe, cwd=folder) as server, pipe.open("w") as requests:
-
-        def run(*arguments, **variables):
-            print(json.dumps([variables, arguments]), file=requests, flush=True)
-            found = subprocess.CompletedProcess(arguments, *json.loads(server.stdout.readline()))
-            assert "Traceback" not in found.stderr
-            return found
-
-        yield run
+COMMAND, MODULE = "bin/compare", "ddefense.cli.compare"
+MISSING = ("tensorflow", "keras", "tensorflow_datasets", "sklearn")
 
 
 def save(directory, results):

@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,23 +13,8 @@ USAGE, RUN = 2, 1
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results" / "digits"
 NETWORK = f"--network={RESULTS / 'networks' / 'distilled_t20.keras'}"
 
-# Runs the program in a fork for every line of arguments: starting Python takes far longer.
-SERVER = """
-import json, os, sys
-for name in ("tensorflow", "keras", "tensorflow_datasets", "sklearn"):
-    sys.modules[name] = None  # what needs it ends in a traceback
-from ddefense.cli import export
-for line in open(sys.argv[1]):
-    child = os.fork()
-    if not child:
-        for handle, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
-        sys.argv = ["bin/export", *json.loads(line)]
-        export.run()
-        os._exit(99)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps([status, open("../out").read(), open("../err").read()]), flush=True)
-"""
+COMMAND, MODULE = "bin/export", "ddefense.cli.export"
+MISSING = ("tensorflow", "keras", "tensorflow_datasets", "sklearn")
 
 # The models' names, class names and ranges that flags make.
 PARSE = """
@@ -56,30 +39,6 @@ for arguments in json.loads(sys.argv[1]):
     ])
 print(json.dumps(found))
 """
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the commands run: none of these may leave anything there."""
-    folder = tmp_path_factory.mktemp("cli") / "cwd"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cli(start_python, folder):
-    """Runs the command line as far as it goes without TensorFlow."""
-    pipe = folder.parent / "requests"
-    os.mkfifo(pipe)
-    with start_python("-c", SERVER, pipe, cwd=folder) as server, pipe.open("w") as requests:
-
-        def run(*arguments):
-            print(json.dumps(arguments), file=requests, flush=True)
-            found = subprocess.CompletedProcess(arguments, *json.loads(server.stdout.readline()))
-            assert "Traceback" not in found.stderr
-            return found
-
-        yield run
 
 
 @pytest.fixture(scope="module")

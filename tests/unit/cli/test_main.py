@@ -1,8 +1,6 @@
 """The command line refuses what it cannot do in a few lines, with the right exit code."""
 
 import dataclasses
-import json
-import os
 import socket
 import subprocess
 
@@ -14,47 +12,9 @@ from ddefense.experiments import workdir
 
 USAGE, RUN = 2, 1
 
-# Runs the program in a fork for every line of arguments: starting Python takes far longer.
-SERVER = """
-import json, os, sys
-sys.modules["tensorflow"] = None  # what needs it too early ends in a traceback
-from ddefense import reporting  # otherwise imported by every fork that gets so far
-from ddefense.cli import main
-for line in open(sys.argv[1]):
-    child = os.fork()
-    if not child:
-        for handle, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
-        sys.argv = ["bin/reproduce", *json.loads(line)]
-        main.run()
-        os._exit(99)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps([status, open("../out").read(), open("../err").read()]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the commands run: none of these may leave anything there."""
-    folder = tmp_path_factory.mktemp("cli") / "cwd"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cli(start_python, folder):
-    """Runs the command line as far as it goes without TensorFlow."""
-    pipe = folder.parent / "requests"
-    os.mkfifo(pipe)
-    with start_python("-c", SERVER, pipe, cwd=folder) as server, pipe.open("w") as requests:
-
-        def run(*arguments):
-            print(json.dumps(arguments), file=requests, flush=True)
-            found = subprocess.CompletedProcess(arguments, *json.loads(server.stdout.readline()))
-            assert "Traceback" not in found.stderr
-            return found
-
-        yield run
+COMMAND, MODULE = "bin/reproduce", "ddefense.cli.main"
+MISSING = ("tensorflow",)
+LOADED = ("ddefense.reporting",)
 
 
 @pytest.mark.parametrize(

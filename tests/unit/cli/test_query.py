@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,23 +12,8 @@ IMAGES = "--images=one.png,two.jpg"
 MODEL = "--model=digits_distilled_t100"
 DIGITS = "--dataset=digits"
 
-# Runs the program in a fork for every line of arguments: starting Python takes far longer.
-SERVER = """
-import json, os, sys
-for name in ("tensorflow", "keras", "grpc", "requests", "sklearn"):
-    sys.modules[name] = None  # what needs it too early ends in a traceback
-from ddefense.cli import query
-for line in open(sys.argv[1]):
-    child = os.fork()
-    if not child:
-        for handle, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
-        sys.argv = ["bin/query", *json.loads(line)]
-        query.run()
-        os._exit(99)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps([status, open("../out").read(), open("../err").read()]), flush=True)
-"""
+COMMAND, MODULE = "bin/query", "ddefense.cli.query"
+MISSING = ("tensorflow", "keras", "grpc", "requests", "sklearn")
 
 # What the flags ask for.
 PARSE = """
@@ -55,22 +39,6 @@ def folder(tmp_path_factory):
     for name in ("one.png", "two.jpg"):
         (folder / name).write_bytes(b"for the server to judge")
     return folder
-
-
-@pytest.fixture(scope="module")
-def cli(start_python, folder):
-    """Runs the command line as far as it goes without what loads or sends anything."""
-    pipe = folder.parent / "requests"
-    os.mkfifo(pipe)
-    with start_python("-c", SERVER, pipe, cwd=folder) as server, pipe.open("w") as requests:
-
-        def run(*arguments):
-            print(json.dumps(arguments), file=requests, flush=True)
-            found = subprocess.CompletedProcess(arguments, *json.loads(server.stdout.readline()))
-            assert "Traceback" not in found.stderr
-            return found
-
-        yield run
 
 
 @pytest.mark.parametrize(
