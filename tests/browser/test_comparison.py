@@ -54,3 +54,41 @@ def test_a_pointer_is_told_the_numbers_of_a_run(visit, path):
     box = svg.bounding_box()
     svg.hover(position={"x": box["width"] * 0.12, "y": 40})
     assert re.search(r"(mnist|digits|cifar10), undistilled\W*\d\d\.\d\d", svg.text_content())
+
+
+def test_verdicts_come_first_and_answers_have_their_colour(visit, path):
+    page = visit(path)
+    headings = page.locator("main h2").all_inner_texts()
+    assert headings[0] == "Verdicts"
+    links = page.locator("nav a").evaluate_all("found => found.map((a) => a.getAttribute('href'))")
+    assert len(links) == len(headings) == 5
+    assert all(page.locator(link).count() == 1 for link in links)
+    badges = page.locator("table.claims .badge")
+    assert set(badges.all_inner_texts()) >= {"holds", "does not hold"}
+    colors = {"holds": "good", "does not hold": "bad", "cannot be told": "unknown"}
+    for badge in badges.all():
+        assert badge.get_attribute("class") == f"badge {colors[badge.inner_text()]}"
+
+
+def test_the_plot_follows_the_scheme_and_the_width(visit, path):
+    page = visit(path)
+    plot = page.locator("#drawing")
+    light = plot.inner_html()
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_timeout(100)
+    assert plot.inner_html() != light
+    page.set_viewport_size({"width": 700, "height": 900})
+    page.locator("#drawing svg[role=img][width^='6']").wait_for()
+
+
+def test_no_two_of_many_runs_have_the_same_colour(visit, tmp_path):
+    many = sorted((_RESULTS / "extended").glob("*/results.json"))
+    assert len(many) > 8
+    comparison_report.save(comparison.load(many), tmp_path)
+    page = visit(tmp_path / "comparison.html")
+    page.locator("#choice select").select_option("accuracy %")
+    dots = page.locator(
+        "#drawing svg[role=img] g[fill^='#'], #drawing svg[role=img] g[fill^='rgb']"
+    )
+    fills = dots.evaluate_all("found => found.map((one) => one.getAttribute('fill'))")
+    assert len(set(fills)) == len(many)

@@ -27,7 +27,7 @@ def write(comparison: Comparison) -> str:
         about=tables.about(comparison),
         settings=tables.settings(comparison),
         measures=tables.measures(comparison),
-        claims=tables.claims(comparison),
+        claims=_claims(comparison),
         verdicts=comparison_lib.verdicts(comparison),
         data=templating.data(
             {
@@ -37,6 +37,38 @@ def write(comparison: Comparison) -> str:
             }
         ),
     )
+
+
+_KINDS = {"yes": "good", "no": "bad", "differs": "unknown", "cannot be told": "unknown"}
+"""What colours the answers."""
+
+
+def _claims(comparison: Comparison) -> dict[str, Any] | None:
+    """The table of claims, with a word for the colour of every answer."""
+    table = tables.claims(comparison)
+    if table is None:
+        return None
+    return {
+        "title": table.title,
+        "headings": [column.heading for column in table.columns],
+        "notes": table.notes,
+        "rows": [
+            {
+                "claim": row.claim,
+                "answers": [
+                    answer
+                    and {
+                        "kind": _KINDS[answer.holds],
+                        "words": tables.answer_in_words(answer),
+                        "orientation": answer.orientation and answer.holds != "cannot be told",
+                        "value": tables.answer_in_numbers(row.claim, answer),
+                    }
+                    for answer in row.answers
+                ],
+            }
+            for row in comparison_lib.claims(comparison)
+        ],
+    }
 
 
 def _measure(measure: Measure) -> dict[str, Any]:

@@ -55,4 +55,5 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     found.globals["static"] = _static
+    found.filters["markdown"] = html
     return found

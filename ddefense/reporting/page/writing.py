@@ -18,13 +18,13 @@ from ddefense.reporting import (
 from ddefense.reporting.page import content, gallery, templating
 
 _PLOTS = {
-    "success": ("Adversarial success rate", "success_rate"),
-    "accuracy": ("Test accuracy", "accuracy"),
-    "amplitude": ("Amplitude of adversarial gradients", "gradients"),
-    "robustness": ("Robustness under JSMA", "robustness"),
-    "confidence": ("Confidence", "confidence"),
+    "success": ("Adversarial success rate", ("adaptive", "success_rate", "attack_rates")),
+    "accuracy": ("Test accuracy", ("accuracy",)),
+    "amplitude": ("Amplitude of adversarial gradients", ("gradients",)),
+    "robustness": ("Robustness under JSMA", ("robustness",)),
+    "confidence": ("Confidence", ("confidence",)),
 }
-"""By name in the page's script: heading, and the figure that says the same on paper."""
+"""By name in the page's script: heading, and figures that say the same on paper."""
 
 
 def write(results: records.Results, samples: records.Samples) -> str:
@@ -55,19 +55,13 @@ def write(results: records.Results, samples: records.Samples) -> str:
         tiles=content.tiles(results),
         bounds=passages.lower_bounds(results),
         claims=[] if results.is_evaluation else _claims(results),
-        claim_notes=[
-            templating.html(note)
-            for table in made
-            if table.name == "claims"
-            for note in table.notes
-        ],
+        claim_notes=[note for table in made if table.name == "claims" for note in table.notes],
         stalled="" if results.is_evaluation else templating.html(passages.stalled(results)),
         readings=templating.html(passages.described_readings(lookup.attacks_in(results))),
         norm_attacks=templating.html(passages.norm_attacks(results.networks)),
         tables=[table for table in made if table.name != "claims"],
-        plots=_PLOTS,
+        plots=_plots(results),
         curves=[] if results.is_evaluation else content.curves(results),
-        drawn=figures.names(results),
         gallery=shown,
         settings=evaluation.settings(results)
         if results.is_evaluation
@@ -80,6 +74,15 @@ def write(results: records.Results, samples: records.Samples) -> str:
         data=templating.data({**plots, "gallery": shown.content}),
         attack_labels={a: outcomes.label(results.networks, a) for a in shown.left_out},
     )
+
+
+def _plots(results: records.Results) -> dict[str, tuple[str, list[str]]]:
+    """The plots with those of their figures that are beside the page."""
+    drawn = figures.names(results)
+    return {
+        name: (heading, [figure for figure in said if figure in drawn])
+        for name, (heading, said) in _PLOTS.items()
+    }
 
 
 def _title(results: records.Results) -> str:

@@ -172,7 +172,7 @@ def claims(comparison: Comparison, *, brief: bool = False) -> Table | None:
                 row.claim.id,
                 row.claim.statement,
                 row.claim.paper,
-                *(answered(row.claim, answer, brief=brief) for answer in row.answers),
+                *(_answered(row.claim, answer, brief) for answer in row.answers),
             ]
             for row in found
         ],
@@ -183,28 +183,37 @@ def claims(comparison: Comparison, *, brief: bool = False) -> Table | None:
     )
 
 
-def answered(claim: Claim, answer: RunAnswer | None, *, brief: bool = False) -> str | None:
+def _answered(claim: Claim, answer: RunAnswer | None, brief: bool) -> str | None:
     """The answer of a run to a claim as text, such as `holds: 0.00 % (0/900)`; None for none.
 
     In brief it is the answer alone, with a star where the claim was made on other data.
     """
     if answer is None:
         return None
-    text = HOLDS[answer.holds]
-    told = answer.yes + answer.no
-    if told + answer.unknown > 1 and told:
-        text = f"holds at {answer.yes} of {told + answer.unknown} seeds"
-        text += f", {answer.unknown} cannot tell" if answer.unknown else ""
-    if answer.orientation and told:
+    text = answer_in_words(answer)
+    if answer.orientation and answer.holds != "cannot be told":
         text += " *" if brief else " (orientation)"
-    if brief:
-        return text
+    value = None if brief else answer_in_numbers(claim, answer)
+    return text if value is None else f"{text}: {value}"
+
+
+def answer_in_words(answer: RunAnswer) -> str:
+    """The answer of a run to a claim, such as `holds`, or `holds at 2 of 3 seeds`."""
+    told = answer.yes + answer.no
+    if told + answer.unknown == 1 or not told:
+        return HOLDS[answer.holds]
+    text = f"holds at {answer.yes} of {told + answer.unknown} seeds"
+    return f"{text}, {answer.unknown} cannot tell" if answer.unknown else text
+
+
+def answer_in_numbers(claim: Claim, answer: RunAnswer) -> str | None:
+    """What a run has for a claim, such as `0.00 % (0/900)`; None without a number."""
     if answer.ours != "-":
-        return f"{text}: {answer.ours}"
+        return answer.ours
     found = answer.value
     if found is None or found.low is None or found.high is None:
-        return text
-    return f"{text}: {claim.quantity} {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        return None
+    return f"{claim.quantity} {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def claims_as_data(comparison: Comparison) -> Table:

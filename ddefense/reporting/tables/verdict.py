@@ -193,4 +193,4 @@ def controls(results: records.Results) -> Table | None:
 
 
 def _result(passed: Cell) -> str:
-    return "pass" if passed else "**FAIL**"
+    return "pass" if passed else "FAIL"

@@ -1,30 +1,18 @@
-// Draws one quantity of every run. All numbers stand in a table of the page too.
-/* global d3, Plot */
+// Draws one quantity of every run.
+/* global common, Plot */
 "use strict";
 
 (() => {
-  const { networks, runs, measures } = JSON.parse(document.getElementById("data").textContent);
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const { networks, runs, measures } = common.data;
   const place = document.getElementById("drawing");
   const select = document.querySelector("#choice select");
 
   const labels = [...new Set(measures.map((measure) => measure.label))];
-  select.append(
-    ...labels.map((label) => {
-      const option = document.createElement("option");
-      option.textContent = label;
-      return option;
-    }),
-  );
+  select.append(...labels.map((label) => common.element("option", {}, label)));
   const first = measures.find((measure) => measure.name === "success");
   if (first) select.value = first.label;
 
-  let drawnAt = 0;
-
-  function draw() {
-    const width = Math.floor(place.clientWidth);
-    if (width === 0) return;
-    drawnAt = width;
+  function drawn(width) {
     const label = select.value;
     document.getElementById("quantity").textContent = label;
     const rows = measures
@@ -33,58 +21,35 @@
         measure.values.flatMap((found, run) => (found ? [{ ...found, run, network: measure.network }] : [])),
       );
     const shown = networks.filter((network) => rows.some((row) => row.network === network));
-    const narrow = width < 100 * shown.length;
-    const spread = Math.min(48, (0.5 * (width - 70)) / Math.max(1, shown.length));
-    const palette = dark.matches ? d3.schemeSet2 : d3.schemeDark2;
-    const color = (run) => palette[run % palette.length];
-    const plot = Plot.plot({
-      width,
-      height: 380,
-      marginLeft: 56,
-      marginRight: 16,
-      marginBottom: narrow ? 90 : 34,
-      style: { background: "transparent", fontSize: "12px" },
+    const room = common.spread(width, shown.length);
+    const colors = common.colors(runs.length);
+    return Plot.plot({
+      ...common.frame(width, shown.length, 380),
       ariaLabel: `${label} of every network in every run`,
-      x: { type: "point", domain: shown, label: null, padding: 0.5, tickRotate: narrow ? -35 : 0 },
+      x: common.axis(width, shown),
       y: { label, grid: true, nice: true, zero: label.endsWith("%") },
-      color: { legend: true, domain: runs, range: runs.map((_, run) => color(run)) },
+      color: { legend: true, domain: runs, range: colors },
       marks: [
         ...runs.flatMap((_, run) => {
           const own = rows.filter((row) => row.run === run);
-          const options = {
-            x: "network",
-            stroke: color(run),
-            dx: runs.length > 1 ? spread * ((run + 0.5) / runs.length - 0.5) : 0,
-          };
+          const options = { x: "network", stroke: colors[run], dx: common.beside(run, runs.length, room) };
           return [
             Plot.ruleX(own.filter((row) => row.low !== null), { ...options, y1: "low", y2: "high" }),
-            Plot.dot(own, { ...options, y: "value", fill: color(run), r: 4, symbol: (row) => (row.learnt ? "circle" : "times") }),
+            Plot.dot(own, { ...options, y: "value", fill: colors[run], r: 4, symbol: (row) => common.symbol(row.learnt) }),
           ];
         }),
-        Plot.tip(
+        common.tip(
           rows,
-          Plot.pointer({
-            x: "network",
-            y: "value",
-            title: (row) =>
-              `${runs[row.run]}, ${row.network}\n${row.text}${row.learnt ? "" : "\ndid not learn"}`,
-            fill: "var(--card)",
-            stroke: "var(--line)",
-          }),
+          "network",
+          "value",
+          (row) => `${runs[row.run]}, ${row.network}\n${row.text}${row.learnt ? "" : "\ndid not learn"}`,
         ),
       ],
     });
-    const svg = plot.tagName === "svg" ? plot : [...plot.querySelectorAll("svg")].find((s) => s.hasAttribute("aria-label"));
-    svg.setAttribute("role", "img");
-    for (const part of svg.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label");
-    place.replaceChildren(plot);
   }
 
+  const draw = () => common.draw(place, drawn);
   select.addEventListener("change", draw);
-  dark.addEventListener("change", draw);
-  new ResizeObserver(() => {
-    if (Math.floor(place.clientWidth) !== drawnAt) draw();
-  }).observe(place);
-  draw();
+  common.follow([place], draw);
   document.documentElement.dataset.ready = "";
 })();

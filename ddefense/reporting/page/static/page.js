@@ -1,60 +1,34 @@
-// Draws the plots and the samples of a page from the JSON in it. Every number stands in a table of
-// the page too, which is what readers without a pointer, a screen or JavaScript have.
-/* global d3, Plot */
+// Draws the plots and the samples of a run from the JSON in the page.
+/* global common, d3, Plot */
 "use strict";
 
 (() => {
   const started = performance.now();
-  const data = JSON.parse(document.getElementById("data").textContent);
+  const { beside, data, element, onScreen, tip } = common;
   const { networks, attacks } = data;
   const attackNamed = new Map(attacks.map((attack) => [attack.name, attack]));
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
   // TensorFlow makes 0 of what is smaller.
   const SMALLEST_FLOAT32 = Math.log10(2 ** -126);
 
-  const element = (name, attributes = {}, ...children) => {
-    const made = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) {
-      if (value !== false && value !== undefined) made.setAttribute(key, value === true ? "" : value);
-    }
-    made.append(...children);
-    return made;
-  };
   const percent = (value, digits = 1) => `${value.toFixed(digits)} %`;
-  // Colours that are made for paper are too dark on a dark screen.
-  const onScreen = (color) => (dark.matches ? d3.interpolateRgb(color, "#ffffff")(0.4) : color);
 
   // --- plots -------------------------------------------------------------------------------------
 
   const label = (place) => networks[place].label;
-  const networkAxis = (width) => ({
-    type: "point",
-    domain: networks.map((_, place) => place),
-    tickFormat: label,
-    tickRotate: width < 90 * networks.length ? -35 : 0,
-    label: null,
-    padding: 0.5,
-  });
-  const common = (width, height = 320) => ({
-    width,
-    height,
-    marginLeft: 52,
-    marginBottom: width < 90 * networks.length ? 84 : 34,
-    marginRight: 16,
-    style: { background: "transparent", fontSize: "12px" },
-  });
+  const networkAxis = (width) => common.axis(width, d3.range(networks.length), label);
+  const frame = (width, height) => common.frame(width, networks.length, height);
   const percentAxis = (name, domain = [0, 100]) => ({ label: `${name}, %`, domain, grid: true });
-  const symbol = (place) => (networks[place].learnt ? "circle" : "times");
+  const symbol = (place) => common.symbol(networks[place].learnt);
 
   let shown = new Set(attacks.filter((attack) => attack.shown).map((attack) => attack.name));
 
-  const lines = (rows, value, spread, extra) => {
+  const lines = (rows, value, room, extra) => {
     // One line for each attack; those on one network stand side by side, or they would hide.
     const names = [...new Set(rows.map((row) => row.attack))];
     return names.flatMap((name, index) => {
       const attack = attackNamed.get(name);
       const stroke = onScreen(attack.color);
-      const dx = names.length > 1 ? spread * ((index + 0.5) / names.length - 0.5) : 0;
+      const dx = beside(index, names.length, room);
       const own = rows.filter((row) => row.attack === name);
       const options = { x: "network", dx, stroke };
       return [
@@ -67,25 +41,22 @@
       ];
     });
   };
-  const pointed = (rows, y, title) =>
-    Plot.tip(rows, Plot.pointer({ x: "network", y, title, fill: "var(--card)", stroke: "var(--line)" }));
-
-  const spreadOf = (width) => Math.min(60, (0.55 * (width - 70)) / networks.length);
+  const roomOf = (width) => common.spread(width, networks.length);
 
   const drawers = {
     success(width) {
       const rows = data.success.filter((row) => shown.has(row.attack));
       return Plot.plot({
-        ...common(width, 400),
+        ...frame(width, 400),
         ariaLabel: "Adversarial success rate of every attack on every network",
         x: networkAxis(width),
         y: percentAxis("adversarial success rate"),
         marks: [
           Plot.ruleY([0]),
-          ...lines(rows, "percent", spreadOf(width), (own, options) => [
+          ...lines(rows, "percent", roomOf(width), (own, options) => [
             Plot.ruleX(own, { ...options, y1: "low", y2: "high", strokeOpacity: 0.45, strokeWidth: 1.5 }),
           ]),
-          pointed(rows, "percent", (row) => {
+          tip(rows, "network", "percent", (row) => {
             const attack = attackNamed.get(row.attack);
             const distance = row.distance === null ? "" : `\nmean ${attack.norm} distance ${row.distance.toPrecision(3)}`;
             return (
@@ -118,7 +89,7 @@
         marks: data.amplitude.some((row) => row.low < SMALLEST_FLOAT32)
           ? [
               Plot.ruleY([SMALLEST_FLOAT32], { strokeDasharray: "2,3" }),
-              Plot.text([SMALLEST_FLOAT32], { y: (y) => y, text: () => "smallest normal float32", frameAnchor: "right", dy: -7 }),
+              Plot.text([SMALLEST_FLOAT32], { y: (y) => y, text: () => "smallest normal float32", frameAnchor: "left", dx: 4, dy: 9 }),
             ]
           : [],
       });
@@ -129,7 +100,7 @@
       const cap = rows.length ? rows[0].cap : 0;
       const names = [...new Set(rows.map((row) => row.attack))].map((name) => attackNamed.get(name));
       return Plot.plot({
-        ...common(width),
+        ...frame(width),
         ariaLabel: "Robustness of every network under every reading of JSMA",
         x: networkAxis(width),
         y: { label: "robustness: features to change, %", domain: [0, 1.05 * cap], grid: true },
@@ -137,8 +108,8 @@
         marks: [
           Plot.ruleY([0]),
           Plot.ruleY([cap], { strokeDasharray: "2,3" }),
-          ...lines(rows, "percent", spreadOf(width), () => []),
-          pointed(rows, "percent", (row) => `${attackNamed.get(row.attack).label}\n${label(row.network)}: ${percent(row.percent, 2)}`),
+          ...lines(rows, "percent", roomOf(width), () => []),
+          tip(rows, "network", "percent", (row) => `${attackNamed.get(row.attack).label}\n${label(row.network)}: ${percent(row.percent, 2)}`),
         ],
       });
     },
@@ -155,13 +126,13 @@
     training_accuracy: (width) => epochs(width, "accuracy", "training accuracy, %", {}),
   };
 
-  const KINDS = ["#d55e00", "#0072b2"];
+  const colorOf = (kind) => onScreen(kind.startsWith("deployed") ? "#d55e00" : "#0072b2");
 
   function byKind(width, rows, ariaLabel, y, { more = () => [], marks = [], title, ...options }) {
     const kinds = [...new Set(rows.map((row) => row.which))];
-    const colors = kinds.map((_, index) => onScreen(KINDS[(index + 2 - kinds.length) % 2]));
+    const colors = kinds.map(colorOf);
     return Plot.plot({
-      ...common(width),
+      ...frame(width),
       ariaLabel,
       x: networkAxis(width),
       color: { legend: kinds.length > 1, domain: kinds, range: colors },
@@ -170,13 +141,13 @@
         ...marks,
         ...kinds.flatMap((kind, index) => {
           const own = rows.filter((row) => row.which === kind);
-          const place = { x: "network", stroke: colors[index], dx: kinds.length > 1 ? 12 * index - 6 : 0 };
+          const place = { x: "network", stroke: colors[index], dx: beside(index, kinds.length, 24) };
           return [
             ...more(own, place),
             Plot.dot(own, { ...place, y, fill: colors[index], r: 4, symbol: (row) => symbol(row.network) }),
           ];
         }),
-        pointed(rows, y, title),
+        tip(rows, "network", y, title),
       ],
     });
   }
@@ -189,46 +160,23 @@
       run[what].map((value, index) => ({ epoch: index + 1, value, label: label(run.network) })),
     );
     return Plot.plot({
-      ...common(width, 280),
+      ...frame(width, 280),
       marginBottom: 36,
       ariaLabel: `${name} of every network by epoch`,
       x: { label: "epoch", tickFormat: "d", interval: 1, ticks: Math.min(8, d3.max(rows, (row) => row.epoch)) },
       y: { label: name, grid: true, nice: true, ...options },
-      color: { legend: true, domain: runs.map((run) => label(run.network)), scheme: dark.matches ? "set2" : "dark2" },
+      color: { legend: true, domain: runs.map((run) => label(run.network)), range: common.colors(runs.length) },
       marks: [
         Plot.line(rows, { x: "epoch", y: "value", stroke: "label", strokeWidth: 1.6 }),
         Plot.dot(rows, { x: "epoch", y: "value", fill: "label", r: 2 }),
-        Plot.tip(
-          rows,
-          Plot.pointer({
-            x: "epoch",
-            y: "value",
-            title: (row) => `${row.label}, epoch ${row.epoch}\n${row.value.toPrecision(4)}`,
-            fill: "var(--card)",
-            stroke: "var(--line)",
-          }),
-        ),
+        tip(rows, "epoch", "value", (row) => `${row.label}, epoch ${row.epoch}\n${row.value.toPrecision(4)}`),
       ],
     });
   }
 
-  const drawn = new Map();
-
-  function draw(place) {
-    const width = Math.floor(place.clientWidth);
-    if (width === 0) return;
-    drawn.set(place, width);
-    const plot = drawers[place.dataset.plot](width);
-    const svg = plot.tagName === "svg" ? plot : [...plot.querySelectorAll("svg")].find((s) => s.hasAttribute("aria-label"));
-    svg.setAttribute("role", "img");
-    // Parts of a picture have no names of their own.
-    for (const part of svg.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label");
-    place.replaceChildren(plot);
-  }
-
+  const draw = (place) => common.draw(place, drawers[place.dataset.plot]);
   const places = [...document.querySelectorAll("[data-plot]")];
-  const redraw = (...names) =>
-    places.filter((place) => !names.length || names.includes(place.dataset.plot)).forEach(draw);
+  const redraw = (...names) => places.filter((place) => names.includes(place.dataset.plot)).forEach(draw);
 
   function addLegend() {
     const groups = [
@@ -245,7 +193,7 @@
           redraw("success");
         });
         const swatch = element("span", { class: attack.softmax ? "swatch dashed" : "swatch", "aria-hidden": "true" });
-        swatch.style.borderTopColor = attack.color;
+        swatch.style.setProperty("--color", attack.color);
         return element("label", {}, box, swatch, attack.label);
       });
       legend.append(element("fieldset", {}, element("legend", {}, heading), ...boxes));
@@ -313,6 +261,8 @@
     const cards = document.getElementById("cards");
     const more = document.getElementById("more");
     const cache = new Map();
+    // The entry that is shown, which is not at once the one that was asked for.
+    let shownEntry = null;
     let outcome = null;
     let found = [];
 
@@ -333,13 +283,18 @@
       if (names.includes(chosen)) form.elements.attack.value = chosen;
     }
 
-    async function choose() {
-      const entry = content.entries.find(
+    const chosen = () =>
+      content.entries.find(
         (each) =>
           each.network === Number(form.elements.network.value) && each.attack === form.elements.attack.value,
       );
+
+    async function choose() {
+      const entry = chosen();
       if (!cache.has(entry)) cache.set(entry, await unpacked(entry));
-      outcome = cache.get(entry);
+      // Somebody may have chosen another meanwhile.
+      if (chosen() !== entry) return;
+      [shownEntry, outcome] = [entry, cache.get(entry)];
       showMatrix();
       filter();
     }
@@ -358,7 +313,6 @@
         tried[cell] += 1;
         reached[cell] += outcome.success[pair];
       });
-      const [low, high] = dark.matches ? ["#1d2125", "#8a4a10"] : ["#ffffff", "#f6b26b"];
       const head = element("tr", {}, element("td"));
       for (const name of data.classes) head.append(element("th", { scope: "col" }, element("span", {}, name)));
       const rows = data.classes.map((name, source) => {
@@ -379,7 +333,7 @@
               },
               String(Math.round(100 * share)),
             );
-            button.style.backgroundColor = d3.interpolateRgb(low, high)(share);
+            button.style.setProperty("--share", `${100 * share}%`);
             place.append(button);
           }
           row.append(place);
@@ -434,7 +388,7 @@
         feature += outcome.steps[at];
         adversarial[feature] += outcome.change[at];
       }
-      const network = Number(form.elements.network.value);
+      const { network } = shownEntry;
       const own = outcome.classes
         ? outcome.shares.subarray(pair * outcome.classes, (pair + 1) * outcome.classes)
         : null;
@@ -446,7 +400,7 @@
       const reached = Boolean(outcome.success[pair]);
       return element(
         "li",
-        { class: "card" },
+        { class: "card", tabindex: "-1" },
         element(
           "figure",
           {},
@@ -528,7 +482,12 @@
       else filter();
     });
     form.addEventListener("submit", (event) => event.preventDefault());
-    more.addEventListener("click", addCards);
+    more.addEventListener("click", () => {
+      const first = cards.childElementCount;
+      addCards();
+      // Who reads by keyboard goes on at the first of the new ones: the button may be gone.
+      cards.children[first].focus();
+    });
     const matrix = document.getElementById("matrix");
     matrix.addEventListener("click", (event) => {
       const button = event.target.closest("button");
@@ -560,7 +519,6 @@
       matrix.querySelector("button[tabindex='0']")?.setAttribute("tabindex", "-1");
       event.target.setAttribute("tabindex", "0");
     });
-    dark.addEventListener("change", showMatrix);
     fillAttacks();
     await choose();
   }
@@ -569,18 +527,7 @@
 
   addLegend();
   addTrainingControls();
-  redraw();
-  dark.addEventListener("change", () => redraw());
-  const observer = new ResizeObserver((changes) => {
-    for (const { target } of changes) {
-      if (Math.floor(target.clientWidth) !== drawn.get(target)) draw(target);
-    }
-  });
-  places.forEach((place) => observer.observe(place));
-  // What is folded is not printed.
-  window.addEventListener("beforeprint", () => {
-    for (const details of document.querySelectorAll("details")) details.open = true;
-  });
+  common.follow(places, draw);
   const ready = () => {
     document.documentElement.dataset.ready = String(Math.round(performance.now() - started));
   };
