@@ -1,13 +1,14 @@
 """A comparison on the terminal."""
 
+from collections.abc import Callable
+
 from rich.console import Console
 
 from ddefense.cli import terminal
-from ddefense.reporting import comparability, comparison
+from ddefense.reporting import claims, comparability, comparison
 from ddefense.reporting.tables import comparison as comparison_tables
 
-_STYLES = {"holds": "green", "does not hold": "red", "cannot be told": "yellow"}
-"""By how an answer to a claim starts."""
+_STYLES = {"good": "green", "bad": "red", "unknown": "yellow"}
 
 
 def show(compared: comparison.Comparison) -> None:
@@ -26,12 +27,19 @@ def _print(console: Console, compared: comparison.Comparison) -> None:
     terminal.table(console, comparison_tables.settings(compared))
     # The networks are told apart by a line between them.
     terminal.table(console, comparison_tables.measures(compared, brief=True), grouped=True)
-    claims = comparison_tables.claims(compared, brief=True)
-    if claims is not None:
-        terminal.table(console, claims, style=_style)
+    answers = comparison_tables.claims(compared, brief=True)
+    if answers is not None:
+        terminal.table(console, answers, style=_styles(compared))
     for name, sentence in comparison.verdicts(compared).items():
         terminal.paragraph(console, f"Verdict on {name}: {sentence}")
 
 
-def _style(cell: str) -> str:
-    return next((style for start, style in _STYLES.items() if cell.startswith(start)), "")
+def _styles(compared: comparison.Comparison) -> Callable[[str], str]:
+    """The style of a cell that is an answer to a claim."""
+    found = {
+        comparison_tables.answer_in_words(answer): _STYLES[claims.KINDS[answer.holds]]
+        for row in comparison.claims(compared)
+        for answer in row.answers
+        if answer is not None
+    }
+    return lambda cell: found.get(cell.removesuffix(" *"), "")

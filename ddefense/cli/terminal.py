@@ -1,6 +1,7 @@
 """Tables and sentences for people: aligned and coloured on a terminal, plain text elsewhere."""
 
 import dataclasses
+import os
 import re
 import sys
 import textwrap
@@ -42,8 +43,12 @@ def show(write: Callable[[Console], None], stream: TextIO | None = None) -> None
     text = captured.get()
     if not console.is_terminal:
         text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
-    stream.write(text)
-    stream.flush()
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:  # who reads it, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def table(
@@ -64,7 +69,10 @@ def table(
         grouped: whether a line stands between rows that begin with different words.
     """
     if content.rows:
-        console.print(_grid_that_fits(console, content, style, grouped))
+        grid = _grid_that_fits(console, content, style, grouped)
+        least = Measurement.get(console, console.options.update(width=_UNBOUNDED), grid).minimum
+        # Rather too wide than without its last columns.
+        console.print(grid, width=max(console.width, least), crop=False)
     for note in content.notes:
         paragraph(console, note)
 
@@ -74,7 +82,13 @@ def _grid_that_fits(
 ) -> Grid:
     """The first layout that is no wider than the console."""
     rows = content.text()
-    short = [[_INTERVAL.sub("", cell) for cell in row] for row in rows]
+    short = [
+        [
+            cell if column.text else _INTERVAL.sub("", cell)
+            for column, cell in zip(content.columns, row, strict=True)
+        ]
+        for row in rows
+    ]
     without = dataclasses.replace(content, title=_ABOUT_INTERVALS.sub("", content.title))
     layouts = (
         (content, rows, 1),
@@ -135,6 +149,8 @@ def _grid(
             # What a row is about must be read at a glance.
             no_wrap=place == 0 and longest <= _CELL_WIDTH,
             max_width=_CELL_WIDTH if column.text else None,
+            # A number in two lines is another number.
+            min_width=None if column.text else longest,
         )
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         ends = grouped and following is not None and following[0] != row[0]

@@ -100,7 +100,7 @@ def check_seeds(workdir: pathlib.Path, configs: Sequence[config_lib.Config]) -> 
         raise records.RunError(
             f"--workdir: {workdir} belongs to a run of one seed. Choose another for --seeds."
         )
-    known = ("seed_*", "report.html", "report.md", "tables", "figures", ".tmp-*")
+    known = ("seed_*", "report.html", "report.md", "tables", "figures", "comparison*", ".tmp-*")
     others = [
         path.name
         for path in (workdir.iterdir() if workdir.exists() else ())

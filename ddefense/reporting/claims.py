@@ -287,6 +287,14 @@ WORDS: dict[str, str] = {
 }
 """How the answers are called where no heading asks the question."""
 
+KINDS: dict[str, str] = {
+    "yes": "good",
+    "no": "bad",
+    "cannot be told": "unknown",
+    "differs": "unknown",
+}
+"""What gives the answers their colour; seeds may differ."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:

@@ -31,7 +31,7 @@ _TRAINING = (
 )
 """Settings that mean nothing for an evaluation, which trains nothing."""
 _EFFORT = {
-    "theta": config_lib.JSMA_ATTACKS,
+    "theta": tuple(a for a in config_lib.JSMA_ATTACKS if a != "jsma_f_theta_1"),
     "max_features": config_lib.JSMA_ATTACKS,
     **description.EFFORT,
 }
@@ -64,7 +64,7 @@ def about(comparison: Comparison) -> dict[str, tuple[str, ...]]:
         "attacked images": lambda r: f"{len(r.sample_indices)}",
         "version": _version,
         "device": _device,
-        "date": lambda r: str(r.environment.get("started", ABSENT)).partition("T")[0],
+        "date": lambda r: str(r.environment.get("started") or ABSENT).partition("T")[0],
         "masks gradients": lambda r: _verdict(r, "masks_gradients"),
         "stops an adaptive attacker": lambda r: _verdict(r, "stops_adaptive_attacker"),
     }
@@ -77,7 +77,7 @@ def about(comparison: Comparison) -> dict[str, tuple[str, ...]]:
 def _version(results: records.Results) -> str:
     known = results.environment
     commit = f" ({known['commit']})" if known.get("commit") else ""
-    return f"{known.get('ddefense', ABSENT)}{commit}"
+    return f"{known.get('ddefense') or ABSENT}{commit}"
 
 
 def _device(results: records.Results) -> str:
@@ -86,7 +86,7 @@ def _device(results: records.Results) -> str:
     if isinstance(gpus, list) and gpus:
         return ", ".join(map(str, gpus))
     cores = f", {known['cores']} cores" if known.get("cores") else ""
-    return f"{known.get('cpu', ABSENT)}{cores}"
+    return f"{known.get('cpu') or ABSENT}{cores}"
 
 
 def _verdict(results: records.Results, name: str) -> str:
@@ -175,6 +175,9 @@ def warnings(comparison: Comparison) -> list[str]:
 def _data(comparison: Comparison) -> str:
     """That the test sets are not the same."""
     texts, digests, identities = [], set(), set()
+    # A user's network brings its own range of values; its evaluation puts all into one.
+    ranges = {_range(run) for run in comparison.runs} - {""}
+    names = {tuple(run.runs.first.dataset.class_names) for run in comparison.runs}
     for run in comparison.runs:
         results = run.runs.first
         data = results.dataset
@@ -182,17 +185,25 @@ def _data(comparison: Comparison) -> str:
         digest = results.environment.get("data_sha256")
         texts.append(
             f"{run.label} has {data.name} ({data.num_test:,} test images of {shape}"
+            + (_range(run) if len(ranges) > 1 else "")
+            + (f", classes {', '.join(data.class_names)}" if len(names) > 1 else "")
             + (f", sha256 {str(digest)[:12]})" if digest else ")")
         )
-        classes, values = tuple(data.class_names), data.value_range
-        identities.add((data.name, data.num_test, data.image_shape, classes, values))
+        identities.add((data.name, data.num_test, data.image_shape))
         digests.update([str(digest)] if digest else [])
-    if len(identities) < 2 and len(digests) < 2:
+    if all(len(found) < 2 for found in (identities, digests, ranges, names)):
         return ""
     return (
         f"Other data: {'; '.join(texts)}. Their numbers are of different problems; compare what "
         "each run shows, not one number with another."
     )
+
+
+def _range(run: ComparedRun) -> str:
+    """The range of values as text; empty for an evaluation."""
+    results = run.runs.first
+    low, high = results.dataset.value_range
+    return "" if results.is_evaluation else f", values in [{low:g}, {high:g}]"
 
 
 def _budget(comparison: Comparison) -> str:
@@ -273,4 +284,6 @@ def _unfinished(comparison: Comparison) -> str:
         for run in comparison.runs
         if run.runs.unfinished
     ]
+    if comparison.unfinished:
+        found.append(f"seed {', '.join(map(str, comparison.unfinished))}")
     return f"Not finished, and not counted: {'; '.join(found)}." if found else ""

@@ -4,6 +4,7 @@ Settings and what cannot be compared are in `comparability`, tables in `tables.c
 """
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
@@ -15,8 +16,6 @@ from ddefense.reporting import lookup, outcomes, runs, spread
 from ddefense.reporting.verdicts import Holds
 
 _RESULTS = "results.json"
-# Networks by defence, then by T; those that no run trained are last.
-_ORDER = ("none", "distillation", "adversarial_training", "unknown")
 _SEEK_NO_DISTANCE = (*config_lib.SIGN_ATTACKS, outcomes.TRANSFER)
 """Attacks whose distance is set beforehand, so that it says nothing about the network."""
 
@@ -56,9 +55,15 @@ class ComparedRun:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Runs to be compared, at least one, in the order in which they were named."""
+    """Runs to be compared.
+
+    Attributes:
+        runs: at least one, in the order in which they were named.
+        unfinished: seeds without results, of runs that are the seeds of one folder.
+    """
 
     runs: tuple[ComparedRun, ...]
+    unfinished: tuple[int, ...] = ()
 
     def networks(self) -> list[str]:
         """Labels of the networks of all runs: undistilled, by rising T, then all others."""
@@ -67,7 +72,7 @@ class Comparison:
             for results in run.results:
                 for network in results.networks:
                     label = lookup.network_label(network)
-                    place = (_ORDER.index(network.defense), network.temperature)
+                    place = (runs.ORDER.index(network.defense), network.temperature)
                     places[label] = min(place, places.get(label, place))
         return sorted(places, key=lambda label: (*places[label], label))
 
@@ -231,7 +236,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _read(path: pathlib.Path, files: list[pathlib.Path]) -> runs.Runs:
-    if files[0].parent.parent == path:
+    if path.is_dir() and not (path / _RESULTS).is_file():
         return runs.load(path)
     results = records.load(records.Results, files[0])
     return runs.Runs({results.config.seed: results})
@@ -241,10 +246,15 @@ def _labels(paths: Sequence[pathlib.Path]) -> list[str]:
     """The shortest ends of paths, of equally many parts, that tell them apart."""
     parts = [_named(path) for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(part[-length:]) for part in parts]
+        labels = [_printable(pathlib.PurePath(*part[-length:])) for part in parts]
         if len(set(labels)) == len(labels):
             break
     return labels
+
+
+def _printable(path: pathlib.PurePath) -> str:
+    """A path as text; bytes that are no UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _named(path: pathlib.Path) -> tuple[str, ...]:

@@ -31,10 +31,15 @@ def render(workdir: pathlib.Path) -> list[pathlib.Path]:
         `report.html` and `report.md`, which comes last and links to the others.
 
     Raises:
-        RunError: if the records are missing or damaged.
+        RunError: if the records are missing, damaged, or of two runs.
     """
     results = records.load(records.Results, workdir / "results.json")
     samples = records.Samples.load(workdir / "samples.npz")
+    if samples.test_indices.tolist() != results.sample_indices:
+        raise records.RunError(
+            f"Expected results.json and samples.npz in {workdir} to be of one run, but they name "
+            "other attacked images. Was one of them copied there? Put the run's own back."
+        )
     return _write_all(
         workdir,
         figures.draw_all(results, samples),
@@ -86,7 +91,8 @@ def _side_by_side(found: runs.Runs, directory: pathlib.Path) -> comparison.Compa
                 runs=runs.Runs({seed: results}),
             )
             for seed, results in found.by_seed.items()
-        )
+        ),
+        found.unfinished,
     )
 
 

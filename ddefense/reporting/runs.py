@@ -14,8 +14,8 @@ from ddefense.reporting.spread import Spread
 Measure = Callable[[records.Results, records.NetworkRecord], float | None]
 """What is looked up in a network of a run; None where it was not measured."""
 
-# In which networks are listed: the baseline first, then by T, an adversarially trained one last.
-_ORDER = ("none", "distillation", "adversarial_training")
+ORDER = ("none", "distillation", "adversarial_training", "unknown")
+"""In which networks are listed, by their defence; then by T. What no run trained is last."""
 _DIRECTORY = re.compile(r"seed_(0|[1-9][0-9]*)")
 
 
@@ -42,7 +42,7 @@ class Runs:
         for results in self.by_seed.values():
             for network in results.networks:
                 found.setdefault(network.name, network)
-        ordered = sorted(found.values(), key=lambda n: (_ORDER.index(n.defense), n.temperature))
+        ordered = sorted(found.values(), key=lambda n: (ORDER.index(n.defense), n.temperature))
         return {network.name: network for network in ordered}
 
     def attacks(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ddefense.reporting import comparability
+from ddefense.reporting import claims, comparability
 from ddefense.reporting import comparison as comparison_lib
 from ddefense.reporting.comparison import Comparison, Measure
 from ddefense.reporting.page import templating
@@ -39,10 +39,6 @@ def write(comparison: Comparison) -> str:
     )
 
 
-_KINDS = {"yes": "good", "no": "bad", "differs": "unknown", "cannot be told": "unknown"}
-"""What colours the answers."""
-
-
 def _claims(comparison: Comparison) -> dict[str, Any] | None:
     """The table of claims, with a word for the colour of every answer."""
     table = tables.claims(comparison)
@@ -58,7 +54,7 @@ def _claims(comparison: Comparison) -> dict[str, Any] | None:
                 "answers": [
                     answer
                     and {
-                        "kind": _KINDS[answer.holds],
+                        "kind": claims.KINDS[answer.holds],
                         "words": tables.answer_in_words(answer),
                         "orientation": answer.orientation and answer.holds != "cannot be told",
                         "value": tables.answer_in_numbers(row.claim, answer),

@@ -200,7 +200,9 @@ def tiles(results: records.Results) -> list[Tile]:
     if network is None:
         return []
     baseline = lookup.undistilled(results)
-    compared = None if baseline is None or baseline.name == network.name else baseline
+    compared = None
+    if baseline is not None and baseline.name != network.name and lookup.usable(results, baseline):
+        compared = baseline
     label = lookup.network_label(network)
 
     def beside(value: float | None) -> str:

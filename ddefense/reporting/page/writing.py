@@ -129,11 +129,10 @@ def _answers(results: records.Results) -> list[Answer]:
 
 def _claims(results: records.Results) -> list[dict[str, Any]]:
     """Rows of the comparison with the paper, with a word for their colour."""
-    kinds = {"yes": "good", "no": "bad", "cannot be told": "unknown"}
     return [
         {
             "answer": answer,
-            "kind": kinds[answer.verdict.holds],
+            "kind": claims.KINDS[answer.verdict.holds],
             "word": claims.WORDS[answer.verdict.holds],
         }
         for answer in claims.answers(results)

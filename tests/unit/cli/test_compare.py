@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -66,6 +67,70 @@ def test_a_terminal_gets_colours_and_its_width(cli):
     assert "\x1b[32mholds" in out
     assert "\x1b[1;33mWARNING" in out
     assert "[19.7, 29.6]" in out  # no mark-up of rich's
+
+
+def seeds_that_fail(folder, failing):
+    """A folder of three seeds; those that fail have networks of little accuracy."""
+    results = records.load(records.Results, RESULTS / "digits" / "results.json")
+    for seed in range(3):
+        share = 0.5 if seed in failing else 0.999
+        networks = [dataclasses.replace(n, test_accuracy=share) for n in results.networks]
+        config = dataclasses.replace(results.config, seed=seed)
+        save(
+            folder / f"seed_{seed}", dataclasses.replace(results, config=config, networks=networks)
+        )
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("failing", "answer", "colour"),
+    [
+        ((), "holds at 3 of 3 seeds *", 32),
+        ((1,), "holds at 2 of 3 seeds *", 33),
+        ((0, 1, 2), "holds at 0 of 3 seeds *", 31),
+    ],
+)
+def test_answers_of_several_seeds_have_their_colour(cli, tmp_path, failing, answer, colour):
+    folder = seeds_that_fail(tmp_path / "mine", failing)
+    out = cli(folder, FORCE_COLOR="1", COLUMNS="150").stdout
+    (line,) = (line for line in out.splitlines() if "Test accuracy, undistilled" in line)
+    assert f"\x1b[{colour}m{answer}" in line
+
+
+def test_what_an_output_cannot_show_is_escaped(cli, tmp_path):
+    results = records.load(records.Results, RESULTS / "digits" / "results.json")
+    answer = cli(save(tmp_path / "\u00e9 run", results), PYTHONIOENCODING="ascii")
+    assert answer.returncode == 0
+
+
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_no_number_is_broken_however_many_runs(cli, tmp_path, columns):
+    results = records.load(records.Results, RESULTS / "digits" / "results.json")
+    copies = [
+        save(
+            tmp_path / f"r{seed}",
+            dataclasses.replace(results, config=dataclasses.replace(results.config, seed=seed)),
+        )
+        for seed in range(9)
+    ]
+    out = cli(*copies, FORCE_COLOR="1", COLUMNS=columns).stdout
+    accuracies = [re.findall(r"\b95\.83\b", line) for line in out.splitlines()]
+    assert [len(found) for found in accuracies if found] == [9, 9]  # undistilled, and T = 1
+
+
+def test_who_reads_the_first_lines_alone_gets_no_error(run_python, tmp_path):
+    code = """
+import os, sys
+reading, writing = os.pipe()
+os.dup2(writing, 1)
+os.close(writing)
+os.close(reading)
+from ddefense.cli import compare
+sys.argv = ["bin/compare", *sys.argv[1:]]
+compare.run()
+"""
+    found = run_python("-c", code, MNIST, DIGITS, cwd=tmp_path)
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 def test_brackets_in_names_are_text(cli, tmp_path):

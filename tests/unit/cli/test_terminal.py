@@ -91,6 +91,18 @@ def test_a_terminal_gets_colours_and_lines_that_fit(columns, results):
     assert {"accuracy", "logits", "domain)"} <= set(plain.split())  # no word is broken
 
 
+def test_brackets_of_a_name_are_kept_where_intervals_are_left_out():
+    code = """
+from ddefense.cli import terminal
+from ddefense.reporting.tables.table import Column, Interval, Table, fixed
+columns = [Column("n", "network", text=True), Column("v", "value", fixed(1), kind=Interval)]
+content = Table("t", "title", columns, [["net [old]", Interval(1.0, 0.5, 1.5)]])
+terminal.summary(content, [])
+"""
+    text = _ESCAPE.sub("", on_terminal(20, code))
+    assert re.search(r"^ net \[old\] +1\.0 *$", text, re.M)
+
+
 def test_who_wants_no_colour_gets_none():
     assert "\x1b[1;31m" not in on_terminal(120, NO_COLOR="1")
 

@@ -208,6 +208,12 @@ def test_several_seeds_and_one_seed_refuse_the_directory_of_the_other(tmp_path):
     workdir.check(tmp_path / "several" / "seed_3", SEEDS[0])
 
 
+def test_several_seeds_know_what_is_written_about_them(tmp_path):
+    for name in ("report.html", "report.md", "comparison.html", "comparison_claims.csv"):
+        (tmp_path / name).write_text("")
+    workdir.check_seeds(tmp_path, SEEDS)
+
+
 def test_several_seeds_refuse_foreign_contents(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(RunError, match=r"which contains thesis\.tex"):

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import pathlib
 import shutil
 
@@ -455,3 +456,52 @@ def test_files_are_written_whole_and_twice_the_same(tmp_path, committed):
         assert f"**{name}**: {results.verdict.sentence}" in text
     runs = list(csv.DictReader(io.StringIO(first["comparison_runs.csv"].decode())))
     assert {row["name"]: row["mnist"] for row in runs}["preset"] == "paper (reduced)"
+
+
+def test_a_run_may_be_where_one_is(tmp_path, digits, monkeypatch):
+    monkeypatch.chdir(save(tmp_path / "here", digits))
+    (found,) = comparison.load([pathlib.Path()]).runs
+    assert (found.label, found.results) == ("here", [digits])
+
+
+def test_a_path_that_is_no_utf8_has_a_label(tmp_path, digits):
+    path = save(tmp_path / "bad", digits)
+    moved = path.rename(pathlib.Path(os.fsdecode(bytes(tmp_path) + b"/bad\xff")))
+    compared = comparison.load([moved])
+    assert compared.runs[0].label == "bad\\xff"
+    comparison_report.save(compared, tmp_path / "out")
+
+
+def test_theta_says_nothing_of_the_reading_that_fixes_it(tmp_path, digits):
+    def with_theta(name, theta):
+        attacks = ("jsma_f", "jsma_f_theta_1")
+        return save(tmp_path / name, with_settings(digits, theta=theta, attacks=attacks))
+
+    compared = comparison.load([with_theta("one", 1.0), with_theta("two", 0.5)])
+    assert comparability.warnings(compared) == [
+        "Other budgets: theta differs. Success and distance of these attacks cannot be compared: "
+        "JSMA-F."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"value_range": (0.0, 255.0)}, ("values in [0, 1]", "values in [0, 255]")),
+        ({"class_names": list("abcdefghij")}, ("classes 0, 1,", "classes a, b,")),
+    ],
+)
+def test_what_differs_in_the_data_is_said(tmp_path, digits, changes, named):
+    other = dataclasses.replace(digits, dataset=dataclasses.replace(digits.dataset, **changes))
+    paths = [RESULTS / "digits", save(tmp_path / "other", other)]
+    (warning,) = comparability.warnings(comparison.load(paths))
+    assert warning.startswith("Other data: ")
+    assert all(text in warning for text in named)
+
+
+def test_an_environment_that_says_nothing_shows_nothing(tmp_path, digits):
+    silent = dict.fromkeys(("ddefense", "commit", "cpu", "cores", "gpus", "started"))
+    silent["cpu"] = ""
+    path = save(tmp_path / "run", dataclasses.replace(digits, environment=silent))
+    rows = comparability.about(comparison.load([path]))
+    assert (rows["version"], rows["device"], rows["date"]) == (("-",), ("-",), ("-",))

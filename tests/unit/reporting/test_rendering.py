@@ -1,3 +1,4 @@
+import dataclasses
 import pathlib
 import re
 import subprocess
@@ -113,3 +114,21 @@ def test_importing_it_imports_no_tensorflow_and_keeps_no_pyplot_state():
         cwd=pathlib.Path(reporting.__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_samples_of_another_run_are_refused(tmp_path, results, samples):
+    save(tmp_path, dataclasses.replace(results, sample_indices=[7]), samples)
+    with pytest.raises(records.RunError, match=r"results\.json and samples\.npz in .* one run"):
+        reporting.render(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "samples.npz"}
+
+
+def test_the_page_of_several_seeds_names_those_that_are_not_finished(tmp_path, results):
+    for seed in (0, 1):
+        config = dataclasses.replace(results.config, seed=seed)
+        (tmp_path / f"seed_{seed}").mkdir()
+        made = dataclasses.replace(results, config=config)
+        records.dump(made, tmp_path / f"seed_{seed}" / "results.json")
+    (tmp_path / "seed_4").mkdir()
+    reporting.render_seeds(tmp_path)
+    assert "Not finished, and not counted: seed 4." in (tmp_path / "report.html").read_text()

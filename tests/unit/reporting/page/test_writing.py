@@ -13,6 +13,7 @@ import pytest
 
 from ddefense import records, reporting
 from ddefense.reporting import claims, outcomes, page, tables
+from ddefense.reporting.page import content
 
 _ROOT = pathlib.Path(reporting.__file__).parents[2]
 
@@ -221,6 +222,17 @@ def test_a_network_that_did_not_learn_is_said_to(results_of, network, samples):
     text = page.write(run, samples)
     assert [n["learnt"] for n in data_of(text)["networks"]] == [True, False]
     assert "did not learn" in Parser(text).text
+
+
+def test_nothing_is_compared_with_a_network_that_did_not_learn(full, samples):
+    assert "undistilled 9" in Parser(page.write(full, samples)).text.partition("Success of")[0]
+    baseline = full.baseline()
+    training = dataclasses.replace(baseline.training, stalled=True, loss=[2.31])
+    lost = dataclasses.replace(baseline, training=training)
+    networks = [lost if n.name == lost.name else n for n in full.networks]
+    made = content.tiles(dataclasses.replace(full, networks=networks))
+    assert made
+    assert [tile.beside for tile in made] == [""] * len(made)
 
 
 def test_results_without_a_verdict_say_so(results, samples):
