@@ -30,7 +30,7 @@ def written(tmp_path_factory):
     return {run: folder / f"{run}.html" for run in RUNS}
 
 
-@pytest.fixture(params=RUNS)
+@pytest.fixture(params=["digits", pytest.param("mnist", marks=pytest.mark.slow)])
 def run(request, written):
     return written[request.param]
 

@@ -8,6 +8,8 @@ import pytest
 
 from ddefense import records
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = Path(__file__).resolve().parents[2] / "docs" / "results" / "digits" / "networks"
 ATTACKS = ["jsma_f", "fgsm", "pgd_linf", "pgd_linf_temperature", "cw_l2", "transfer_cw_l2"]
 STAGES = [
