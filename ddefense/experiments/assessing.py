@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from ddefense import exporting, records
+from ddefense import exporting, measurements, records
 from ddefense.config import JSMA_ATTACKS, SIGN_ATTACKS, Config
 from ddefense.datasets import Dataset
 from ddefense.experiments import attacking, controlling, measuring, norm_attacking, outliers
@@ -24,6 +24,7 @@ class Attacked:
         robustness: per reading.
         outcomes: per (network name, reading).
         norm_attacks: per attack measured by a norm.
+        attempts: of those attacks, per (network name, attack).
         transfer: by rising kappa.
         outliers: what the outlier class made of all of them; None of a network without one.
     """
@@ -32,6 +33,7 @@ class Attacked:
     robustness: dict[str, records.RobustnessRecord] = dataclasses.field(default_factory=dict)
     outcomes: dict[tuple[str, str], records.AttackOutcome] = dataclasses.field(default_factory=dict)
     norm_attacks: dict[str, records.NormAttackRecord] = dataclasses.field(default_factory=dict)
+    attempts: dict[tuple[str, str], records.Attempts] = dataclasses.field(default_factory=dict)
     transfer: list[records.TransferRecord] = dataclasses.field(default_factory=list)
     outliers: records.OutlierRecord | None = None
 
@@ -90,20 +92,24 @@ class NetworkAttacks:
         for name in self._names:
             if name in JSMA_ATTACKS:
                 record, robustness, outcome = attacking.load_attack(artefacts[name])
-                found.jsma[name], found.robustness[name] = record, robustness
+                found.jsma[name] = record
+                if robustness is not None:
+                    found.robustness[name] = robustness
                 found.outcomes[trained.name, name] = outcome
             elif name in artefacts:
-                found.norm_attacks[name] = norm_attacking.load_attack(artefacts[name])
+                made = norm_attacking.load_attack(artefacts[name])
+                found.norm_attacks[name], found.attempts[trained.name, name] = made
             elif replayed is not None:
-                transfer = norm_attacking.load_transfer(replayed)
+                transfer, attempts = norm_attacking.load_transfer(replayed)
                 found.norm_attacks[name] = transfer.attack
+                found.attempts[trained.name, name] = attempts
                 found.transfer.extend(transfer.by_kappa)
         if outliers.outlier_class(trained.network, self._run[2]) is None:
             return found
-        return dataclasses.replace(found, outliers=self._outliers(trained, artefacts))
+        return dataclasses.replace(found, outliers=self._outliers(trained, artefacts, replayed))
 
     def _outliers(
-        self, trained: Trained, artefacts: Mapping[str, Artefact]
+        self, trained: Trained, artefacts: Mapping[str, Artefact], replayed: Artefact | None
     ) -> records.OutlierRecord:
         """What the outlier class of a network made of every attack on it."""
         _, config, dataset = self._run
@@ -115,11 +121,11 @@ class NetworkAttacks:
             for name, artefact in artefacts.items()
         }
         inputs = list(artefacts.values())
-        if self._crafted is not None:
+        if self._crafted is not None and replayed is not None:
             attempts["transfer_cw_l2"] = functools.partial(
-                norm_attacking.load_replayed, config, self._crafted, labels
+                norm_attacking.load_replayed, config, self._crafted, replayed, labels
             )
-            inputs.append(self._crafted.artefact)
+            inputs += [self._crafted.artefact, replayed]
         return outliers.load(outliers.measure(*self._run, trained, attempts, inputs))
 
     def _replay(self, trained: Trained) -> Artefact:
@@ -144,6 +150,8 @@ class Assessor:
 
     Attributes:
         outcomes: what JSMA did, by (network name, attack name).
+        attempts: what attacks measured by a norm did, likewise.
+        probabilities: what each network gives the attacked images unchanged, by its name.
     """
 
     def __init__(
@@ -164,6 +172,7 @@ class Assessor:
         self._rates: dict[str, Artefact] = {}
         self._scaled: dict[str, Artefact] = {}
         self.outcomes: dict[tuple[str, str], records.AttackOutcome] = {}
+        self.attempts: dict[tuple[str, str], records.Attempts] = {}
         self.probabilities: dict[str, npt.NDArray[np.float32]] = {}
 
     def assess(self, trained: Trained) -> records.NetworkRecord:
@@ -187,6 +196,7 @@ class Assessor:
         measured, attacked = measuring.load_measurements(artefact), collect()
         logits, gradients = measured.of_logits()
         self.outcomes.update(attacked.outcomes)
+        self.attempts.update(attacked.attempts)
         probabilities = measuring.load_probabilities(artefact)
         if probabilities is not None:
             indices = attacking.load_samples(self._samples)
@@ -219,6 +229,18 @@ class Assessor:
             self._scaled[trained.name] = attacking.attack(
                 *run, self._baseline, self._samples, "jsma_f", logit_scale=trained.temperature
             )
+
+    def comparisons(
+        self, networks: Sequence[records.NetworkRecord]
+    ) -> list[records.ComparisonRecord]:
+        """Every network against the undistilled one, once all are assessed.
+
+        The distilled ones are compared with each other under the paper's attack too.
+        """
+        num_features = int(np.prod(self._dataset.image_shape))
+        return measurements.comparisons(
+            networks, self.outcomes, self.attempts, self._config.max_features, num_features
+        )
 
     def controls(self, networks: list[records.NetworkRecord]) -> list[records.ControlRecord]:
         """The controls of every network, once all are assessed."""

@@ -202,12 +202,11 @@ def attack(
             ),
             directory / _RECORD,
         )
-        records.dump(
-            measurements.robustness(
-                outcome, max_features=config.max_features, num_features=num_features
-            ),
-            directory / _ROBUSTNESS,
+        robustness = measurements.robustness(
+            outcome, max_features=config.max_features, num_features=num_features
         )
+        if robustness is not None:
+            records.dump(robustness, directory / _ROBUSTNESS)
         np.savez_compressed(directory / _OUTCOME, allow_pickle=False, **outcome.arrays())
 
     parts = shards(config, config.samples, dataset.num_classes - 1, attack_shard)
@@ -260,15 +259,15 @@ def _load_derivative(
 
 def load_attack(
     artefact: Artefact,
-) -> tuple[records.AttackRecord, records.RobustnessRecord, records.AttackOutcome]:
-    """What an attack stage left."""
+) -> tuple[records.AttackRecord, records.RobustnessRecord | None, records.AttackOutcome]:
+    """What an attack stage left; no robustness if every attempt starts in its target."""
     directory = artefact.directory
     with reading(artefact), files.read_npz(directory / _OUTCOME) as arrays:
-        return (
-            records.load(records.AttackRecord, directory / _RECORD),
-            records.load(records.RobustnessRecord, directory / _ROBUSTNESS),
-            records.AttackOutcome.of_arrays(arrays),
-        )
+        record = records.load(records.AttackRecord, directory / _RECORD)
+        robustness = None
+        if record.attempts:
+            robustness = records.load(records.RobustnessRecord, directory / _ROBUSTNESS)
+        return record, robustness, records.AttackOutcome.of_arrays(arrays)
 
 
 def load_attempts(artefact: Artefact, dataset: Dataset, samples: Artefact) -> Attempts:
@@ -284,7 +283,8 @@ def load_attempts(artefact: Artefact, dataset: Dataset, samples: Artefact) -> At
         dataset.test.images[indices], dataset.test.labels[indices], indices, {("", ""): outcome}
     )
     images = [found.adversarial("", "", pair) for pair in range(len(outcome.sample))]
-    return Attempts(np.stack(images), outcome.sample, found.labels[outcome.sample], outcome.target)
+    labels = found.labels[outcome.sample]
+    return Attempts(np.stack(images), outcome.sample, labels, outcome.target, outcome.started)
 
 
 def _save(

@@ -23,7 +23,7 @@ class SignRates:
     """Success of `pgd_linf` under the settings of the controls, as shares of the samples.
 
     Attributes:
-        samples: images attacked.
+        samples: images attacked that the network does not get wrong unchanged.
         one_start: from one random start, within epsilon.
         restarts: random starts of the next.
         many_starts: from that many random starts, within epsilon.
@@ -71,9 +71,10 @@ def attack(
                 norm="linf",
                 epsilon=setting.epsilon,
             )
-            rates[name] = float(outcome.success.mean())
+            counted = ~outcome.started
+            rates[name] = float(outcome.success[counted].mean()) if counted.any() else 0.0
         records.dump(
-            SignRates(samples=len(images), restarts=config.pgd_restarts, **rates),
+            SignRates(samples=int(counted.sum()), restarts=config.pgd_restarts, **rates),
             directory / _RECORD,
         )
 
@@ -113,13 +114,11 @@ def controls(
         rates,
         network.outliers,
     )
-    if undistilled is not None and scaled is not None:
+    before = None if undistilled is None else undistilled.success_rate
+    after = None if scaled is None else scaled.success_rate
+    if before is not None and after is not None and scaled is not None:
         scaling = measurements.scaled_logits(
-            network.name,
-            network.temperature,
-            undistilled.success_rate,
-            scaled.success_rate,
-            scaled.samples,
+            network.name, network.temperature, before, after, scaled.samples
         )
         found.insert(1, scaling)
     return found
@@ -142,22 +141,19 @@ def own_controls(
         outliers: what its outlier class made of the attacks; None of a network without one.
     """
 
-    def moved(attack: str, success_rate: float) -> float:
+    def moved(attack: str) -> float | None:
+        success = norm_attacks[attack].success_rate if attack in norm_attacks else None
+        if success is None or outliers is None:
+            return success
         # Gradients that lead to the outlier class are not masked.
-        return success_rate + (0.0 if outliers is None else outliers.attacks[attack].detection)
+        return success + outliers.attacks[attack].detection
 
     found = [] if zero_gradients is None else [zero_gradients]
-    fgsm, pgd = (norm_attacks.get(attack) for attack in ("fgsm", "pgd_linf"))
+    fgsm, pgd = moved("fgsm"), moved("pgd_linf")
     if fgsm is not None and pgd is not None:
-        found.append(
-            measurements.iterative_beats_one_step(
-                name,
-                moved("fgsm", fgsm.success_rate),
-                moved("pgd_linf", pgd.success_rate),
-                pgd.samples,
-            )
-        )
-    if rates is not None:
+        attempts = norm_attacks["pgd_linf"].attempts
+        found.append(measurements.iterative_beats_one_step(name, fgsm, pgd, attempts))
+    if rates is not None and rates.samples:
         found += [
             measurements.unbounded_reaches_all(name, rates.unbounded, rates.samples),
             measurements.random_restarts(

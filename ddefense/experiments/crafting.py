@@ -22,9 +22,12 @@ class Adversarial:
         original: row of the image that each was made from, shape [P].
         labels: the true class of each, shape [P].
         targets: the class that each aims at, shape [P]; None for an untargeted attack.
-        predicted: what the network gives each, shape [P].
-        success: whether that is the target, or without targets any wrong class but that for
-            outliers, within the attack's bounds, shape [P].
+        start: the class that the network gives each original, shape [P].
+        predicted: the class that it gives each adversarial image, shape [P].
+        started: whether `start` is the target already, or without targets any wrong class but that
+            for outliers, shape [P]: no success of the attack, and no failure.
+        success: whether `predicted` is that, within the attack's bounds, and `start` is not, shape
+            [P].
         distance: from the original, of failures too, shape [P]: features changed for `l0`, else in
             units of images in [0, 1].
         norm: of the distance.
@@ -34,10 +37,18 @@ class Adversarial:
     original: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64] | None
+    start: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
+    started: npt.NDArray[np.bool_]
     success: npt.NDArray[np.bool_]
     distance: npt.NDArray[np.float64]
     norm: Literal["l0", "l2", "linf"]
+
+    @property
+    def success_rate(self) -> float | None:
+        """Successes as a share of the attempts that did not start there; None if all did."""
+        counted = ~self.started
+        return float(self.success[counted].mean()) if counted.any() else None
 
 
 def craft(
@@ -121,7 +132,9 @@ def craft(
         original=rows,
         labels=labels[rows],
         targets=aims,
-        predicted=networks.predict(logits, made).argmax(axis=1),
+        start=outcome.start,
+        predicted=outcome.end,
+        started=outcome.started,
         success=success,
         distance=outcome.distance,
         norm=outcome.norm,

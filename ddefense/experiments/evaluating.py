@@ -146,7 +146,7 @@ def evaluate(  # noqa: PLR0913
             trained_here=False,
         )
         found = [assessor.assess(each) for each in adopted.values()]
-        controls = assessor.controls(found)
+        comparisons, controls = assessor.comparisons(found), assessor.controls(found)
         indices = attacking.load_samples(samples)
         _samples(dataset, indices, assessor).save(directory / "samples.npz")
         results = records.Results(
@@ -166,9 +166,10 @@ def evaluate(  # noqa: PLR0913
             architecture=measurements.architecture(load_network(evaluated.network)),
             sample_indices=indices.tolist(),
             networks=found,
+            comparisons=comparisons,
             exports=[],
             controls=controls,
-            verdict=measurements.verdict(found, controls, dataset.num_classes),
+            verdict=measurements.verdict(found, comparisons, controls, dataset.num_classes),
         )
         records.dump(results, directory / "results.json")
     return results
@@ -233,5 +234,6 @@ def _samples(
         dataset.test.labels[indices],
         indices,
         {key: in_range(outcome) for key, outcome in assessor.outcomes.items()},
+        assessor.attempts,
         assessor.probabilities,
     )

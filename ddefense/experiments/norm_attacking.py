@@ -24,6 +24,7 @@ _RECORD = "attack.json"
 _IMAGES = "adversarial.npz"
 _TRANSFER = "transfer.json"
 _CRAFTED = "crafted.npz"
+_REPLAYED = "replayed.npz"
 _SHARD = "shard.npz"
 
 Images = npt.NDArray[np.float32]
@@ -240,24 +241,18 @@ def attack(
             epsilon=plan.epsilon,
             outlier_class=outlier_class(trained.network, dataset),
         )
+        chosen = None if attempts.targets is None else attempts.targets == attempts.chosen
         record = measurements.norm_record(
             outcome,
             attempts.sample,
             settings=plan.settings,
             targets=plan.targets,
-            random_target_rows=None
-            if attempts.targets is None
-            else attempts.targets == attempts.chosen,
+            random_target_rows=chosen,
             seed=config.seed,
         )
         records.dump(record, directory / _RECORD)
-        np.savez_compressed(
-            directory / _IMAGES,
-            images=made,
-            sample=attempts.sample,
-            target=attempts.labels if attempts.targets is None else attempts.targets,
-            success=outcome.success,
-        )
+        made_of = outcome.attempts(attempts.sample, attempts.targets, chosen)
+        np.savez_compressed(directory / _IMAGES, images=made, **vars(made_of))
 
     settings = {
         "attack": name,
@@ -274,10 +269,11 @@ def attack(
     return stages.run(stage, settings, inputs, join, kind="attack", parts=parts)
 
 
-def load_attack(artefact: Artefact) -> records.NormAttackRecord:
+def load_attack(artefact: Artefact) -> tuple[records.NormAttackRecord, records.Attempts]:
     """What an attack stage left."""
-    with reading(artefact):
-        return records.load(records.NormAttackRecord, artefact.directory / _RECORD)
+    with reading(artefact), files.read_npz(artefact.directory / _IMAGES) as arrays:
+        record = records.load(records.NormAttackRecord, artefact.directory / _RECORD)
+        return record, records.Attempts.of_arrays(arrays)
 
 
 def load_attempts(artefact: Artefact, labels: Classes) -> Attempts:
@@ -287,11 +283,11 @@ def load_attempts(artefact: Artefact, labels: Classes) -> Attempts:
         artefact: of the stage.
         labels: true classes of all attacked images, of which it may have taken the first.
     """
-    untargeted = load_attack(artefact).targets == "untargeted"
+    record, made = load_attack(artefact)
     with reading(artefact), files.read_npz(artefact.directory / _IMAGES) as arrays:
-        sample = arrays["sample"]
-        targets = None if untargeted else arrays["target"]
-        return Attempts(arrays["images"], sample, labels[sample], targets)
+        images = arrays["images"]
+    targets = None if record.targets == "untargeted" else made.target
+    return Attempts(images, made.sample, labels[made.sample], targets, made.started)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -458,13 +454,10 @@ def transfer(
             by_kappa.append(
                 measurements.transfer_record(
                     networks.predict(makers, images).argmax(axis=1),
-                    networks.predict(logits, images).argmax(axis=1),
-                    attempts.labels,
+                    outcome,
                     attempts.chosen,
-                    outcome.distance,
                     kappa,
                     config.seed,
-                    refused,
                 )
             )
         record = measurements.norm_record(
@@ -479,21 +472,26 @@ def transfer(
             seed=config.seed,
         )
         records.dump(Transfer(attack=record, by_kappa=by_kappa), directory / _TRANSFER)
+        made_of = outcome.attempts(attempts.sample, None)
+        np.savez_compressed(directory / _REPLAYED, allow_pickle=False, **vars(made_of))
 
     inputs = [trained.network, crafted.artefact, samples]
     return stages.run(f"transfer_cw_l2_on_{trained.name}", {}, inputs, work)
 
 
-def load_replayed(config: Config, crafted: Crafted, labels: Classes) -> Attempts:
+def load_replayed(
+    config: Config, crafted: Crafted, replayed: Artefact, labels: Classes
+) -> Attempts:
     """The substitute's adversarial images of the highest kappa, which any wrong class will do.
 
     Args:
         config: of the run.
         crafted: what the substitute's stage left.
+        replayed: the stage that replayed them on a network.
         labels: true classes of all attacked images, of which it may have taken the first.
     """
-    images = _load_crafted(crafted, config.kappas[-1])
-    return Attempts(images, np.arange(len(images)), labels[: len(images)], None)
+    images, made = _load_crafted(crafted, config.kappas[-1]), load_transfer(replayed)[1]
+    return Attempts(images, made.sample, labels[made.sample], None, made.started)
 
 
 def _load_crafted(crafted: Crafted, kappa: float) -> Images:
@@ -503,7 +501,8 @@ def _load_crafted(crafted: Crafted, kappa: float) -> Images:
         return images
 
 
-def load_transfer(artefact: Artefact) -> Transfer:
-    """What a transfer stage left."""
-    with reading(artefact):
-        return records.load(Transfer, artefact.directory / _TRANSFER)
+def load_transfer(artefact: Artefact) -> tuple[Transfer, records.Attempts]:
+    """What a transfer stage left, with the attempts at the highest kappa."""
+    with reading(artefact), files.read_npz(artefact.directory / _REPLAYED) as arrays:
+        transfer = records.load(Transfer, artefact.directory / _TRANSFER)
+        return transfer, records.Attempts.of_arrays(arrays)

@@ -29,12 +29,22 @@ class Attempts:
         sample: row of the image among the attacked ones, shape [P].
         labels: its true class, shape [P].
         targets: the class that each aims at, shape [P]; None if untargeted.
+        started: whether the unchanged image already is where the attempt aims at, shape [P].
     """
 
     images: npt.NDArray[np.float32]
     sample: npt.NDArray[np.integer]
     labels: npt.NDArray[np.integer]
     targets: npt.NDArray[np.integer] | None
+    started: npt.NDArray[np.bool_]
+
+    def counted(self) -> "Attempts":
+        """Those that do not start there."""
+        kept = ~self.started
+        targets = None if self.targets is None else self.targets[kept]
+        return Attempts(
+            self.images[kept], self.sample[kept], self.labels[kept], targets, self.started[kept]
+        )
 
 
 def outlier_class(network: Artefact, dataset: Dataset) -> int | None:
@@ -52,6 +62,8 @@ def measure(
     inputs: list[Artefact],
 ) -> Artefact:
     """Recovery, detection and success of every attack on one network.
+
+    An attack of which every attempt starts where it aims at is left out.
 
     Args:
         stages: runs it.
@@ -78,11 +90,12 @@ def measure(
                 seed=config.seed,
             )
 
+        counted = ((name, read().counted()) for name, read in attempts.items())
         found = measurements.outlier_record(
             predicted(dataset.test.images),
             dataset.test.labels,
             dataset.num_classes,
-            {name: rates(read()) for name, read in attempts.items()},
+            {name: rates(made) for name, made in counted if len(made.images)},
         )
         records.dump(found, directory / _RECORD)
 

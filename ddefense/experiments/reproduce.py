@@ -194,8 +194,9 @@ def _submit(
         for artefact in makers.trainings:
             logs.training(artefact)
         network_records.sort(key=lambda n: (_ORDER.index(n.defense), n.temperature))
+        comparisons = assessor.comparisons(network_records)
         controls = assessor.controls(network_records)
-        verdict = measurements.verdict(network_records, controls, dataset.num_classes)
+        verdict = measurements.verdict(network_records, comparisons, controls, dataset.num_classes)
         described_dataset, described = dataset_record(dataset), environment.describe()
 
         def export(trained: Trained) -> records.ExportRecord:
@@ -204,6 +205,7 @@ def _submit(
                 trained.name,
                 dataset=described_dataset,
                 networks=network_records,
+                comparisons=comparisons,
                 controls=controls,
                 environment=described,
             )
@@ -220,6 +222,7 @@ def _submit(
             dataset.test.labels[indices],
             indices,
             assessor.outcomes,
+            assessor.attempts,
             assessor.probabilities,
         ).save(directory / "samples.npz")
         results = records.Results(
@@ -230,6 +233,7 @@ def _submit(
             architecture=measurements.architecture(load_network(baseline.network)),
             sample_indices=indices.tolist(),
             networks=network_records,
+            comparisons=comparisons,
             exports=exports,
             controls=controls,
             verdict=verdict,

@@ -175,8 +175,12 @@ def _hyperparameters(
 def _metrics(network: records.NetworkRecord) -> Mapping[str, float]:
     """What HParams compares: shares in [0, 1], amplitudes as base-10 logarithms."""
     found = {"test_accuracy": network.test_accuracy, "confidence": network.confidence}
-    found |= {f"success/{name}": made.success_rate for name, made in network.attacks.items()}
-    found |= {f"success/{name}": made.success_rate for name, made in network.norm_attacks.items()}
+    attacked: dict[str, records.SuccessRecord] = {**network.attacks, **network.norm_attacks}
+    found |= {
+        f"success/{name}": made.success_rate
+        for name, made in attacked.items()
+        if made.success_rate is not None
+    }
     found |= {f"robustness/{name}": under.capped for name, under in network.robustness.items()}
     return found | {
         "gradient_amplitude_log10": network.gradients.deployed.median_log10,

@@ -99,6 +99,7 @@ def findings_of(
     *,
     dataset: records.DatasetRecord,
     networks: Sequence[records.NetworkRecord],
+    comparisons: Sequence[records.ComparisonRecord],
     controls: Sequence[records.ControlRecord],
     environment: Mapping[str, Any],
 ) -> Findings:
@@ -108,6 +109,7 @@ def findings_of(
         name: of the network.
         dataset: of the run.
         networks: of the run.
+        comparisons: of the run.
         controls: of the run.
         environment: of the run.
 
@@ -137,7 +139,7 @@ def findings_of(
         undistilled=None if undistilled is None else _measured(undistilled),
         controls=[control for control in controls if control.network == name],
         verdict=measurements.verdict(
-            compared if distilled else networks, controls, len(dataset.class_names)
+            compared if distilled else networks, comparisons, controls, len(dataset.class_names)
         ),
         about=name if distilled else OF_OTHERS,
         environment=environment,
@@ -152,6 +154,7 @@ def findings_in(results: records.Results, name: str) -> Findings:
         name,
         dataset=results.dataset,
         networks=results.networks,
+        comparisons=results.comparisons,
         controls=results.controls,
         environment=results.environment,
     )

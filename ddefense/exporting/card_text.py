@@ -154,8 +154,9 @@ def _attacks(card: records.ModelCard) -> list[str]:
         _table(headings, rows),
         "In brackets 95 % bootstrap intervals; one of no width is no certainty. Success is the "
         "target class (`all`: every wrong class of an image is a target, `random`: one), or any "
-        "wrong class (`untargeted`). Distances are means over the successes, in features changed "
-        "(L0) or in units of the images (L2, Linf).",
+        "wrong class (`untargeted`). Attempts that start there, because the network errs on the "
+        "unchanged image, are left out of every number. Distances are means over the successes, in "
+        "features changed (L0) or in units of the images (L2, Linf).",
         "\n".join(what),
         *_transfer(measured),
         *_controls(card.controls),
@@ -170,10 +171,10 @@ def _attacked(measured: records.MeasuredRecord) -> list[str]:
 
 
 def _counts(measured: records.MeasuredRecord, attack: str) -> list[str]:
-    if attack in measured.attacks:
-        return ["all", f"{measured.attacks[attack].attempts:,}"]
-    found = measured.norm_attacks[attack]
-    return [found.targets, f"{found.attempts:,}"]
+    jsma, norm = measured.attacks.get(attack), measured.norm_attacks.get(attack)
+    found: records.SuccessRecord = jsma or measured.norm_attacks[attack]
+    started = f" + {found.started:,} started there" if found.started else ""
+    return ["all" if norm is None else norm.targets, f"{found.attempts:,}{started}"]
 
 
 def _outcome(measured: records.MeasuredRecord, attack: str) -> list[str]:
@@ -195,7 +196,9 @@ def _beside(undistilled: records.MeasuredRecord, attack: str) -> list[str]:
     return [f"{attempts} ({targets})", *_outcome(undistilled, attack)]
 
 
-def _interval(share: float, interval: tuple[float, float]) -> str:
+def _interval(share: float | None, interval: tuple[float, float] | None) -> str:
+    if share is None or interval is None:
+        return "-"
     low, high = interval
     return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
@@ -241,7 +244,7 @@ def _transfer(measured: records.MeasuredRecord) -> list[str]:
             str(record.samples),
             f"{100 * record.crafted:.1f}",
             _interval(record.misclassified, record.misclassified_interval),
-            f"{100 * record.reached:.1f}",
+            "-" if record.reached is None else f"{100 * record.reached:.1f}",
             _distance(record.mean_distance, None, "L2"),
         ]
         for record in measured.transfer

@@ -10,30 +10,6 @@ _RESAMPLES = 2000
 _CONSTANT = 1e-12
 
 
-def bootstrap_interval(per_sample: npt.NDArray[np.floating], seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of a mean over samples.
-
-    The targets of one sample are correlated, so samples are drawn, not attempts.
-
-    Args:
-        per_sample: one value per sample, shape [S].
-        seed: of the resampling.
-
-    Returns:
-        Lower and upper end; equal if there is one sample only.
-    """
-    if len(per_sample) < 2:
-        return float(per_sample[0]), float(per_sample[0])
-    found = scipy.stats.bootstrap(
-        (per_sample,),
-        np.mean,
-        n_resamples=_RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
 def ratio_interval(
     totals: npt.NDArray[np.floating], counts: npt.NDArray[np.integer], seed: int
 ) -> tuple[float, float]:
@@ -41,8 +17,9 @@ def ratio_interval(
 
     $$\frac{\sum_s \text{total}_s}{\sum_s \text{count}_s}$$
 
-    Samples are drawn, not attempts, and each brings all of its attempts that count, which may be
-    none. Draws in which nothing counts have no mean and are left out.
+    The targets of one sample are correlated, so samples are drawn, not attempts, and each brings
+    all of its attempts that count, which may be none. Draws in which nothing counts have no mean
+    and are left out.
 
     Args:
         totals: sum over the attempts of each sample that count, shape [S].

@@ -21,6 +21,7 @@ from ddefense.measurements.controls import (
     zero_share,
 )
 from ddefense.measurements.cost import costs
+from ddefense.measurements.counting import comparisons
 from ddefense.measurements.norm_success import (
     NormOutcome,
     judge_norm,
@@ -43,6 +44,7 @@ __all__ = [
     "accuracy",
     "agreement",
     "architecture",
+    "comparisons",
     "confidence",
     "costs",
     "gradient_amplitude",

@@ -8,6 +8,7 @@ from scipy import special
 from ddefense import networks
 from ddefense.attacks import AdversarialSamples, Stop
 from ddefense.maths import statistics
+from ddefense.measurements.counting import success_counts
 from ddefense.records import AttackOutcome, AttackRecord, RobustnessRecord
 
 # Rounding of the bounds of a float32 feature must not count as leaving the box.
@@ -27,8 +28,9 @@ def judge(
 ) -> AttackOutcome:
     """Decides afresh which adversarial samples succeeded.
 
-    A pair succeeds if the network gives the target class, the image lies within `bounds`, and at
-    most `max_features` features differ from the original. What the attack believes is ignored.
+    A pair succeeds if the network gives the target class, which it does not give the original, the
+    image lies within `bounds`, and at most `max_features` features differ from the original. What
+    the attack believes is ignored.
 
     Args:
         network: a model images -> logits or probabilities of the deployed (T = 1) network.
@@ -48,9 +50,20 @@ def judge(
     flat = made.images.reshape(len(originals), -1)
     changed = (flat != originals.reshape(flat.shape)).sum(axis=1)
     inside = (flat >= bounds[0] - _TOLERANCE) & (flat <= bounds[1] + _TOLERANCE)
-    success = (predicted == target) & (changed <= max_features) & inside.all(axis=1)
-    probabilities = outputs if gives_probabilities else probabilities_of(outputs)
-    return AttackOutcome.from_images(originals, made.images, sample, target, success, probabilities)
+    start = networks.predict(network, originals).argmax(axis=1)
+    # Rounding depends on what shares a batch, and an unchanged image ends where it starts.
+    start = np.where(changed == 0, predicted, start)
+    reached = (predicted == target) & (changed <= max_features) & inside.all(axis=1)
+    return AttackOutcome.from_images(
+        originals,
+        made.images,
+        sample,
+        target,
+        start=start,
+        end=predicted,
+        success=reached & (start != target),
+        probabilities=outputs if gives_probabilities else probabilities_of(outputs),
+    )
 
 
 def probabilities_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -78,9 +91,7 @@ def success_record(
     num_features: int,
     seed: int,
 ) -> AttackRecord:
-    r"""Adversarial success rate and mean distortion of the successes (the paper, section V-B).
-
-    $$\text{rate} = \frac{\text{successes}}{\text{samples} \times (\text{classes} - 1)}$$
+    """Adversarial success rate and mean distortion of the successes (the paper, section V-B).
 
     Args:
         outcome: from `judge`.
@@ -92,20 +103,14 @@ def success_record(
         seed: of the bootstrap over samples.
     """
     success, changed = outcome.success, outcome.num_features
-    samples = int(outcome.sample.max()) + 1
-    reached = np.bincount(outcome.sample, weights=success).astype(np.int64)
-    rates = reached / np.bincount(outcome.sample)
-    totals = np.asarray(np.bincount(outcome.sample, weights=success * changed), np.float64)
+    _, row = np.unique(outcome.sample, return_inverse=True)
+    reached = np.bincount(row, weights=success).astype(np.int64)
+    totals = np.asarray(np.bincount(row, weights=success * changed), np.float64)
     mean_features = float(changed[success].mean()) if success.any() else None
     return AttackRecord(
         theta=theta,
         max_features=max_features,
-        samples=samples,
-        attempts=len(success),
-        successes=int(success.sum()),
-        success_rate=float(success.mean()),
-        success_interval=statistics.bootstrap_interval(rates, seed),
-        already_target=int((success & (changed == 0)).sum()),
+        **success_counts(success | outcome.started, outcome.started, outcome.sample, seed),
         mean_distortion=None if mean_features is None else mean_features / num_features,
         mean_features=mean_features,
         features_interval=statistics.ratio_interval(totals, reached, seed)
@@ -117,16 +122,25 @@ def success_record(
     )
 
 
-def robustness(outcome: AttackOutcome, *, max_features: int, num_features: int) -> RobustnessRecord:
+def robustness(
+    outcome: AttackOutcome, *, max_features: int, num_features: int
+) -> RobustnessRecord | None:
     """Mean minimal distortion under an attack; see `maths.statistics.robustness`.
 
     Args:
         outcome: from `judge`.
         max_features: the budget.
         num_features: features of an image.
+
+    Returns:
+        The record; None if every pair starts in its target.
     """
+    counted = ~outcome.started
+    if not counted.any():
+        return None
     cap = max_features / num_features
+    _, row = np.unique(outcome.sample[counted], return_inverse=True)
     capped, uncapped, unreached = statistics.robustness(
-        outcome.num_features / num_features, outcome.success, outcome.sample, cap
+        outcome.num_features[counted] / num_features, outcome.success[counted], row, cap
     )
     return RobustnessRecord(capped=capped, uncapped=uncapped, unreached=unreached, cap=cap)

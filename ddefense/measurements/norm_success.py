@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from ddefense import networks
 from ddefense.maths import statistics
-from ddefense.records import CaseRecord, NormAttackRecord, TransferRecord
+from ddefense.measurements.counting import aimed_at, success_counts
+from ddefense.records import Attempts, CaseRecord, NormAttackRecord, TransferRecord
+from ddefense.records.samples import UNTARGETED
 
 Norm = Literal["l0", "l2", "linf"]
 Targets = Literal["untargeted", "random", "all"]
@@ -25,14 +27,53 @@ class NormOutcome:
 
     Attributes:
         norm: of `distance`.
-        success: whether the attempt succeeded, shape [P].
+        start: class of the original, shape [P].
+        end: class of the adversarial image, shape [P].
+        started: whether the original already is where the attempt aims at, shape [P].
+        reached: whether the adversarial image is, within the attack's bounds, shape [P].
         distance: from the original, of failures too, float64, shape [P]: changed features for
             `l0`, units of the images for `l2` and `linf`.
     """
 
     norm: Norm
-    success: npt.NDArray[np.bool_]
+    start: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+    started: npt.NDArray[np.bool_]
+    reached: npt.NDArray[np.bool_]
     distance: npt.NDArray[np.float64]
+
+    @property
+    def success(self) -> npt.NDArray[np.bool_]:
+        """Whether the attack took the image where it aims at, shape [P]."""
+        return self.reached & ~self.started
+
+    def attempts(
+        self,
+        sample: npt.NDArray[np.integer],
+        targets: npt.NDArray[np.integer] | None,
+        random_target_rows: npt.NDArray[np.bool_] | None = None,
+    ) -> Attempts:
+        """The attempts, to be stored.
+
+        Args:
+            sample: row of the attacked image, shape [P].
+            targets: classes to reach, shape [P]; None for an untargeted attack.
+            random_target_rows: which rows aim at the sample's one random target, shape [P]; None
+                if all do.
+        """
+        rows = len(self.reached)
+        aims = np.full(rows, UNTARGETED) if targets is None else targets
+        chosen = np.ones(rows, np.bool_) if random_target_rows is None else random_target_rows
+        return Attempts(
+            sample=sample.astype(np.int32),
+            target=aims.astype(np.int32),
+            start=self.start.astype(np.int32),
+            end=self.end.astype(np.int32),
+            started=self.started,
+            success=self.success,
+            distance=self.distance,
+            chosen=chosen,
+        )
 
 
 # Flat: each is a fact about the attempts that only the caller knows.
@@ -50,9 +91,10 @@ def judge_norm(  # noqa: PLR0913
 ) -> NormOutcome:
     """Decides afresh which adversarial images succeeded, and how far they are.
 
-    An attempt succeeds if the network gives the target class, or without targets any class but
-    the label and the outlier class, the image lies within `bounds` and, where the attack has an
-    epsilon, no feature is further than it from the original.
+    An attempt reaches its aim if the network gives the target class, or without targets any class
+    but the label and the outlier class, the image lies within `bounds` and, where the attack has an
+    epsilon, no feature is further than it from the original. It succeeds if the original was not
+    there already.
 
     Args:
         network: a model images -> logits or probabilities of the deployed (T = 1) network.
@@ -87,14 +129,14 @@ def judge_norm(  # noqa: PLR0913
     inside = ((made >= bounds[0] - _TOLERANCE) & (made <= bounds[1] + _TOLERANCE)).reshape(
         len(made), -1
     )
-    if targets is None:
-        success = (predicted != labels) & (predicted != outlier_class)
-    else:
-        success = predicted == targets
-    success = success & inside.all(axis=1)
+    start = networks.predict(network, originals).argmax(axis=1)
+    # Rounding depends on what shares a batch, and an unchanged image ends where it starts.
+    start = np.where((change == 0).all(axis=1), predicted, start)
+    reached = aimed_at(predicted, labels, targets, outlier_class) & inside.all(axis=1)
     if epsilon is not None:
-        success &= np.abs(change).max(axis=1) <= epsilon + _TOLERANCE
-    return NormOutcome(norm, success, _distance(change, norm))
+        reached &= np.abs(change).max(axis=1) <= epsilon + _TOLERANCE
+    started = aimed_at(start, labels, targets, outlier_class)
+    return NormOutcome(norm, start, predicted, started, reached, _distance(change, norm))
 
 
 def _distance(change: npt.NDArray[np.float64], norm: Norm) -> npt.NDArray[np.float64]:
@@ -132,7 +174,7 @@ def norm_record(
         ValueError: if shapes do not fit, a sample has more rows than its targets allow, or not
             exactly one random target.
     """
-    _expect_rows("sample", sample, len(outcome.success))
+    _expect_rows("sample", sample, len(outcome.reached))
     _, row = np.unique(sample, return_inverse=True)
     attempts = np.bincount(row)
     if targets != "all" and np.any(attempts > 1):
@@ -140,27 +182,26 @@ def norm_record(
             f"sample: expected one row per sample for {targets} targets, received "
             f"{attempts.max()} of one sample. Say targets='all' for all of them."
         )
-    success, distance = outcome.success, outcome.distance
+    success, distance, counted = outcome.success, outcome.distance, ~outcome.started
+    attempts = np.bincount(row, weights=counted).astype(np.int64)
     reached = np.bincount(row, weights=success).astype(np.int64)
     totals = np.asarray(np.bincount(row, weights=_counted(success, distance)), np.float64)
     best = average = worst = None
     if targets == "random":
-        average = _case(success, distance, seed)
+        average = _case(success[counted], distance[counted], seed)
     if targets == "all":
-        chosen = _random_rows(random_target_rows, row)
+        chosen = _random_rows(random_target_rows, row) & counted
         average = _case(success[chosen], distance[chosen], seed)
-        best = _case(reached > 0, _over_samples(np.minimum, np.inf, outcome, row), seed)
-        worst = _case(reached == attempts, _over_samples(np.maximum, -np.inf, outcome, row), seed)
+        some = attempts > 0
+        nearest = _over_samples(np.minimum, np.inf, outcome, row)
+        farthest = _over_samples(np.maximum, -np.inf, outcome, row)
+        best = _case((reached > 0)[some], nearest[some], seed)
+        worst = _case((reached == attempts)[some], farthest[some], seed)
     return NormAttackRecord(
         norm=outcome.norm,
         settings=settings,
         targets=targets,
-        samples=len(attempts),
-        attempts=len(success),
-        successes=int(success.sum()),
-        success_rate=float(success.mean()),
-        success_interval=statistics.bootstrap_interval(reached / attempts, seed),
-        already=int((success & (distance == 0)).sum()),
+        **success_counts(outcome.reached, outcome.started, sample, seed),
         mean_distance=float(distance[success].mean()) if success.any() else None,
         distance_interval=_interval(totals, reached, seed),
         median_distance=float(np.median(distance[success])) if success.any() else None,
@@ -198,7 +239,7 @@ def _case(
 ) -> CaseRecord:
     """A case of one row per sample."""
     return CaseRecord(
-        success_rate=float(success.mean()),
+        success_rate=float(success.mean()) if len(success) else None,
         mean_distance=float(distance[success].mean()) if success.any() else None,
         distance_interval=_interval(_counted(success, distance), success, seed),
     )
@@ -221,30 +262,22 @@ def _interval(
 
 def transfer_record(
     substitute_predicted: npt.NDArray[np.integer],
-    predicted: npt.NDArray[np.integer],
-    labels: npt.NDArray[np.integer],
+    outcome: NormOutcome,
     targets: npt.NDArray[np.integer],
-    distances: npt.NDArray[np.floating],
     kappa: float,
     seed: int,
-    outlier_class: int | None = None,
 ) -> TransferRecord:
     """What adversarial images made on a substitute do to another network.
 
-    All shares are of all images: one that the substitute was not fooled with counts as one that
-    did not transfer, unless the network errs on it all the same.
+    An image that the substitute was not fooled with counts as one that did not transfer.
 
     Args:
         substitute_predicted: classes that the substitute gives the images, shape [S].
-        predicted: classes that the network gives them, shape [S].
-        labels: true classes, shape [S].
+        outcome: of the untargeted replay on the network, one row per image; the mean L2 distance is
+            over the images that the substitute takes for the target.
         targets: classes the images aim at, shape [S].
-        distances: L2 distances from the originals, shape [S]; the mean is over the images that
-            the substitute takes for the target.
         kappa: confidence with which they were made.
         seed: of the bootstrap over samples.
-        outlier_class: by which the network refuses an image, which misclassifies none; None
-            without one.
 
     Returns:
         The record.
@@ -252,24 +285,21 @@ def transfer_record(
     Raises:
         ValueError: if shapes do not fit each other.
     """
-    columns = {
-        "predicted": predicted,
-        "labels": labels,
-        "targets": targets,
-        "distances": distances,
-    }
-    for name, values in columns.items():
-        _expect_rows(name, values, len(substitute_predicted))
+    rows = len(outcome.reached)
+    _expect_rows("substitute_predicted", substitute_predicted, rows)
+    _expect_rows("targets", targets, rows)
     crafted = substitute_predicted == targets
-    misclassified = (predicted != labels) & (predicted != outlier_class)
+    counts = success_counts(outcome.reached, outcome.started, np.arange(rows), seed)
+    counted = ~outcome.started
     return TransferRecord(
         kappa=kappa,
-        samples=len(labels),
+        samples=rows,
+        started=counts["started"],
         crafted=float(crafted.mean()),
-        misclassified=float(misclassified.mean()),
-        misclassified_interval=statistics.bootstrap_interval(misclassified.astype(float), seed),
-        reached=float((predicted == targets).mean()),
-        mean_distance=float(distances[crafted].mean()) if crafted.any() else None,
+        misclassified=counts["success_rate"],
+        misclassified_interval=counts["success_interval"],
+        reached=float((outcome.end == targets)[counted].mean()) if counted.any() else None,
+        mean_distance=float(outcome.distance[crafted].mean()) if crafted.any() else None,
     )
 
 

@@ -5,13 +5,14 @@ import math
 from collections.abc import Sequence
 
 from ddefense.measurements.controls import counted, percent
+from ddefense.measurements.counting import PAPER_ATTACK
 from ddefense.records import (
-    CaseRecord,
+    ComparisonRecord,
     ControlRecord,
     NetworkRecord,
-    NormAttackRecord,
     TrainingRecord,
     VerdictRecord,
+    comparison_of,
 )
 
 FALL_LIMIT = 0.10
@@ -26,7 +27,6 @@ away any network gives another class."""
 ENOUGH_SAMPLES = 20
 """On fewer samples than this the failure of an attack confirms nothing."""
 
-PAPER_ATTACK = "jsma_f"
 DECISIVE_ATTACK = "cw_l2"
 ADAPTIVE_ATTACKS = {
     "cw_l2": "uses the logits",
@@ -60,10 +60,9 @@ class _Comparison:
         attack: its name.
         rate: success rate on the distilled network, a share.
         undistilled: the same on the undistilled network.
-        number: attempts on the distilled network.
-        undistilled_number: attempts on the undistilled network.
+        number: attempts, the same on both.
         noun: what was attacked: `target`, for each class aimed at, or `image`.
-        samples: attacked images, of the network that has fewer.
+        samples: attacked images.
         distances: mean distances on the two, in that order; None where they say nothing.
     """
 
@@ -71,7 +70,6 @@ class _Comparison:
     rate: float
     undistilled: float
     number: int
-    undistilled_number: int
     noun: str
     samples: int
     distances: tuple[float, float] | None = None
@@ -99,12 +97,10 @@ class _Comparison:
         return None if self.distances is None else self.distances[0] / self.distances[1]
 
     def rates(self) -> str:
-        """Both rates with their numbers of attempts, the distilled network's first."""
-        same = self.number == self.undistilled_number
-        of = "" if same else f" of {counted(self.undistilled_number, self.noun)}"
+        """Both rates with the number of attempts, the distilled network's first."""
         return (
             f"{percent(self.rate)} of {counted(self.number, self.noun)} against "
-            f"{percent(self.undistilled)}{of}"
+            f"{percent(self.undistilled)}"
         )
 
     def brief(self) -> str:
@@ -138,22 +134,30 @@ class _Evidence:
 
     @classmethod
     def of(
-        cls, network: NetworkRecord, undistilled: NetworkRecord, controls: Sequence[ControlRecord]
+        cls,
+        network: NetworkRecord,
+        undistilled: NetworkRecord,
+        comparisons: Sequence[ComparisonRecord],
+        controls: Sequence[ControlRecord],
     ) -> "_Evidence":
         """Gathers it."""
-        attacks = (*ADAPTIVE_ATTACKS, *SUPPORTING_ATTACKS)
-        compared = [_compared(attack, network, undistilled) for attack in attacks]
+
+        def compared(attack: str) -> _Comparison | None:
+            found = comparison_of(comparisons, attack, network.name, undistilled.name)
+            return None if found is None else _comparison(found)
+
+        adaptive = [compared(attack) for attack in (*ADAPTIVE_ATTACKS, *SUPPORTING_ATTACKS)]
         ours = [c for c in controls if c.network == network.name]
         lost = {c.name for c in controls if c.network == undistilled.name and not c.passed}
         signs = [c for c in ours if c.name in _SIGNS]
         return cls(
             temperature=network.temperature,
             outlier_class=network.outliers is not None,
-            paper=_compared(PAPER_ATTACK, network, undistilled),
+            paper=compared(PAPER_ATTACK),
             controls=[c for c in signs if c.passed or c.name not in lost],
             shared=[c.name for c in signs if not c.passed and c.name in lost],
             explanations=[c for c in ours if c.name == _EXPLANATION and not c.passed],
-            adaptive=[comparison for comparison in compared if comparison is not None],
+            adaptive=[comparison for comparison in adaptive if comparison is not None],
         )
 
     def failures(self) -> str:
@@ -169,7 +173,10 @@ class _Evidence:
 
 
 def verdict(
-    networks: Sequence[NetworkRecord], controls: Sequence[ControlRecord], num_classes: int
+    networks: Sequence[NetworkRecord],
+    comparisons: Sequence[ComparisonRecord],
+    controls: Sequence[ControlRecord],
+    num_classes: int,
 ) -> VerdictRecord:
     """Says whether the defence masks gradients, and whether an adaptive attacker is stopped.
 
@@ -190,6 +197,7 @@ def verdict(
 
     Args:
         networks: of one run.
+        comparisons: of one run; rates and distances are taken from them.
         controls: of one run.
         num_classes: of the dataset, which gives the loss of guessing.
 
@@ -207,7 +215,7 @@ def verdict(
         return _no_verdict("the undistilled network did not learn")
     if not learnt:
         return _no_verdict("no distilled network learnt")
-    evidence = [_Evidence.of(n, undistilled, controls) for n in learnt]
+    evidence = [_Evidence.of(n, undistilled, comparisons, controls) for n in learnt]
     chosen = max(evidence, key=lambda e: (e.answers(), e.temperature))
     masks, first = _masking(chosen)
     start, defence = f"At T = {chosen.temperature:g}", "Defensive distillation"
@@ -379,83 +387,32 @@ def _farther(comparison: _Comparison) -> str:
     reached = "random targets" if comparison.noun == "target" else "images"
     return (
         f", at {distance / undistilled:.2f} times the mean L2 distance ({distance:#.3g} against "
-        f"{undistilled:#.3g} over the {reached} reached)"
+        f"{undistilled:#.3g} over the {reached} reached on both)"
     )
 
 
-def _compared(
-    attack: str, network: NetworkRecord, undistilled: NetworkRecord
-) -> _Comparison | None:
-    """One attack on both networks; None unless it was measured on both in the same way."""
-    if attack in network.attacks and attack in undistilled.attacks:
-        ours, theirs = network.attacks[attack], undistilled.attacks[attack]
-        return _Comparison(
-            attack=attack,
-            rate=ours.success_rate,
-            undistilled=theirs.success_rate,
-            number=ours.attempts,
-            undistilled_number=theirs.attempts,
-            noun="target",
-            samples=min(ours.samples, theirs.samples),
-        )
-    if attack in network.norm_attacks and attack in undistilled.norm_attacks:
-        return _norm_compared(
-            attack, network.norm_attacks[attack], undistilled.norm_attacks[attack]
-        )
-    return None
-
-
-def _norm_compared(
-    attack: str, ours: NormAttackRecord, theirs: NormAttackRecord
-) -> _Comparison | None:
-    """All attempts where both networks had the same targets, else the random one of each sample."""
-    if ours.targets == theirs.targets:
-        rates = (ours.success_rate, theirs.success_rate)
-        numbers = (ours.attempts, theirs.attempts)
-    elif ours.average is not None and theirs.average is not None:
-        rates = (ours.average.success_rate, theirs.average.success_rate)
-        numbers = (ours.samples, theirs.samples)
-    else:
-        return None
+def _comparison(found: ComparisonRecord) -> _Comparison:
     return _Comparison(
-        attack=attack,
-        rate=rates[0],
-        undistilled=rates[1],
-        number=numbers[0],
-        undistilled_number=numbers[1],
-        noun="image" if ours.targets == "untargeted" else "target",
-        samples=min(ours.samples, theirs.samples),
-        distances=_distances(ours, theirs) if attack in _MINIMISING else None,
+        attack=found.attack,
+        rate=found.success_rate,
+        undistilled=found.reference_success_rate,
+        number=found.attempts,
+        noun="image" if found.targets == "untargeted" else "target",
+        samples=found.samples,
+        distances=_distances(found) if found.attack in _MINIMISING else None,
     )
 
 
-def _distances(ours: NormAttackRecord, theirs: NormAttackRecord) -> tuple[float, float] | None:
-    """Mean distances over the random targets, or over images where nothing is aimed at.
+def _distances(found: ComparisonRecord) -> tuple[float, float] | None:
+    """Mean distances of what succeeds on both, over random targets, or images without targets.
 
-    None where either network is reached less often than `REACHED_LIMIT`: the means would be over
-    different pairs, the easier ones of the network that holds out. None also where either errs on
-    an original already, which would count as distance 0.
+    None where either network is reached less often than `REACHED_LIMIT`: what succeeds on both
+    would be the easier part.
     """
-    if ours.already or theirs.already:
+    if min(found.success_rate, found.reference_success_rate) < REACHED_LIMIT - _ROUNDING:
         return None
-    cases = [_case(record) for record in (ours, theirs)]
-    if ours.norm != theirs.norm or (ours.average is None) != (theirs.average is None):
-        return None
-    if any(case.success_rate < REACHED_LIMIT - _ROUNDING for case in cases):
-        return None
-    distance, undistilled = (case.mean_distance for case in cases)
+    distance, undistilled = found.mean_distance, found.reference_mean_distance
     return (distance, undistilled) if distance is not None and undistilled else None
-
-
-def _case(record: NormAttackRecord) -> CaseRecord:
-    """The average case; without targets, every image."""
-    if record.average is not None:
-        return record.average
-    return CaseRecord(
-        success_rate=record.success_rate,
-        mean_distance=record.mean_distance,
-        distance_interval=record.distance_interval,
-    )
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from ddefense.records.results import (
     AttackRecord,
     AttackRun,
     CaseRecord,
+    ComparisonRecord,
     ControlRecord,
     DatasetRecord,
     ExportRecord,
@@ -39,14 +40,16 @@ from ddefense.records.results import (
     RunError,
     SavedModelRecord,
     SoftLabelRecord,
+    SuccessRecord,
     TrainingRecord,
     TransferRecord,
     VerdictRecord,
+    comparison_of,
     dump,
     load,
     schema,
 )
-from ddefense.records.samples import AttackOutcome, Samples
+from ddefense.records.samples import AttackOutcome, Attempts, Samples
 
 __all__ = [
     "CARD_SCHEMA_VERSION",
@@ -55,7 +58,9 @@ __all__ = [
     "AttackOutcome",
     "AttackRecord",
     "AttackRun",
+    "Attempts",
     "CaseRecord",
+    "ComparisonRecord",
     "ControlRecord",
     "CostRecord",
     "DatasetRecord",
@@ -81,6 +86,7 @@ __all__ = [
     "SavedModelRecord",
     "SignatureRecord",
     "SoftLabelRecord",
+    "SuccessRecord",
     "TensorRecord",
     "TrainedRecord",
     "TrainingRecord",
@@ -89,6 +95,7 @@ __all__ = [
     "VersionsRecord",
     "WeightRecord",
     "card_json",
+    "comparison_of",
     "dump",
     "load",
     "schema",

@@ -19,7 +19,8 @@ class OutlierAttackRecord:
         targeted: whether each image aims at one class; else at any class but its own and the
             outlier class.
         samples: images that were attacked.
-        attempts: adversarial images, one for each sample and target.
+        attempts: adversarial images, one for each sample and target, but for those whose original
+            already is where they aim at.
         recovery: share that the network gives the class of the image it was made from. An attack
             that gives up and leaves the image as it was counts here, if the network is right.
         recovery_interval: of it.

@@ -21,7 +21,7 @@ from ddefense.records.results import (
     VerdictRecord,
 )
 
-CARD_SCHEMA_VERSION: Literal[1] = 1
+CARD_SCHEMA_VERSION: Literal[2] = 2
 
 Defense = Literal["none", "distillation", "adversarial_training", "unknown"]
 
@@ -194,7 +194,7 @@ class ModelCard:
     measured_with: VersionsRecord | None
     extra_files: list[ExtraFileRecord] = dataclasses.field(default_factory=list)
     caveats: list[str] = dataclasses.field(default_factory=list)
-    schema_version: Literal[1] = CARD_SCHEMA_VERSION
+    schema_version: Literal[2] = CARD_SCHEMA_VERSION
 
 
 def card_json(card: ModelCard) -> str:

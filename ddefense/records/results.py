@@ -7,6 +7,7 @@ machine; dates, times, memory and resume counts live in `environment` and `timin
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import pydantic
@@ -16,7 +17,7 @@ from ddefense import config as config_lib
 from ddefense import files
 from ddefense.records.extended import OutlierRecord
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 
 T = TypeVar("T")
 
@@ -187,20 +188,41 @@ class GradientsRecord:
 
 
 @dataclass(config=_STRICT, kw_only=True)
-class AttackRecord:
-    """One reading of JSMA on one network, judged outside the attack.
+class SuccessRecord:
+    """How often an attack reached what it aims at, judged outside the attack.
+
+    An attempt that *starts* where it aims at, because the network errs on the unchanged image, is
+    no success of the attack, and no failure: rates and distances leave it out.
+
+    Attributes:
+        samples: attacked images.
+        attempts: attacked images or (sample, target) pairs that do not start where they aim at.
+        started: those that do, left out of every rate and distance but `success_rate_over_all`.
+        successes: attempts in which the T = 1 network gives the target, or without targets a wrong
+            class, within the bounds and the attack's budget.
+        success_rate: successes / attempts; null without an attempt.
+        success_interval: 95 % bootstrap interval of it over samples; null without an attempt.
+        success_rate_over_all: share of all attempts that end where they aim at, those that started
+            there included; the paper does not say which of the two rates it gives.
+    """
+
+    samples: int
+    attempts: int
+    started: int
+    successes: int
+    success_rate: float | None
+    success_interval: tuple[float, float] | None
+    success_rate_over_all: float
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class AttackRecord(SuccessRecord):
+    """One reading of JSMA on one network; its attempts are (sample, target) pairs.
 
     Attributes:
         theta: change of a feature per step.
         max_features: budget, as a count.
-        samples: attacked images.
-        attempts: (sample, target) pairs.
-        successes: pairs in which the T = 1 network gives the target class within the budget.
-        success_rate: successes / attempts.
-        success_interval: 95 % bootstrap interval of it over samples.
-        already_target: successes with 0 features changed: the network gave the target at the start.
-        mean_distortion: mean share of features changed by the successes, those with 0 included;
-            null without one.
+        mean_distortion: mean share of features changed by the successes; null without one.
         mean_features: the same as a count.
         features_interval: 95 % bootstrap interval of the count over samples; null without one, and
             in results of versions that did not measure it.
@@ -211,12 +233,6 @@ class AttackRecord:
 
     theta: float
     max_features: int
-    samples: int
-    attempts: int
-    successes: int
-    success_rate: float
-    success_interval: tuple[float, float]
-    already_target: int
     mean_distortion: float | None
     mean_features: float | None
     no_admissible_pair: int
@@ -227,7 +243,7 @@ class AttackRecord:
 
 @dataclass(config=_STRICT, kw_only=True)
 class RobustnessRecord:
-    """Mean minimal distortion under one attack.
+    """Mean minimal distortion under one attack, over the attempts of `SuccessRecord.attempts`.
 
     Attributes:
         capped: as the paper computes it: failures count at the budget, minimum over a sample's
@@ -248,33 +264,27 @@ class CaseRecord:
     """One of the three cases in which Carlini & Wagner (2017) report targeted attacks.
 
     Attributes:
-        success_rate: share of samples reached in this case; in the worst case a sample counts
-            where every target was reached.
+        success_rate: share of samples reached in this case, of those with an attempt that does
+            not start in its target; in the worst case a sample counts where every such target was
+            reached; null without such samples.
         mean_distance: mean over those samples; null without one.
         distance_interval: 95 % bootstrap interval of it over samples; null without one.
     """
 
-    success_rate: float
+    success_rate: float | None
     mean_distance: float | None
     distance_interval: tuple[float, float] | None
 
 
 @dataclass(config=_STRICT, kw_only=True)
-class NormAttackRecord:
-    """One attack measured by a norm of the perturbation, judged outside the attack.
+class NormAttackRecord(SuccessRecord):
+    """One attack measured by a norm of the perturbation.
 
     Attributes:
         norm: of the distance: `l0` (features changed), `l2`, or `linf`, in units of the images.
         settings: what the attack was run with, under the names of its parameters.
         targets: `untargeted` (success is any wrong class), `random` (one wrong class per sample),
             or `all` wrong classes.
-        samples: attacked images.
-        attempts: attacked images, or (sample, target) pairs.
-        successes: attempts in which the T = 1 network gives a wrong class, or the target, within
-            the bounds and, where the attack has one, epsilon.
-        success_rate: successes / attempts.
-        success_interval: 95 % bootstrap interval of it over samples.
-        already: successes at distance 0: the network erred on the original already.
         mean_distance: over the successes; null without one.
         distance_interval: 95 % bootstrap interval of it over samples; null without a success.
         median_distance: over the successes; null without one.
@@ -286,12 +296,6 @@ class NormAttackRecord:
     norm: Literal["l0", "l2", "linf"]
     settings: dict[str, int | float | str | bool]
     targets: Literal["untargeted", "random", "all"]
-    samples: int
-    attempts: int
-    successes: int
-    success_rate: float
-    success_interval: tuple[float, float]
-    already: int
     mean_distance: float | None
     distance_interval: tuple[float, float] | None
     median_distance: float | None
@@ -307,20 +311,59 @@ class TransferRecord:
     Attributes:
         kappa: confidence with which they were made, in the substitute's logits.
         samples: images, one random target each.
-        crafted: share that the substitute itself takes for the target.
-        misclassified: share that the network gives a wrong class.
-        misclassified_interval: 95 % bootstrap interval of it.
-        reached: share that the network gives the target.
+        started: those that the network gives a wrong class unchanged.
+        crafted: share of all images that the substitute itself takes for the target.
+        misclassified: share of the others that the network gives a wrong class; null if there are
+            none.
+        misclassified_interval: 95 % bootstrap interval of it; null likewise.
+        reached: share of the others that the network gives the target; null likewise.
         mean_distance: mean L2 distance of the samples; null if none was crafted.
     """
 
     kappa: float
     samples: int
+    started: int
     crafted: float
-    misclassified: float
-    misclassified_interval: tuple[float, float]
-    reached: float
+    misclassified: float | None
+    misclassified_interval: tuple[float, float] | None
+    reached: float | None
     mean_distance: float | None
+
+
+@dataclass(config=_STRICT, kw_only=True)
+class ComparisonRecord:
+    """One attack on two networks, over the attempts that start where they aim at on neither.
+
+    Only they compare: attempts that one network lacks may be its easy ones.
+
+    Attributes:
+        attack: name of the attack.
+        network: name of the network.
+        reference: name of the one it is compared with.
+        targets: `untargeted` or `targeted`.
+        samples: attacked images with such an attempt.
+        attempts: how many there are.
+        success_rate: of them on the network.
+        reference_success_rate: of them on the other one.
+        mean_distance: on the network, of those that succeed on both, of attacks measured by a norm
+            only those at the sample's one random target; null without one.
+        reference_mean_distance: the same on the other one.
+        robustness: `RobustnessRecord.capped` of the network over these attempts; null unless JSMA.
+        reference_robustness: the same of the other one.
+    """
+
+    attack: str
+    network: str
+    reference: str
+    targets: Literal["untargeted", "targeted"]
+    samples: int
+    attempts: int
+    success_rate: float
+    reference_success_rate: float
+    mean_distance: float | None
+    reference_mean_distance: float | None
+    robustness: float | None = None
+    reference_robustness: float | None = None
 
 
 @dataclass(config=_STRICT, kw_only=True)
@@ -448,6 +491,8 @@ class Results:
         exports: SavedModels written.
         controls: checks for masked gradients.
         verdict: what the defence is worth; null in results of versions without it.
+        comparisons: of every network with the undistilled one, by attack, and of the distilled
+            ones with those of lower temperatures under the paper's attack.
     """
 
     dataset: DatasetRecord
@@ -458,9 +503,10 @@ class Results:
     sample_indices: list[int]
     networks: list[NetworkRecord]
     exports: list[ExportRecord]
+    comparisons: list[ComparisonRecord]
     controls: list[ControlRecord] = dataclasses.field(default_factory=list)
     verdict: VerdictRecord | None = None
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
 
     @property
     def is_evaluation(self) -> bool:
@@ -474,6 +520,12 @@ class Results:
     def yardstick(self) -> NetworkRecord | None:
         """The adversarially trained network, if the run has one."""
         return next((n for n in self.networks if n.defense == "adversarial_training"), None)
+
+    def comparison(
+        self, attack: str, network: NetworkRecord, reference: NetworkRecord
+    ) -> ComparisonRecord | None:
+        """What an attack did to two networks; None unless it ran on both alike."""
+        return comparison_of(self.comparisons, attack, network.name, reference.name)
 
     def distilled(self) -> list[NetworkRecord]:
         """The distilled networks by rising temperature."""
@@ -551,7 +603,18 @@ class AttackRun:
     warnings: list[str] = dataclasses.field(default_factory=list)
     model: SavedModelRecord | None = None
     data_sha256: str | None = None
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
+
+
+def comparison_of(
+    comparisons: Sequence[ComparisonRecord], attack: str, network: str, reference: str
+) -> ComparisonRecord | None:
+    """What an attack did to two networks, by their names; None if nothing compares."""
+    wanted = (attack, network, reference)
+    return next(
+        (c for c in comparisons if (c.attack, c.network, c.reference) == wanted),
+        None,
+    )
 
 
 def schema() -> dict[str, Any]:

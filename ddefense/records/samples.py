@@ -11,15 +11,60 @@ import numpy.typing as npt
 from ddefense import files
 from ddefense.records.results import RunError
 
+UNTARGETED = -1
+"""The target of an attempt for which any wrong class will do."""
+UNKNOWN = -1
+"""The class of an image which an earlier version did not keep."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempts:
+    """What became of P attempts of one attack on one network.
+
+    Attributes:
+        sample: row of the attacked image in `Samples.images`, shape [P].
+        target: target class, or `UNTARGETED`, shape [P].
+        start: class of the unchanged image, shape [P].
+        end: class of the adversarial image, shape [P]; `UNKNOWN` where it was not kept.
+        started: whether the unchanged image is already where the attempt aims at, shape [P].
+        success: whether the attack took it there within its budget, shape [P]; false of those that
+            started there.
+        distance: from the original in the attack's norm, of failures too, shape [P].
+        chosen: whether the target is the sample's one random target, shape [P]; true of all
+            without such a choice.
+    """
+
+    sample: npt.NDArray[np.int32]
+    target: npt.NDArray[np.int32]
+    start: npt.NDArray[np.int32]
+    end: npt.NDArray[np.int32]
+    started: npt.NDArray[np.bool_]
+    success: npt.NDArray[np.bool_]
+    distance: npt.NDArray[np.float64]
+    chosen: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], prefix: str = "") -> "Attempts":
+        """Takes its fields from arrays under their names after a prefix.
+
+        Raises:
+            KeyError: if one is missing.
+        """
+        return cls(**{field.name: arrays[prefix + field.name] for field in dataclasses.fields(cls)})
+
 
 @dataclasses.dataclass(frozen=True)
 class AttackOutcome:
-    """What one attack did to P (sample, target) pairs of one network, in compressed rows.
+    """What JSMA did to P (sample, target) pairs of one network, in compressed rows.
 
     Attributes:
         sample: row of the attacked image in `Samples.images`, shape [P].
         target: target class, shape [P].
-        success: whether the network gives the target class within the budget, shape [P].
+        start: class that the network gives the unchanged image, shape [P].
+        end: class that it gives the adversarial image, shape [P]; `UNKNOWN` where an earlier
+            version did not keep it.
+        success: whether the attack made the network give the target class within the budget, shape
+            [P]; false of the pairs that started there.
         offsets: pair p changed the features `features[offsets[p]:offsets[p + 1]]`, shape [P + 1].
         features: flat indices (row-major over height, width, channel) of changed features.
         values: their new values.
@@ -29,6 +74,8 @@ class AttackOutcome:
 
     sample: npt.NDArray[np.int32]
     target: npt.NDArray[np.int32]
+    start: npt.NDArray[np.int32]
+    end: npt.NDArray[np.int32]
     success: npt.NDArray[np.bool_]
     offsets: npt.NDArray[np.int64]
     features: npt.NDArray[np.int32]
@@ -42,6 +89,9 @@ class AttackOutcome:
         adversarial: npt.NDArray[np.float32],
         sample: npt.NDArray[np.integer],
         target: npt.NDArray[np.integer],
+        *,
+        start: npt.NDArray[np.integer],
+        end: npt.NDArray[np.integer],
         success: npt.NDArray[np.bool_],
         probabilities: npt.NDArray[np.float32] | None = None,
     ) -> "AttackOutcome":
@@ -52,6 +102,8 @@ class AttackOutcome:
             adversarial: the attacked image of each pair, same shape.
             sample: row of the original among the attacked images, shape [P].
             target: target class, shape [P].
+            start: class of the original, shape [P].
+            end: class of the attacked image, shape [P].
             success: judged afresh, shape [P].
             probabilities: of the attacked images, shape [P, classes].
 
@@ -65,6 +117,8 @@ class AttackOutcome:
         return cls(
             sample=sample.astype(np.int32),
             target=target.astype(np.int32),
+            start=start.astype(np.int32),
+            end=end.astype(np.int32),
             success=success.astype(np.bool_),
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             features=feature.astype(np.int32),
@@ -106,6 +160,8 @@ class AttackOutcome:
         return cls(
             sample=joined("sample"),
             target=joined("target"),
+            start=joined("start"),
+            end=joined("end"),
             success=joined("success"),
             offsets=np.concatenate([*offsets, ends[-1:]]),
             features=joined("features"),
@@ -120,6 +176,8 @@ class AttackOutcome:
         return AttackOutcome(
             sample=self.sample[kept],
             target=self.target[kept],
+            start=self.start[kept],
+            end=self.end[kept],
             success=self.success[kept],
             offsets=np.concatenate([[0], np.cumsum(self.num_features[kept])]).astype(np.int64),
             features=self.features[features],
@@ -132,6 +190,24 @@ class AttackOutcome:
         """Changed features of each pair, shape [P]."""
         return np.diff(self.offsets)
 
+    @property
+    def started(self) -> npt.NDArray[np.bool_]:
+        """Whether the network gives the target to the unchanged image, shape [P]."""
+        return self.start == self.target
+
+    def attempts(self) -> Attempts:
+        """The same without the images; the distance counts features."""
+        return Attempts(
+            sample=self.sample,
+            target=self.target,
+            start=self.start,
+            end=self.end,
+            started=self.started,
+            success=self.success,
+            distance=self.num_features.astype(np.float64),
+            chosen=np.ones(len(self.sample), np.bool_),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
@@ -141,7 +217,9 @@ class Samples:
         images: in the dataset's value range, float32, shape [S, H, W, C].
         labels: true classes, shape [S].
         test_indices: their positions in the test set, shape [S].
-        outcomes: by (network name, attack name).
+        outcomes: of JSMA, by (network name, attack name).
+        attempts: of attacks measured by a norm, likewise; missing in committed results of versions
+            that did not keep them.
         probabilities: by network name, what the T = 1 network gives the images, shape [S, classes];
             empty in samples of versions that did not keep it.
     """
@@ -150,6 +228,7 @@ class Samples:
     labels: npt.NDArray[np.int64]
     test_indices: npt.NDArray[np.int64]
     outcomes: dict[tuple[str, str], AttackOutcome]
+    attempts: dict[tuple[str, str], Attempts] = dataclasses.field(default_factory=dict)
     probabilities: dict[str, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
 
     def adversarial(self, network: str, attack: str, pair: int) -> npt.NDArray[np.float32]:
@@ -161,7 +240,7 @@ class Samples:
         return image
 
     def first(self, count: int) -> "Samples":
-        """The first attacked images, and what attacks did to them."""
+        """The first attacked images, and what JSMA did to them."""
         return Samples(
             images=self.images[:count],
             labels=self.labels[:count],
@@ -174,7 +253,7 @@ class Samples:
         """Writes one compressed .npz, atomically.
 
         Arrays of the images are `<field>`, of a network `<network>/probabilities`, of an attack
-        `<network>/<attack>/<field>`.
+        `<network>/<attack>/<field>`: those of JSMA have `offsets` among them.
         """
         arrays: dict[str, npt.NDArray[np.generic]] = {
             "images": self.images,
@@ -185,6 +264,9 @@ class Samples:
             arrays[f"{network}/probabilities"] = probabilities
         for (network, attack), outcome in self.outcomes.items():
             for field, array in outcome.arrays().items():
+                arrays[f"{network}/{attack}/{field}"] = array
+        for (network, attack), attempts in self.attempts.items():
+            for field, array in vars(attempts).items():
                 arrays[f"{network}/{attack}/{field}"] = array
         with files.atomic_file(path) as temporary:
             np.savez_compressed(temporary, allow_pickle=False, **arrays)
@@ -198,14 +280,20 @@ class Samples:
         """
         try:
             with files.read_npz(path) as arrays:
-                keys = {tuple(k.split("/")[:2]) for k in arrays.files if k.count("/") == 2}
+                keys = sorted({tuple(k.split("/")[:2]) for k in arrays.files if k.count("/") == 2})
+                jsma = [key for key in keys if f"{key[0]}/{key[1]}/offsets" in arrays]
                 return cls(
                     images=arrays["images"],
                     labels=arrays["labels"],
                     test_indices=arrays["test_indices"],
                     outcomes={
                         (network, attack): AttackOutcome.of_arrays(arrays, f"{network}/{attack}/")
-                        for network, attack in sorted(keys)
+                        for network, attack in jsma
+                    },
+                    attempts={
+                        (network, attack): Attempts.of_arrays(arrays, f"{network}/{attack}/")
+                        for network, attack in keys
+                        if (network, attack) not in jsma
                     },
                     probabilities={
                         name.split("/")[0]: arrays[name]

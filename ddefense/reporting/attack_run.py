@@ -16,15 +16,14 @@ def table(run: records.AttackRun) -> Table:
         Column("unit", "in", text=True),
         Column("targets", "targets", text=True),
         Column("attempts", "attempts"),
+        Column("started", "started there"),
+        Column("over_all_percent", "over all %", fixed(1)),
     )
     rows: list[list[Cell]] = []
     for name, jsma in run.attacks.items():
-        success = _percent(jsma.success_rate, jsma.success_interval)
-        rows.append([name, success, jsma.mean_features, _UNITS["l0"], "all", jsma.attempts])
+        rows.append([name, *_cells(jsma, jsma.mean_features, _UNITS["l0"], "all")])
     for name, norm in run.norm_attacks.items():
-        success = _percent(norm.success_rate, norm.success_interval)
-        unit = _UNITS[norm.norm]
-        rows.append([name, success, norm.mean_distance, unit, norm.targets, norm.attempts])
+        rows.append([name, *_cells(norm, norm.mean_distance, _UNITS[norm.norm], norm.targets)])
     temperature = "" if run.temperature is None else f", T = {run.temperature:g}"
     return Table(
         name="attacks",
@@ -33,7 +32,9 @@ def table(run: records.AttackRun) -> Table:
         columns=columns,
         rows=rows,
         notes=(
-            f"Test accuracy {100 * run.test_accuracy:.2f} %. Distances are means over successes.",
+            f"Test accuracy {100 * run.test_accuracy:.2f} %. Distances are means over successes. "
+            "Attempts that start where they aim at, because the network errs on the unchanged "
+            "image, are counted in the last column alone.",
             *(() if run.model is None else (_model(run.model),)),
             *(f"WARNING: {warning}" for warning in run.warnings),
             *_checks(run.controls),
@@ -57,5 +58,12 @@ def _checks(controls: list[records.ControlRecord]) -> list[str]:
     return [f"Checks for masked gradients, all passed: {names}."] if names else []
 
 
-def _percent(rate: float, interval: tuple[float, float]) -> Interval:
-    return Interval(100 * rate, 100 * interval[0], 100 * interval[1])
+def _cells(
+    record: records.SuccessRecord, distance: float | None, unit: str, targets: str
+) -> list[Cell]:
+    success = None
+    if record.success_rate is not None and record.success_interval is not None:
+        low, high = record.success_interval
+        success = Interval(100 * record.success_rate, 100 * low, 100 * high)
+    over_all = 100 * record.success_rate_over_all
+    return [success, distance, unit, targets, record.attempts, record.started, over_all]

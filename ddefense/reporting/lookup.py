@@ -97,10 +97,21 @@ def row_label(results: records.Results, network: records.NetworkRecord) -> str:
 
 
 def success_percent(network: records.NetworkRecord | None, attack: str) -> float | None:
-    """Adversarial success rate in percent; None if the attack was not run on the network."""
-    if network is None or attack not in network.attacks:
+    """Adversarial success rate in percent; None if the attack was not run on the network.
+
+    None too if every attempt starts in its target.
+    """
+    found = None if network is None else network.attacks.get(attack)
+    if found is None or found.success_rate is None:
         return None
-    return 100 * network.attacks[attack].success_rate
+    return 100 * found.success_rate
+
+
+def robustness_gain(compared: records.ComparisonRecord) -> float | None:
+    """Gain in robustness over the other network in percent; None if that has none, or unknown."""
+    if compared.robustness is None or not compared.reference_robustness:
+        return None
+    return 100 * (compared.robustness / compared.reference_robustness - 1)
 
 
 def learnt(results: records.Results, training: records.TrainingRecord | None) -> bool:

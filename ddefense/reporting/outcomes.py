@@ -29,7 +29,7 @@ _TELLING = ("jsma_f", "jsma_f_exact", "jsma_f_temperature", "pgd_linf_temperatur
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Success of an attack with its distance; seven fields in CSV, one cell in Markdown.
+    """Success of an attack with its distance; nine fields in CSV, one cell in Markdown.
 
     Attributes:
         percent: success rate in percent.
@@ -38,7 +38,9 @@ class Outcome:
         distance: mean distance of the successes, in the attack's norm; None without a success.
         distance_low: lower end of its 95 % interval; None where it has none.
         distance_high: upper end.
-        attempts: (sample, target) pairs, or samples.
+        attempts: (sample, target) pairs, or samples, that do not start where they aim at.
+        started: those that do, which the other numbers leave out.
+        over_all: success rate in percent with them.
     """
 
     ENDINGS: ClassVar[tuple[str, ...]] = (
@@ -49,6 +51,8 @@ class Outcome:
         "_distance_low",
         "_distance_high",
         "_attempts",
+        "_started",
+        "_over_all_percent",
     )
 
     percent: float
@@ -58,15 +62,21 @@ class Outcome:
     distance_low: float | None
     distance_high: float | None
     attempts: int
+    started: int
+    over_all: float
 
     def show(self, digits: int) -> str:
-        """`88.4 [86.0, 90.8]`, `at 1.76 [1.60, 1.93]` and `n = 900`, below each other."""
+        """`88.4 [86.0, 90.8]`, `at 1.76 [1.60, 1.93]` and `n = 900`, below each other.
+
+        Where attempts started there, the last is `n = 856, 44 started`.
+        """
         text = f"{self.percent:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
         if self.distance is not None:
             text += f"\nat {significant(self.distance)}"
         if self.distance_low is not None and self.distance_high is not None:
             text += f" [{significant(self.distance_low)}, {significant(self.distance_high)}]"
-        return f"{text}\nn = {self.attempts}"
+        started = f", {self.started} started" if self.started else ""
+        return f"{text}\nn = {self.attempts}{started}"
 
 
 def telling(measured: list[str]) -> list[str]:
@@ -82,40 +92,36 @@ def outcome(network: records.NetworkRecord, attack: str) -> Outcome | None:
         attack: name among `ddefense.config.ATTACKS`.
 
     Returns:
-        The outcome; None if the attack was not run on the network.
+        The outcome; None if the attack was not run on the network, or every attempt starts where
+        it aims at.
     """
-    if attack in network.attacks:
-        return _of_jsma(network.attacks[attack])
-    if attack in network.norm_attacks:
-        return _of_norm(network.norm_attacks[attack])
+    jsma, norm = network.attacks.get(attack), network.norm_attacks.get(attack)
+    if jsma is not None:
+        return _outcome(jsma, jsma.mean_features, jsma.features_interval)
+    if norm is not None:
+        return _outcome(norm, norm.mean_distance, norm.distance_interval)
     return None
 
 
-def _of_jsma(record: records.AttackRecord) -> Outcome:
+def _outcome(
+    record: records.SuccessRecord,
+    distance: float | None,
+    distance_interval: tuple[float, float] | None,
+) -> Outcome | None:
+    if record.success_rate is None or record.success_interval is None:
+        return None
     low, high = record.success_interval
-    features_low, features_high = record.features_interval or (None, None)
+    distance_low, distance_high = distance_interval or (None, None)
     return Outcome(
         percent=100 * record.success_rate,
         low=100 * low,
         high=100 * high,
-        distance=record.mean_features,
-        distance_low=features_low,
-        distance_high=features_high,
-        attempts=record.attempts,
-    )
-
-
-def _of_norm(record: records.NormAttackRecord) -> Outcome:
-    low, high = record.success_interval
-    distance_low, distance_high = record.distance_interval or (None, None)
-    return Outcome(
-        percent=100 * record.success_rate,
-        low=100 * low,
-        high=100 * high,
-        distance=record.mean_distance,
+        distance=distance,
         distance_low=distance_low,
         distance_high=distance_high,
         attempts=record.attempts,
+        started=record.started,
+        over_all=100 * record.success_rate_over_all,
     )
 
 

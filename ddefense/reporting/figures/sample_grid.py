@@ -36,7 +36,8 @@ def draw(
             for jsma_f, or on an evaluated network the most successful one.
 
     Returns:
-        The figure: successes framed, failures crossed. One sample per source class is shown, of
+        The figure: successes framed, failures crossed, attempts that start in their target named.
+        One sample per source class is shown, of
         the first classes if there are many.
     """
     if network is None:
@@ -88,7 +89,7 @@ def _draw_row(
         column = target + 1.3
         _place(axes, _displayable(results, samples.adversarial(*key, pair=int(pair))), column, row)
         size = 1 - _GAP
-        reached = bool(outcome.success[pair])
+        reached, started = bool(outcome.success[pair]), bool(outcome.started[pair])
         axes.add_patch(
             Rectangle(
                 (column - size / 2, row - size / 2),
@@ -100,7 +101,9 @@ def _draw_row(
                 zorder=3,
             )
         )
-        if not reached:
+        if started:
+            axes.text(column, row, "starts\nthere", ha="center", va="center", color=style.BAD)
+        elif not reached:
             _cross(axes, column + 0.3, row + 0.3)
     axes.text(source + 1.3, row, "-", ha="center", va="center", color=style.PAPER)
 
@@ -148,7 +151,7 @@ def _usual(network: records.NetworkRecord) -> str:
     """The paper's attack, or where the network is not the paper's the most successful one."""
     if network.training is not None or not network.attacks:
         return "jsma_f"
-    return max(network.attacks, key=lambda attack: network.attacks[attack].success_rate)
+    return max(network.attacks, key=lambda attack: network.attacks[attack].success_rate or 0.0)
 
 
 def _available(samples: records.Samples, network: str, attack: str) -> str:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ddefense import records
-from ddefense.reporting import lookup, published
+from ddefense.reporting import lookup, outcomes, published
 from ddefense.reporting.figures import style
 from ddefense.reporting.runs import Runs
 from ddefense.reporting.spread import Spread
@@ -72,14 +72,11 @@ def draw_seeds(runs: Runs) -> Figure:
 def _curve(results: records.Results, attack: str) -> _Curve:
     points, lost = [], []
     for network in results.distilled():
-        if attack in network.attacks:
-            found = network.attacks[attack]
-            rate = 100 * found.success_rate
-            if lookup.usable(results, network):
-                low, high = found.success_interval
-                points.append((network.temperature, rate, 100 * low, 100 * high))
-            else:
-                lost.append((network.temperature, rate))
+        found = outcomes.outcome(network, attack)
+        if found is not None and lookup.usable(results, network):
+            points.append((network.temperature, found.percent, found.low, found.high))
+        elif found is not None:
+            lost.append((network.temperature, found.percent))
     baseline = results.baseline()
     good = lookup.usable(results, baseline)
     return _Curve(attack, points, lost, lookup.success_percent(baseline, attack) if good else None)

@@ -56,6 +56,7 @@ def plots(results: records.Results) -> dict[str, Any]:
                 "high": found.high,
                 "distance": found.distance,
                 "attempts": found.attempts,
+                "started": found.started,
             }
             for attack in attacks
             for place, network in enumerate(networks)

@@ -127,8 +127,9 @@ def _entry(
     `data` inflates to little-endian arrays one after the other: changed features of each pair
     (uint32 [P]); steps from one changed feature to the next (uint16 [F] if `short`, else uint32);
     the row of each pair's image, and its target (uint16 [P] each); where it is known, the
-    probability of each class, in 65535ths (uint16 [P, classes]); whether the pair succeeded
-    (uint8 [P]); and what is added to each changed feature, modulo 256 (uint8 [F]).
+    probability of each class, in 65535ths (uint16 [P, classes]); 1 where the pair succeeded, 2
+    where it started in its target, else 0 (uint8 [P]); and what is added to each changed feature,
+    modulo 256 (uint8 [F]).
     """
     flat = images.reshape(len(images), -1)
     short = flat.shape[1] <= _SHORT
@@ -154,7 +155,7 @@ def _entry(
                 outcome.sample.astype("<u2"),
                 outcome.target.astype("<u2"),
                 *shares,
-                outcome.success.astype("u1"),
+                (outcome.success + 2 * outcome.started).astype("u1"),
                 change.astype("u1"),
             ]
         ),

@@ -1,7 +1,9 @@
 """What the attacks did: success per temperature (Fig. 7), details, and robustness (Fig. 10)."""
 
+import dataclasses
+
 from ddefense import records
-from ddefense.reporting import lookup, published
+from ddefense.reporting import lookup, outcomes, published
 from ddefense.reporting.tables.table import Cell, Column, Interval, Table, fixed, percent_of
 
 _NETWORK = Column("network", "network", text=True)
@@ -22,8 +24,8 @@ def success(results: records.Results) -> Table:
             published.success_percent(results.dataset.name, network.defense, network.temperature),
         ]
         for attack in attacks:
-            record = network.attacks.get(attack)
-            row.append(None if record is None else _interval(record))
+            found = outcomes.outcome(network, attack)
+            row.append(None if found is None else Interval(found.percent, found.low, found.high))
         rows.append(row)
     return Table(
         name="success_rate",
@@ -33,6 +35,7 @@ def success(results: records.Results) -> Table:
         notes=(
             "The paper does not say which reading of JSMA-F its authors ran, nor which images "
             "they attacked. Their percentages are k / 900 (S2).",
+            _started(results),
             f"{len(results.sample_indices)} samples. An interval of no width (0 or 100 %) is no "
             "certainty: resampling cannot show what no sample did. By the rule of three the rate "
             f"may lie up to {min(100.0, 300 / len(results.sample_indices)):.0f} points from it.",
@@ -40,9 +43,22 @@ def success(results: records.Results) -> Table:
     )
 
 
-def _interval(record: records.AttackRecord) -> Interval:
-    low, high = record.success_interval
-    return Interval(100 * record.success_rate, 100 * low, 100 * high)
+def _started(results: records.Results) -> str:
+    """What the rates leave out, and what the paper's attack gets with it, as a sentence."""
+    found = [
+        f"{lookup.row_label(results, network)} {record.started} of "
+        f"{record.attempts + record.started} ({lookup.attack_label(attack)} over all attempts: "
+        f"{100 * record.success_rate_over_all:.2f} %)"
+        for network in results.networks
+        for attack, record in list(network.attacks.items())[:1]
+        if record.started
+    ]
+    if not found:
+        return "No attempt starts in its target, so the rates are over all attempts."
+    return (
+        "Attempts that start in their target, because the network errs on the unchanged image, are "
+        f"left out: {'; '.join(found)}. The paper does not say whether it counts them."
+    )
 
 
 def attack_details(results: records.Results) -> Table:
@@ -59,7 +75,8 @@ def attack_details(results: records.Results) -> Table:
                         record.theta,
                         record.successes,
                         record.attempts,
-                        record.already_target,
+                        record.started,
+                        100 * record.success_rate_over_all,
                         percent_of(record.mean_distortion),
                         record.mean_features,
                         record.no_admissible_pair,
@@ -76,7 +93,8 @@ def attack_details(results: records.Results) -> Table:
             Column("theta", "theta"),
             Column("successes", "successes"),
             Column("attempts", "attempts"),
-            Column("already_target", "already target"),
+            Column("started", "started in target"),
+            Column("over_all_percent", "success over all attempts %", fixed(2)),
             Column("mean_distortion_percent", "mean distortion %", fixed(2)),
             Column("mean_features", "mean features changed", fixed(1)),
             Column("no_admissible_pair", "no admissible pair"),
@@ -86,8 +104,9 @@ def attack_details(results: records.Results) -> Table:
         rows=rows,
         notes=(
             "Distortion is the mean over successes. *Zero maps* are those failures without an "
-            "admissible pair in which the forward derivative was zero throughout; *already "
-            "target* are successes with no feature changed.",
+            "admissible pair in which the forward derivative was zero throughout. *Started "
+            "in target* are attempts on images that the network takes for the target unchanged; "
+            "only *over all attempts* counts them.",
         ),
     )
 
@@ -95,7 +114,6 @@ def attack_details(results: records.Results) -> Table:
 def robustness(results: records.Results) -> Table:
     """Mean minimal distortion per network and attack, as the paper counts it and without cap."""
     undistilled = lookup.undistilled(results)
-    before = {} if undistilled is None else undistilled.robustness
     theirs = published.ROBUSTNESS[published.reference(results.dataset.name)]
     of_paper = (
         f"The {published.label(results.dataset.name)}: capped "
@@ -106,14 +124,16 @@ def robustness(results: records.Results) -> Table:
         for attack in lookup.attacks_in(results):
             record = network.robustness.get(attack)
             if record is not None:
-                reference = before.get(attack)
+                compared = None
+                if undistilled is not None:
+                    compared = results.comparison(attack, network, undistilled)
                 rows.append(
                     [
                         lookup.row_label(results, network),
                         attack,
                         100 * record.capped,
-                        gain(record.capped, reference),
-                        gain(record.cap, reference),
+                        None if compared is None else lookup.robustness_gain(compared),
+                        None if compared is None else _largest_gain(record, compared),
                         percent_of(record.uncapped),
                         100 * record.unreached,
                         100 * record.cap,
@@ -137,14 +157,15 @@ def robustness(results: records.Results) -> Table:
         notes=(
             "*Capped* counts failures at the budget, as the paper's numbers imply, and so can "
             "never exceed the cap: it restates failures of the attack and is no distance to the "
-            "decision boundary. *Uncapped* is the mean over the samples that were reached.",
+            "decision boundary. *Uncapped* is the mean over the samples that were reached. *Gain* "
+            "is over the undistilled network, on the attempts that start in their target on "
+            "neither.",
             *(() if results.is_evaluation else (of_paper,)),
         ),
     )
 
 
-def gain(value: float, reference: records.RobustnessRecord | None) -> float | None:
-    """Gain over the undistilled network's capped robustness in percent; None if that is 0."""
-    if reference is None or reference.capped <= 0:
-        return None
-    return 100 * (value / reference.capped - 1)
+def _largest_gain(
+    record: records.RobustnessRecord, compared: records.ComparisonRecord
+) -> float | None:
+    return lookup.robustness_gain(dataclasses.replace(compared, robustness=record.cap))

@@ -8,7 +8,6 @@ from ddefense.reporting import claims as claims_lib
 from ddefense.reporting import lookup, outcomes, published, spread
 from ddefense.reporting.runs import Measure, Runs
 from ddefense.reporting.spread import Spread
-from ddefense.reporting.tables.attacks import gain
 from ddefense.reporting.tables.claims import sources
 from ddefense.reporting.tables.networks import accuracy_heading
 from ddefense.reporting.tables.table import Cell, Column, Table, fixed, percent_of
@@ -277,10 +276,11 @@ def _robustness(attack: str, value: Callable[[records.RobustnessRecord], float |
 
 def _gain(attack: str) -> Measure:
     def measure(results: records.Results, network: records.NetworkRecord) -> float | None:
-        record, baseline = network.robustness.get(attack), results.baseline()
-        if record is None or not lookup.usable(results, baseline):
+        baseline = results.baseline()
+        compared = results.comparison(attack, network, baseline)
+        if compared is None or not lookup.usable(results, baseline):
             return None
-        return gain(record.capped, baseline.robustness.get(attack))
+        return lookup.robustness_gain(compared)
 
     return measure
 

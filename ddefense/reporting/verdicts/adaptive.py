@@ -9,6 +9,7 @@ from ddefense.reporting.verdicts.verdict import (
     cannot_be_told,
     joined,
     left_out,
+    same_attempts,
     too_low,
     unless,
     unusable,
@@ -27,13 +28,13 @@ def carlini_wagner(results: records.Results) -> Verdict:
     """C17: cw_l2 reaches the distilled network, at about the undistilled one's distance."""
     network, baseline = lookup.highest(results), results.baseline()
     attack = None if network is None else network.norm_attacks.get("cw_l2")
-    undistilled = baseline.norm_attacks.get("cw_l2")
-    if network is None or attack is None or undistilled is None:
+    compared = None if network is None else results.comparison("cw_l2", network, baseline)
+    if network is None or attack is None or compared is None:
         return cannot_be_told(
             "needs cw_l2 on the undistilled and on the highest-temperature network"
         )
-    before, after = average_distance(baseline), average_distance(network)
-    rate = 100 * attack.success_rate
+    before, after = compared.reference_mean_distance, compared.mean_distance
+    rate, undistilled = 100 * compared.success_rate, 100 * compared.reference_success_rate
     ratio = after / before if before and after is not None else None
     if ratio is None and rate >= _SUCCESS:
         return cannot_be_told("needs a mean distance above 0 of cw_l2 on the undistilled network")
@@ -41,22 +42,21 @@ def carlini_wagner(results: records.Results) -> Verdict:
     return unless(
         unusable(results, network, baseline)
         or too_low(network.temperature)
-        or _too_weak(rate, 100 * undistilled.success_rate),
+        or _too_weak(rate, undistilled),
         Verdict(
             holds=yes_or_no(
                 rate >= _SUCCESS and ratio is not None and _NEAREST <= ratio <= _FARTHEST
             ),
-            ours=f"{lookup.percent(rate)} ({attack.successes}/{attack.attempts}) at "
+            ours=f"{lookup.percent(rate)} of {compared.attempts} attempts at "
             f"T = {network.temperature:g}; {_mean_distances(before, after)}",
             difference=f"{lookup.points(rate - published.CARLINI_WAGNER_SUCCESS.value)}; "
             + _against_theirs(results, ratio),
             note=joined(
-                f"{attack.samples} images"
+                f"{compared.samples} images"
                 if ratio is None
-                else joined(
-                    f"the means are over {attack.samples} images, one random target each",
-                    _not_every_pair(baseline, network),
-                ),
+                else f"the means are over one random target of each of {compared.samples} images, "
+                "where both networks are reached",
+                same_attempts(compared, attack),
                 f"at most {settings.cw_steps} steps at each of {settings.cw_search_steps} "
                 f"constants, learning rate {settings.cw_learning_rate:g} "
                 "(theirs: 10,000 at 9, 0.01)",
@@ -107,14 +107,6 @@ def _against_theirs(results: records.Results, ratio: float | None) -> str:
     return f"ratio {ratio / theirs:.2f} of theirs (best case, x {theirs:.2f})"
 
 
-def _not_every_pair(*networks: records.NetworkRecord) -> str:
-    """That the means compared are not over the same pairs, because some were not reached."""
-    cases = [n.norm_attacks["cw_l2"].average for n in networks]
-    if all(case is not None and case.success_rate == 1 for case in cases):
-        return ""
-    return "pairs that were not reached are in neither mean, so the pairs differ"
-
-
 def distance_by_temperature(results: records.Results) -> Verdict:
     """C18: the mean distance of cw_l2 is not correlated with T."""
     found = distances(results)
@@ -158,6 +150,7 @@ def distances(results: records.Results) -> dict[float, float]:
         for network in results.distilled()
         if lookup.usable(results, network)
         and (case := _average_case(network)) is not None
+        and case.success_rate is not None
         and 100 * case.success_rate >= _SUCCESS
         and (distance := case.mean_distance) is not None
     }
@@ -166,10 +159,11 @@ def distances(results: records.Results) -> dict[float, float]:
 def _rarely_reached(results: records.Results) -> str:
     """Names the temperatures that `distances` leaves out for their success, as a note."""
     names = [
-        f"{lookup.network_label(network)} ({lookup.percent(100 * case.success_rate)})"
+        f"{lookup.network_label(network)} ({lookup.percent(100 * (case.success_rate or 0.0))})"
         for network in results.distilled()
         if lookup.usable(results, network)
         and (case := _average_case(network)) is not None
+        and case.success_rate is not None
         and 100 * case.success_rate < _SUCCESS
     ]
     if not names:
@@ -197,7 +191,9 @@ def transfer(results: records.Results) -> Verdict:
     if network is None or not enough:
         return cannot_be_told(f"needs transfer_cw_l2 with kappa = {kappa:g} or more")
     record = min(enough, key=lambda r: r.kappa)
-    rate = 100 * record.misclassified
+    if record.misclassified is None or record.misclassified_interval is None:
+        return cannot_be_told("the network gets every image wrong unchanged")
+    rate, reached = 100 * record.misclassified, 100 * (record.reached or 0.0)
     low, high = record.misclassified_interval
     undistilled = next((r for r in baseline.transfer if r.kappa == record.kappa), None)
     crafted = 100 * record.crafted
@@ -212,11 +208,11 @@ def transfer(results: records.Results) -> Verdict:
             f"kappa = {record.kappa:g}",
             difference=f"{lookup.points(rate - 100)} against about 100 %",
             note=joined(
-                f"of {record.samples} images, [{100 * low:.1f}, {100 * high:.1f}]",
-                f"{lookup.percent(100 * record.reached)} reach the target",
+                f"of {record.samples - record.started} images, [{100 * low:.1f}, {100 * high:.1f}]",
+                f"{lookup.percent(reached)} reach the target",
                 f"{lookup.percent(crafted)} fool the substitute",
                 ""
-                if undistilled is None
+                if undistilled is None or undistilled.misclassified is None
                 else f"{lookup.percent(100 * undistilled.misclassified)} misclassified undistilled",
             ),
             value=rate,

@@ -10,6 +10,7 @@ from ddefense.reporting.verdicts.verdict import (
     cannot_be_told,
     joined,
     left_out,
+    same_attempts,
     theta,
     too_low,
     unless,
@@ -45,24 +46,33 @@ def robustness_gain(low: float, high: float) -> Check:
 
     def check(results: records.Results) -> Verdict:
         baseline = results.baseline()
-        before = baseline.robustness.get("jsma_f")
-        networks = [n for n in results.distilled() if "jsma_f" in n.robustness]
-        learnt = [n for n in networks if lookup.usable(results, n)]
-        if before is None or not learnt:
+        learnt = [
+            (compared, n)
+            for n in results.distilled()
+            if lookup.usable(results, n)
+            and (compared := results.comparison("jsma_f", n, baseline)) is not None
+        ]
+        if not learnt:
             return cannot_be_told(
                 joined(
                     "needs jsma_f on the undistilled and on a distilled network", left_out(results)
                 )
             )
-        if before.capped <= 0:
+        gains = [
+            (gain, compared, n)
+            for compared, n in learnt
+            if (gain := lookup.robustness_gain(compared)) is not None
+        ]
+        if not gains:
             return cannot_be_told("the undistilled network has robustness 0")
-        best = max(learnt, key=lambda n: n.robustness["jsma_f"].capped)
-        gain = 100 * (best.robustness["jsma_f"].capped / before.capped - 1)
-        ceiling = 100 * (before.cap / before.capped - 1)
+        gain, compared, best = max(gains, key=lambda found: found[0])
+        cap = best.robustness["jsma_f"].cap
+        ceiling = 100 * (cap / (compared.reference_robustness or cap) - 1)
         paper = published.ROBUSTNESS_GAIN[published.reference(results.dataset.name)].value
         note = joined(
             theta(baseline),
-            f"the cap of {lookup.percent(100 * before.cap)} allows {ceiling:+.0f} % at most",
+            f"the cap of {lookup.percent(100 * cap)} allows {ceiling:+.0f} % at most",
+            same_attempts(compared, best.attacks["jsma_f"]),
             left_out(results),
         )
         return unless(
@@ -127,13 +137,10 @@ def logits_over_temperature(results: records.Results) -> Verdict:
     """C15: jsma_f_temperature works as well on the distilled as on the undistilled network."""
     network, baseline = lookup.highest(results), results.baseline()
     attack = "jsma_f_temperature"
-    distilled, undistilled = (lookup.success_percent(n, attack) for n in (network, baseline))
-    note = "theirs changes single pixels in either direction"
-    if undistilled is None:
-        undistilled = lookup.success_percent(baseline, "jsma_f")
-        note += "; undistilled: jsma_f, the same attack at T = 1"
-    if network is None or distilled is None or undistilled is None:
+    compared = None if network is None else results.comparison(attack, network, baseline)
+    if network is None or compared is None:
         return cannot_be_told("needs jsma_f_temperature on a distilled network")
+    distilled, undistilled = 100 * compared.success_rate, 100 * compared.reference_success_rate
     gap = distilled - undistilled
     return unless(
         unusable(results, network, baseline) or too_low(network.temperature),
@@ -143,7 +150,10 @@ def logits_over_temperature(results: records.Results) -> Verdict:
             f"{lookup.percent(undistilled)} undistilled",
             difference=f"{lookup.points(gap)} against undistilled, "
             f"{lookup.points(distilled - published.LOGITS_OVER_T_SUCCESS.value)} against theirs",
-            note=note,
+            note=joined(
+                "theirs changes single pixels in either direction",
+                same_attempts(compared, network.attacks[attack]),
+            ),
             value=gap,
         ),
     )

@@ -9,6 +9,8 @@ from ddefense.reporting.verdicts.verdict import (
     cannot_be_told,
     joined,
     left_out,
+    same_attempts,
+    started,
     theta,
     theta_1,
     unless,
@@ -86,7 +88,12 @@ def baseline_success(low: float, high: float) -> Check:
                 holds=yes_or_no(low <= value <= high),
                 ours=f"{lookup.percent(value)} ({attack.successes}/{attack.attempts})",
                 difference=lookup.points(value - paper),
-                note=joined(theta(baseline), theta_1(baseline), _calibrated(results, attack)),
+                note=joined(
+                    theta(baseline),
+                    theta_1(baseline),
+                    _calibrated(results, attack),
+                    started(attack),
+                ),
                 value=value,
             ),
         )
@@ -123,6 +130,7 @@ def masked_success(high: float) -> Check:
                 note=joined(
                     theta(network),
                     theta_1(network),
+                    started(attack),
                     f"{attack.zero_maps} failures met an all-zero forward derivative",
                     _less_accurate(results, network),
                 ),
@@ -166,7 +174,11 @@ def shape(results: records.Results) -> Verdict:
             )
         )
     correlation = lookup.spearman(list(known), list(known.values()))
-    ratio = known[high] / known[low] if known[low] > 0 else None
+    compared = _between(results, high, low)
+    if compared is None:
+        return cannot_be_told("no attempt starts in its target at neither temperature")
+    after, before = 100 * compared.success_rate, 100 * compared.reference_success_rate
+    ratio = after / before if before > 0 else None
     notes = []
     if (low, high) != (2.0, 20.0):
         notes.append(
@@ -178,7 +190,7 @@ def shape(results: records.Results) -> Verdict:
     falls = ratio is not None and ratio <= 0.25
     return Verdict(
         holds=yes_or_no(falls and correlation is not None and correlation <= -0.8),
-        ours=f"{lookup.percent(known[low])} at T = {low:g}, {lookup.percent(known[high])} at "
+        ours=f"{lookup.percent(before)} at T = {low:g}, {lookup.percent(after)} at "
         f"T = {high:g}; Spearman {text}",
         difference="-" if ratio is None else f"ratio {ratio:.2f} against 0.25",
         note="; ".join(notes),
@@ -186,13 +198,24 @@ def shape(results: records.Results) -> Verdict:
     )
 
 
+def _between(
+    results: records.Results, temperature: float, lower: float
+) -> records.ComparisonRecord | None:
+    """The paper's attack on the networks of two temperatures."""
+    network, reference = (lookup.network_at(results, t) for t in (temperature, lower))
+    if network is None or reference is None:
+        return None
+    return results.comparison("jsma_f", network, reference)
+
+
 def no_op_at_one(results: records.Results) -> Verdict:
     """C9: distillation at T = 1 is close to no distillation under jsma_f."""
     network, baseline = lookup.network_at(results, 1.0), results.baseline()
-    distilled, undistilled = (lookup.success_percent(n, "jsma_f") for n in (network, baseline))
-    if network is None or distilled is None or undistilled is None:
+    compared = None if network is None else results.comparison("jsma_f", network, baseline)
+    if network is None or compared is None:
         return cannot_be_told("needs jsma_f at T = 1 and on the undistilled network")
     table = published.SUCCESS[published.reference(results.dataset.name)]
+    distilled, undistilled = 100 * compared.success_rate, 100 * compared.reference_success_rate
     change = distilled - undistilled
     return unless(
         unusable(results, network, baseline),
@@ -201,6 +224,7 @@ def no_op_at_one(results: records.Results) -> Verdict:
             ours=f"{lookup.percent(distilled)} at T = 1, {lookup.percent(undistilled)} undistilled",
             difference=f"{lookup.points(change)} (paper "
             f"{lookup.points(table.percent[1.0] - table.undistilled)})",
+            note=same_attempts(compared, network.attacks["jsma_f"]),
             value=change,
         ),
     )

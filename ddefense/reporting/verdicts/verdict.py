@@ -81,6 +81,23 @@ def theta_1(network: records.NetworkRecord) -> str:
     return "" if rate is None else f"{lookup.percent(rate)} with theta = 1"
 
 
+def started(record: records.SuccessRecord) -> str:
+    """What the rate leaves out, and what it is with that, as a note; empty if nothing."""
+    if not record.started:
+        return ""
+    return (
+        f"{record.started} attempts that start in their target are left out, with them "
+        f"{lookup.percent(100 * record.success_rate_over_all)}"
+    )
+
+
+def same_attempts(compared: records.ComparisonRecord, record: records.SuccessRecord) -> str:
+    """Over which of the attempts on a network it is compared, as a note; empty if over all."""
+    if compared.attempts == record.attempts + record.started:
+        return ""
+    return f"over the {compared.attempts} attempts that start in their target on neither network"
+
+
 def unless(problem: str, verdict: Verdict) -> Verdict:
     """The verdict, or its numbers without a judgement where `problem` names one."""
     if not problem:

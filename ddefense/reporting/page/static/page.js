@@ -61,7 +61,8 @@
             const distance = row.distance === null ? "" : `\nmean ${attack.norm} distance ${row.distance.toPrecision(3)}`;
             return (
               `${attack.label}\n${label(row.network)}: ${percent(row.percent)}` +
-              ` [${row.low.toFixed(1)}, ${row.high.toFixed(1)}] of ${row.attempts}${distance}`
+              ` [${row.low.toFixed(1)}, ${row.high.toFixed(1)}] of ${row.attempts}${distance}` +
+              (row.started ? `\n${row.started} started there, left out` : "")
             );
           }),
         ],
@@ -238,13 +239,17 @@
     const sample = take(Uint16Array, pairs);
     const target = take(Uint16Array, pairs);
     const shares = take(Uint16Array, pairs * classes);
-    const success = take(Uint8Array, pairs);
+    const result = take(Uint8Array, pairs);
     const change = take(Uint8Array, features);
     const start = new Uint32Array(pairs);
     for (let pair = 1; pair < pairs; pair += 1) start[pair] = start[pair - 1] + counts[pair - 1];
-    return { counts, steps, sample, target, shares, success, change, start, classes };
+    return { counts, steps, sample, target, shares, result, change, start, classes };
   }
 
+  const REACHED = 1;
+  const STARTED = 2;
+  // Of each result: the colour of its badge, and its name.
+  const RESULTS = [["unknown", "not reached"], ["bad", "reached"], ["unknown", "started there"]];
   const PAGE = 12;
   const MOST_CLASSES = 32;
 
@@ -309,9 +314,10 @@
       const reached = new Uint32Array(number * number);
       const tried = new Uint32Array(number * number);
       outcome.sample.forEach((row, pair) => {
+        if (outcome.result[pair] === STARTED) return;
         const cell = content.labels[row] * number + outcome.target[pair];
         tried[cell] += 1;
-        reached[cell] += outcome.success[pair];
+        reached[cell] += outcome.result[pair] === REACHED;
       });
       const head = element("tr", {}, element("td"));
       for (const name of data.classes) head.append(element("th", { scope: "col" }, element("span", {}, name)));
@@ -360,7 +366,7 @@
       outcome.sample.forEach((row, pair) => {
         if (source.value !== "" && content.labels[row] !== Number(source.value)) return;
         if (target.value !== "" && outcome.target[pair] !== Number(target.value)) return;
-        if (result.value !== "" && outcome.success[pair] !== Number(result.value)) return;
+        if (result.value !== "" && outcome.result[pair] !== Number(result.value)) return;
         found.push(pair);
       });
       markMatrix();
@@ -372,9 +378,11 @@
       const first = cards.childElementCount;
       for (const pair of found.slice(first, first + PAGE)) cards.append(card(pair));
       const now = cards.childElementCount;
-      const reached = found.reduce((sum, pair) => sum + outcome.success[pair], 0);
+      const number = (result) => found.filter((pair) => outcome.result[pair] === result).length;
+      const started = number(STARTED) ? `; ${number(STARTED)} started there and do not count` : "";
       document.getElementById("shown").textContent =
-        `${now} of ${found.length} adversarial samples shown; ${reached} of the ${found.length} reached their target.`;
+        `${now} of ${found.length} attempts shown; ${number(REACHED)} of the ` +
+        `${found.length - number(STARTED)} that count reached their target${started}.`;
       more.hidden = now >= found.length;
     }
 
@@ -397,7 +405,7 @@
       const source = className(content.labels[row]);
       const target = className(outcome.target[pair]);
       const changed = outcome.counts[pair];
-      const reached = Boolean(outcome.success[pair]);
+      const [badge, words] = RESULTS[outcome.result[pair]];
       return element(
         "li",
         { class: "card", tabindex: "-1" },
@@ -409,7 +417,7 @@
             {},
             element("strong", {}, `${source} → ${target}`),
             " ",
-            element("span", { class: `badge ${reached ? "bad" : "unknown"}` }, reached ? "reached" : "not reached"),
+            element("span", { class: `badge ${badge}` }, words),
             element("small", {}, `${changed} of ${size} features, test image ${content.test_indices[row]}`),
           ),
           element(
