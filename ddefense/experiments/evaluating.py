@@ -234,6 +234,6 @@ def _samples(
         dataset.test.labels[indices],
         indices,
         {key: in_range(outcome) for key, outcome in assessor.outcomes.items()},
-        assessor.attempts,
         assessor.probabilities,
+        assessor.attempts,
     )

@@ -222,8 +222,8 @@ def _submit(
             dataset.test.labels[indices],
             indices,
             assessor.outcomes,
-            assessor.attempts,
             assessor.probabilities,
+            assessor.attempts,
         ).save(directory / "samples.npz")
         results = records.Results(
             dataset=described_dataset,

@@ -218,18 +218,18 @@ class Samples:
         labels: true classes, shape [S].
         test_indices: their positions in the test set, shape [S].
         outcomes: of JSMA, by (network name, attack name).
-        attempts: of attacks measured by a norm, likewise; missing in committed results of versions
-            that did not keep them.
         probabilities: by network name, what the T = 1 network gives the images, shape [S, classes];
             empty in samples of versions that did not keep it.
+        attempts: of attacks measured by a norm, by (network name, attack name); missing in
+            committed results of versions that did not keep them.
     """
 
     images: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     test_indices: npt.NDArray[np.int64]
     outcomes: dict[tuple[str, str], AttackOutcome]
-    attempts: dict[tuple[str, str], Attempts] = dataclasses.field(default_factory=dict)
     probabilities: dict[str, npt.NDArray[np.float32]] = dataclasses.field(default_factory=dict)
+    attempts: dict[tuple[str, str], Attempts] = dataclasses.field(default_factory=dict)
 
     def adversarial(self, network: str, attack: str, pair: int) -> npt.NDArray[np.float32]:
         """The adversarial image of one pair, shape [H, W, C]."""

@@ -20,7 +20,7 @@ def test_an_outcome_joined_of_any_parts_is_the_whole(pairs, cuts, seed):
     originals = generator.random((pairs, 2, 3, 1), np.float32)
     changed = generator.random(originals.shape) < generator.random()
     adversarial = np.where(changed, np.float32(2), originals)
-    sample, target = generator.integers(0, 5, (2, pairs))
+    sample, target, start, end = generator.integers(0, 5, (4, pairs))
     success = generator.random(pairs) < 0.5
     probabilities = generator.random((pairs, 3), np.float32)
 
@@ -30,8 +30,10 @@ def test_an_outcome_joined_of_any_parts_is_the_whole(pairs, cuts, seed):
             adversarial[rows],
             sample[rows],
             target[rows],
-            success[rows],
-            probabilities[rows],
+            start=start[rows],
+            end=end[rows],
+            success=success[rows],
+            probabilities=probabilities[rows],
         )
 
     whole = outcome(slice(None))

@@ -108,12 +108,19 @@ def test_every_attack_takes_misclassified_images_too(make_stand, tmp_path, toy):
     assert {*record.attacks, *record.norm_attacks} == set(names)
     for found in (*record.attacks.values(), *record.norm_attacks.values()):
         assert found.samples == len(toy.test)
-    # What is wrong already is a success of an attack away from the label.
-    assert record.norm_attacks["fgsm"].successes >= 1
+    # What is wrong already is no success of an attack away from the label, and no attempt either.
+    assert (record.norm_attacks["fgsm"].started, record.norm_attacks["fgsm"].attempts) == (
+        1,
+        len(toy.test) - 1,
+    )
+    attempts = stand.assessor.attempts["baseline", "fgsm"]
+    assert attempts.sample[attempts.started].tolist() == [MISLABELLED]
+    assert not attempts.success[attempts.started].any()
     outcome = stand.assessor.outcomes["baseline", "jsma_f"]
-    already = (outcome.sample == MISLABELLED) & (outcome.num_features == 0)
-    assert outcome.success[already].all()
-    assert already.sum() == 1
+    assert outcome.sample[outcome.started].tolist() == [MISLABELLED]
+    assert not outcome.success[outcome.started].any()
+    assert record.attacks["jsma_f"].started == 1
+    assert record.transfer[0].started == 1
 
 
 def test_without_transfer_it_is_not_asked_for(make_stand, tmp_path):

@@ -48,7 +48,7 @@ class Stand:
         trained = self.networks[network]
         artefact = norm_attacking.attack(self.stages, config, toy, trained, self.samples, name)
         with np.load(artefact.directory / "adversarial.npz") as arrays:
-            return norm_attacking.load_attack(artefact), dict(arrays)
+            return norm_attacking.load_attack(artefact)[0], dict(arrays)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_attacks_by_sign_reach_what_lies_within_epsilon(toy, stand, by_hand, nam
     assert record.success_rate == pytest.approx(record.successes / record.attempts)
     low, high = record.success_interval
     assert low <= record.success_rate <= high
-    assert record.already == 0
+    assert record.started == 0
     assert record.mean_distance == pytest.approx(0.15, abs=1e-6)
 
 
@@ -420,7 +420,7 @@ def craft(stand, toy, substitute, config=CONFIG):
 def replay(stand, toy, crafted, network="baseline", config=CONFIG):
     trained = stand.networks[network]
     artefact = norm_attacking.transfer(stand.stages, config, toy, trained, crafted, stand.samples)
-    return norm_attacking.load_transfer(artefact)
+    return norm_attacking.load_transfer(artefact)[0]
 
 
 @pytest.fixture(scope="module")

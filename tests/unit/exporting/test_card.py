@@ -18,6 +18,7 @@ from ddefense.exporting import (
     notes,
     weights_of,
 )
+from tests.comparing import comparisons_of
 
 NAMES = ["cat", "dog", "bird|s"]
 ENVIRONMENT = {
@@ -55,7 +56,8 @@ def make_jsma(successes, features, interval):
         successes=successes,
         success_rate=successes / 18,
         success_interval=interval,
-        already_target=0,
+        started=0,
+        success_rate_over_all=successes / 18,
         mean_distortion=features / 16,
         mean_features=features,
         no_admissible_pair=0,
@@ -75,7 +77,8 @@ def make_norm(distance, targets, attempts, norm="l2", **settings):
         successes=attempts,
         success_rate=1.0,
         success_interval=(1.0, 1.0),
-        already=0,
+        started=0,
+        success_rate_over_all=1.0,
         mean_distance=distance,
         distance_interval=(distance / 2, 2 * distance),
         median_distance=distance,
@@ -129,13 +132,14 @@ def results():
     transfer = records.TransferRecord(
         kappa=40.0,
         samples=9,
+        started=0,
         crafted=0.875,
         misclassified=0.625,
         misclassified_interval=(0.375, 0.75),
         reached=0.5,
         mean_distance=3.25,
     )
-    return records.Results(
+    found = records.Results(
         dataset=records.DatasetRecord(
             name="pets",
             image_shape=(4, 4, 1),
@@ -173,9 +177,11 @@ def results():
             ),
             make_network("adversarially_trained", "adversarial_training", 1.0, 0.94, attacks={}),
         ],
+        comparisons=[],
         exports=[],
         controls=[make_control("baseline", True), make_control("distilled_t20", False)],
     )
+    return dataclasses.replace(found, comparisons=comparisons_of(found.networks))
 
 
 @pytest.fixture

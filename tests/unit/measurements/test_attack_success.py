@@ -35,7 +35,8 @@ def judge_one(network, made, target, *, says=Stop.REACHED, num_features=0, max_f
     [
         ([0.6, 1.0, 0.2, 0.0], 1, 1, True),
         ([0.0, 1.0, 0.2, 0.0], 1, 2, True),  # exactly the budget
-        (ORIGINAL, 0, 0, True),  # already the target
+        (ORIGINAL, 0, 0, False),  # starts in the target, and stays there
+        ([0.7, 0.4, 0.2, 0.0], 0, 1, False),  # starts in the target, and is changed all the same
         (ORIGINAL, 1, 0, False),  # claims a success that is none
         ([0.6, 1.0, 0.2, 0.0], 2, 1, False),  # another class than the target
         ([0.0, 1.0, 0.2, 0.5], 1, 3, False),  # over the budget
@@ -49,6 +50,13 @@ def test_success_needs_target_budget_and_box(by_brightest, made, target, changed
     outcome = judge_one(by_brightest, made, target)
     assert outcome.success.tolist() == [success]
     assert outcome.num_features.tolist() == [changed]
+
+
+@pytest.mark.parametrize(("target", "started"), [(0, True), (1, False)])
+def test_where_an_attempt_starts_and_ends_is_kept(by_brightest, target, started):
+    outcome = judge_one(by_brightest, [0.6, 1.0, 0.2, 0.0], target)
+    assert (outcome.start.tolist(), outcome.end.tolist()) == ([0], [1])
+    assert outcome.started.tolist() == [started]
 
 
 def test_the_probabilities_of_what_was_made_are_kept(by_brightest):
@@ -99,13 +107,16 @@ def test_a_real_attack_is_honest(build_network):
     assert not outcome.success.all()
 
 
-def outcome_of(success, changed, sample):
-    """An outcome in which pair i changed `changed[i]` features."""
+def outcome_of(success, changed, sample, started=None):
+    """An outcome in which pair i changed `changed[i]` features; the target of each is class 0."""
     offsets = np.concatenate([[0], np.cumsum(changed)])
+    started = np.zeros(len(success), bool) if started is None else np.array(started, bool)
     return AttackOutcome(
         sample=np.array(sample, np.int32),
         target=np.zeros(len(success), np.int32),
-        success=np.array(success, bool),
+        start=np.where(started, 0, 1).astype(np.int32),
+        end=np.where(success, 0, 1).astype(np.int32),
+        success=np.array(success, bool) & ~started,
         offsets=offsets.astype(np.int64),
         features=np.concatenate([np.arange(n) for n in changed]).astype(np.int32),
         values=np.ones(offsets[-1], np.float32),
@@ -124,8 +135,9 @@ def test_success_record_by_hand():
         Stop.ZERO_MAP,
         Stop.REACHED,
     ]
+    started = [True, False, False, False, False, False]
     found = measurements.success_record(
-        outcome_of(success, changed, sample),
+        outcome_of(success, changed, sample, started),
         stop=np.array(stop, np.int8),
         steps=11,
         theta=-1.0,
@@ -134,16 +146,18 @@ def test_success_record_by_hand():
         seed=5,
     )
     assert (found.theta, found.max_features) == (-1, 8)
-    assert (found.samples, found.attempts, found.successes) == (3, 6, 3)
-    assert found.success_rate == 0.5
-    assert found.success_interval == statistics.bootstrap_interval(np.array([1, 0, 0.5]), 5)
-    # Counted apart, though it is one of the three successes, whose mean is (0 + 4 + 8) / 3.
-    assert found.already_target == 1
-    assert found.mean_features == pytest.approx(4)
-    assert found.features_interval == statistics.ratio_interval(
-        np.array([4.0, 0.0, 8.0]), np.array([2, 0, 1]), 5
+    # The pair that starts in its target is in no number but those that say so.
+    assert (found.samples, found.attempts, found.started, found.successes) == (3, 5, 1, 2)
+    assert found.success_rate == 2 / 5
+    assert found.success_rate_over_all == 3 / 6
+    assert found.success_interval == statistics.ratio_interval(
+        np.array([1.0, 0.0, 1.0]), np.array([1, 2, 2]), 5
     )
-    assert found.mean_distortion == pytest.approx(0.04)
+    assert found.mean_features == pytest.approx((4 + 8) / 2)
+    assert found.features_interval == statistics.ratio_interval(
+        np.array([4.0, 0.0, 8.0]), np.array([1, 0, 1]), 5
+    )
+    assert found.mean_distortion == pytest.approx(0.06)
     assert (found.no_admissible_pair, found.zero_maps) == (2, 1)
     assert found.steps == 11
 
@@ -158,13 +172,30 @@ def test_success_record_without_a_success():
         num_features=100,
         seed=0,
     )
-    assert (found.successes, found.success_rate, found.already_target) == (0, 0, 0)
+    assert (found.successes, found.success_rate, found.started) == (0, 0, 0)
     assert found.success_interval == (0, 0)
     assert found.mean_distortion is None
     assert found.mean_features is found.features_interval is None
 
 
-def test_a_failure_without_any_change_is_not_already_the_target():
+def test_where_every_pair_starts_in_its_target_there_is_no_rate():
+    outcome = outcome_of([True, True], [0, 0], [0, 1], [True, True])
+    found = measurements.success_record(
+        outcome,
+        stop=np.array([Stop.REACHED] * 2, np.int8),
+        steps=0,
+        theta=1.0,
+        max_features=2,
+        num_features=100,
+        seed=0,
+    )
+    assert (found.samples, found.attempts, found.started, found.successes) == (2, 0, 2, 0)
+    assert found.success_rate is found.success_interval is None
+    assert found.success_rate_over_all == 1
+    assert measurements.robustness(outcome, max_features=2, num_features=100) is None
+
+
+def test_a_failure_without_any_change_does_not_start_in_its_target():
     found = measurements.success_record(
         outcome_of([False, True], [0, 2], [0, 1]),
         stop=np.array([Stop.ZERO_MAP, Stop.REACHED], np.int8),
@@ -174,7 +205,7 @@ def test_a_failure_without_any_change_is_not_already_the_target():
         num_features=10,
         seed=0,
     )
-    assert found.already_target == 0
+    assert (found.attempts, found.started) == (2, 0)
     assert found.mean_distortion == pytest.approx(0.2)
 
 
@@ -187,6 +218,14 @@ def test_robustness_by_hand():
     assert found.capped == pytest.approx((0.04 + 0.08 + 0) / 3)
     assert found.uncapped == pytest.approx((0.04 + 0) / 2)
     assert found.unreached == pytest.approx(1 / 3)
+
+
+def test_robustness_leaves_out_what_starts_in_its_target():
+    # Sample 0 keeps its other target, sample 1 has none left.
+    outcome = outcome_of([True, True, True], [0, 6, 0], [0, 0, 1], [True, False, True])
+    found = measurements.robustness(outcome, max_features=8, num_features=100)
+    assert (found.capped, found.uncapped) == (pytest.approx(0.06), pytest.approx(0.06))
+    assert found.unreached == 0
 
 
 def test_robustness_under_an_attack_that_always_fails_is_the_cap():

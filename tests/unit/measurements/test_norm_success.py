@@ -45,7 +45,8 @@ def judge_one(network, made, target=None, *, label=0, norm="l2", **settings):
         ([0.6, 0.7, 0.2, 0.0], None, True),  # any wrong class will do
         (ORIGINAL, 1, False),
         (ORIGINAL, None, False),
-        (ORIGINAL, 0, True),  # already the target
+        (ORIGINAL, 0, False),  # starts in the target
+        ([0.7, 0.4, 0.2, 0.0], 0, False),  # and is moved within it
         ([0.6, 1.5, 0.2, 0.0], None, False),  # above the box
         ([-0.5, 0.4, 0.2, 0.0], None, False),  # below it
         ([0.6, 0.7, 0.2, np.nan], None, False),
@@ -63,10 +64,18 @@ def test_an_image_that_is_refused_is_no_success(by_brightest):
         assert found.success.tolist() == [success]
 
 
-def test_an_untargeted_attack_succeeds_where_the_network_erred_already(by_brightest):
-    found = judge_one(by_brightest, ORIGINAL, label=2)
+@pytest.mark.parametrize("made", [ORIGINAL, [0.7, 0.4, 0.2, 0.0], [0.6, 0.7, 0.2, 0.0]])
+def test_where_the_network_erred_already_an_untargeted_attack_does_nothing(by_brightest, made):
+    found = judge_one(by_brightest, made, label=2)
+    assert found.started.tolist() == found.reached.tolist() == [True]
+    assert found.success.tolist() == [False]
+    assert found.start.tolist() == [0]
+
+
+def test_an_image_that_is_refused_unchanged_does_not_start_where_the_attack_aims_at(by_brightest):
+    found = judge_one(by_brightest, [0.6, 0.7, 0.2, 0.0], label=2, outlier_class=0)
+    assert found.started.tolist() == [False]
     assert found.success.tolist() == [True]
-    assert found.distance.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -118,9 +127,23 @@ def test_bad_input_is_named(by_brightest, changes, message):
         judge_norm(by_brightest, bounds=(0.0, 1.0), **(fitting | changes))
 
 
-def record_of(success, distance, sample, *, targets="all", chosen=None, norm="l2", seed=5):
+def outcome_of(reached, distance, started=None, norm="l2", end=None):
+    reached = np.array(reached, bool)
+    return NormOutcome(
+        norm=norm,
+        start=np.zeros(len(reached), int),
+        end=reached.astype(int) if end is None else np.array(end),
+        started=np.zeros(len(reached), bool) if started is None else np.array(started, bool),
+        reached=reached,
+        distance=np.array(distance, float),
+    )
+
+
+def record_of(
+    success, distance, sample, *, targets="all", chosen=None, norm="l2", seed=5, started=None
+):
     return norm_record(
-        NormOutcome(norm, np.array(success, bool), np.array(distance, float)),
+        outcome_of(success, distance, started, norm),
         np.array(sample),
         settings={"steps": 7},
         targets=targets,
@@ -144,8 +167,10 @@ def test_all_targets_by_hand():
     assert (found.norm, found.targets, found.settings) == ("l2", "all", {"steps": 7})
     assert (found.samples, found.attempts, found.successes) == (3, 6, 3)
     assert found.success_rate == 0.5
-    assert found.success_interval == statistics.bootstrap_interval(np.array([1, 0.5, 0]), 5)
-    assert found.already == 0
+    assert found.success_interval == statistics.ratio_interval(
+        np.array([2.0, 1.0, 0.0]), np.array([2, 2, 2]), 5
+    )
+    assert found.started == 0
     assert found.mean_distance == 2
     assert found.median_distance == 2
     assert found.distance_interval == statistics.ratio_interval(
@@ -160,20 +185,41 @@ def test_all_targets_by_hand():
 
 
 def test_one_random_target_is_the_average_case():
-    found = record_of([True, False, True, True], [1, 2, 0, 8], [0, 1, 2, 3], targets="random")
-    assert (found.samples, found.attempts, found.successes, found.already) == (4, 4, 3, 1)
-    assert found.mean_distance == 3
-    assert found.median_distance == 1
-    assert found.average == case(0.75, 3, found.distance_interval)
+    # The third starts in its target, and counts nowhere.
+    started = [False, False, True, False]
+    found = record_of(
+        [True, False, True, True], [1, 2, 0, 8], [0, 1, 2, 3], targets="random", started=started
+    )
+    assert (found.samples, found.attempts, found.successes, found.started) == (4, 3, 2, 1)
+    assert found.success_rate == 2 / 3
+    assert found.success_rate_over_all == 3 / 4
+    assert found.mean_distance == 4.5
+    assert found.median_distance == 4.5
+    assert found.average.success_rate == 2 / 3
+    assert found.average.mean_distance == 4.5
     assert found.best is None
     assert found.worst is None
+
+
+def test_the_cases_leave_out_what_starts_in_its_target():
+    # Of sample 0 the easiest and chosen target; sample 1 has nothing left.
+    found = record_of(
+        [True, True, True, True],
+        [0, 3, 0, 0],
+        [0, 0, 1, 1],
+        chosen=[True, False, True, False],
+        started=[True, False, True, True],
+    )
+    assert (found.attempts, found.started, found.successes) == (1, 3, 1)
+    assert found.best == found.worst == case(1, 3, (3, 3))
+    assert found.average == case(None, None, None)
 
 
 def test_an_untargeted_attack_has_no_cases():
     found = record_of([True, False], [1, 0], [0, 1], targets="untargeted", chosen=[False, False])
     assert (found.best, found.average, found.worst) == (None, None, None)
     # The failure at distance 0 did not move; it is no success from the start.
-    assert (found.success_rate, found.already) == (0.5, 0)
+    assert (found.success_rate, found.started) == (0.5, 0)
     assert found.distance_interval == (1, 1)
 
 
@@ -259,7 +305,7 @@ def test_the_order_of_rows_and_the_numbers_of_samples_do_not_matter(rows, random
     second = record_of(
         success[order], distance[order], 10 * sample[order] + 3, chosen=chosen[order]
     )
-    for name in ("successes", "already", "median_distance", "success_interval"):
+    for name in ("successes", "started", "median_distance", "success_interval"):
         assert getattr(first, name) == getattr(second, name)
     assert first.mean_distance == pytest.approx(second.mean_distance)
     assert first.distance_interval == pytest.approx(second.distance_interval)
@@ -270,44 +316,45 @@ def test_the_order_of_rows_and_the_numbers_of_samples_do_not_matter(rows, random
 
 
 def test_transfer_by_hand():
+    # The network gets the last image wrong unchanged.
     found = transfer_record(
-        substitute_predicted=np.array([1, 1, 1, 0]),
-        predicted=np.array([1, 2, 0, 0]),
-        labels=np.array([0, 0, 0, 0]),
-        targets=np.array([1, 1, 1, 1]),
-        distances=np.array([1.0, 2.0, 6.0, 0.0]),
+        substitute_predicted=np.array([1, 1, 1, 0, 1]),
+        outcome=outcome_of(
+            [True, True, False, False, True],
+            [1.0, 2.0, 6.0, 0.0, 3.0],
+            [False, False, False, False, True],
+            end=[1, 2, 0, 0, 1],
+        ),
+        targets=np.array([1, 1, 1, 1, 1]),
         kappa=20.0,
         seed=5,
     )
-    assert (found.kappa, found.samples) == (20, 4)
-    assert found.crafted == 0.75
+    assert (found.kappa, found.samples, found.started) == (20, 5, 1)
+    assert found.crafted == 0.8
     assert found.misclassified == 0.5
-    assert found.misclassified_interval == statistics.bootstrap_interval(
-        np.array([1.0, 1.0, 0.0, 0.0]), 5
+    assert found.misclassified_interval == statistics.ratio_interval(
+        np.array([1.0, 1.0, 0.0, 0.0, 0.0]), np.array([1, 1, 1, 1, 0]), 5
     )
     assert found.reached == 0.25
     # The original that stands for the sample that could not be made has no distance to count.
     assert found.mean_distance == 3
 
 
-def test_a_transferred_image_that_is_refused_is_not_misclassified():
-    zeros, ones = np.zeros(4, int), np.ones(4, int)
-    predicted = np.array([0, 1, 2, 2])
-    found = transfer_record(ones, predicted, zeros, ones, np.zeros(4), 0.0, 0, outlier_class=2)
-    assert (found.misclassified, found.reached) == (0.25, 0.25)
-    assert found.misclassified_interval == statistics.bootstrap_interval(
-        np.array([0.0, 1.0, 0.0, 0.0]), 0
-    )
-
-
 def test_transfer_of_nothing_has_no_distance():
-    zeros, ones = np.zeros(3, int), np.ones(3, int)
-    found = transfer_record(zeros, zeros, zeros, ones, np.zeros(3), 40.0, 0)
+    found = transfer_record(
+        np.zeros(3, int), outcome_of([0] * 3, [0] * 3), np.ones(3, int), 40.0, 0
+    )
     assert (found.crafted, found.misclassified, found.reached) == (0, 0, 0)
     assert found.mean_distance is None
 
 
+def test_transfer_to_a_network_that_errs_everywhere_says_nothing():
+    outcome = outcome_of([1] * 3, [1] * 3, [1] * 3)
+    found = transfer_record(np.ones(3, int), outcome, np.ones(3, int), 40.0, 0)
+    assert (found.started, found.crafted) == (3, 1)
+    assert found.misclassified is found.misclassified_interval is found.reached is None
+
+
 def test_transfer_names_what_does_not_fit():
-    zeros = np.zeros(3, int)
-    with pytest.raises(ValueError, match=r"labels: expected shape \(3,\), received \(2,\)"):
-        transfer_record(zeros, zeros, zeros[:2], zeros, np.zeros(3), 0.0, 0)
+    with pytest.raises(ValueError, match=r"targets: expected shape \(3,\), received \(2,\)"):
+        transfer_record(np.zeros(3, int), outcome_of([0] * 3, [0] * 3), np.zeros(2, int), 0.0, 0)

@@ -7,8 +7,10 @@ import pytest
 
 from ddefense import records
 from ddefense.measurements import controls
-from ddefense.measurements.verdict import FARTHER_LIMIT, verdict
+from ddefense.measurements import verdict as verdict_of
+from ddefense.measurements.verdict import FARTHER_LIMIT
 from ddefense.reporting import claims
+from tests.comparing import comparisons_of
 
 CLASSES = 10
 
@@ -34,7 +36,8 @@ def jsma(rate, attempts=900):
         successes=round(rate * attempts),
         success_rate=rate,
         success_interval=(0.0, 1.0),
-        already_target=0,
+        started=0,
+        success_rate_over_all=rate,
         mean_distortion=None,
         mean_features=None,
         no_admissible_pair=0,
@@ -43,9 +46,7 @@ def jsma(rate, attempts=900):
     )
 
 
-def norm_attack(
-    rate, distance=None, *, targets="random", samples=20, average=None, norm="l2", already=0
-):
+def norm_attack(rate, distance=None, *, targets="random", samples=20, average=None, norm="l2"):
     """By default one random target each, which is the average case."""
     if targets == "random":
         average = (rate, distance)
@@ -59,7 +60,8 @@ def norm_attack(
         successes=round(rate * attempts),
         success_rate=rate,
         success_interval=(0.0, 1.0),
-        already=already,
+        started=0,
+        success_rate_over_all=rate,
         mean_distance=distance,
         distance_interval=None,
         median_distance=None,
@@ -123,6 +125,10 @@ def zero_control(network):
 
 def scaled_control(network, undistilled=0.884, scaled=0.0122):
     return controls.scaled_logits(network.name, network.temperature, undistilled, scaled, 100)
+
+
+def verdict(networks, controls, num_classes):
+    return verdict_of(networks, comparisons_of(networks), controls, num_classes)
 
 
 def compared(undistilled, distilled, *, temperature=100.0, zero=0.0):

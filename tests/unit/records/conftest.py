@@ -40,7 +40,8 @@ def make_attack(successes):
         successes=successes,
         success_rate=successes / 18,
         success_interval=(0.0, 1.0),
-        already_target=0,
+        started=0,
+        success_rate_over_all=successes / 18,
         mean_distortion=0.05 if successes else None,
         mean_features=39.2 if successes else None,
         no_admissible_pair=3,
@@ -110,6 +111,22 @@ def results():
             make_network("baseline", 1.0),
             make_network("distilled_t100", 100.0, initial),
             make_network("distilled_t20", 20.0, initial),
+        ],
+        comparisons=[
+            records.ComparisonRecord(
+                attack="jsma_f",
+                network="distilled_t100",
+                reference="baseline",
+                targets="targeted",
+                samples=2,
+                attempts=17,
+                success_rate=0.5,
+                reference_success_rate=0.5,
+                mean_distance=None,
+                reference_mean_distance=None,
+                robustness=0.125,
+                reference_robustness=0.125,
+            )
         ],
         exports=[records.ExportRecord(network="baseline", path="baseline/1", max_difference=1e-7)],
     )

@@ -28,9 +28,11 @@ def attacked(originals, seed):
         adversarial,
         sample,
         np.tile(np.arange(PAIRS // IMAGES), IMAGES),
-        rng.random(PAIRS) < 0.5,
+        start=rng.integers(0, 5, PAIRS),
+        end=rng.integers(0, 5, PAIRS),
+        success=rng.random(PAIRS) < 0.5,
         # Older versions kept none.
-        rng.random((PAIRS, 5)).astype(np.float32) if seed else None,
+        probabilities=rng.random((PAIRS, 5)).astype(np.float32) if seed else None,
     )
     return adversarial, outcome
 
@@ -48,6 +50,18 @@ def samples(originals):
             )
         },
         probabilities={"distilled_t20": np.random.default_rng(9).random((IMAGES, 5), np.float32)},
+        attempts={
+            ("distilled_t20", "fgsm"): records.Attempts(
+                sample=np.arange(IMAGES, dtype=np.int32),
+                target=np.full(IMAGES, -1, np.int32),
+                start=np.array([3, 1, 4, 2], np.int32),
+                end=np.array([3, 2, 4, 2], np.int32),
+                started=np.array([False, False, False, True]),
+                success=np.array([False, True, False, False]),
+                distance=np.array([0.1, 0.2, 0.1, 0.0]),
+                chosen=np.ones(IMAGES, bool),
+            )
+        },
     )
 
 
@@ -61,6 +75,11 @@ def assert_equal(one, other):
         for field, expected in other.outcomes[key].arrays().items():
             np.testing.assert_array_equal(getattr(outcome, field), expected)
             assert getattr(outcome, field).dtype == expected.dtype
+    assert one.attempts.keys() == other.attempts.keys()
+    for key, attempts in one.attempts.items():
+        for field, array in vars(attempts).items():
+            np.testing.assert_array_equal(array, getattr(other.attempts[key], field))
+            assert array.dtype == getattr(other.attempts[key], field).dtype
     assert one.probabilities.keys() == other.probabilities.keys()
     for network, probabilities in one.probabilities.items():
         np.testing.assert_array_equal(probabilities, other.probabilities[network])
@@ -73,7 +92,13 @@ def test_outcome_by_hand():
     after[1, 0, 0] = 1
     after[1, 0, 2] = 0
     outcome = records.AttackOutcome.from_images(
-        before, after, np.array([4, 7]), np.array([1, 2]), np.array([False, True])
+        before,
+        after,
+        np.array([4, 7]),
+        np.array([1, 2]),
+        start=np.array([1, 0]),
+        end=np.array([1, 2]),
+        success=np.array([False, True]),
     )
     assert outcome.offsets.tolist() == [0, 0, 2]
     assert outcome.features.tolist() == [0, 2]
@@ -82,6 +107,12 @@ def test_outcome_by_hand():
     assert outcome.sample.tolist() == [4, 7]
     assert outcome.target.tolist() == [1, 2]
     assert outcome.success.tolist() == [False, True]
+    assert outcome.started.tolist() == [True, False]
+    attempts = outcome.attempts()
+    assert (attempts.start.tolist(), attempts.end.tolist()) == ([1, 0], [1, 2])
+    assert attempts.started.tolist() == [True, False]
+    assert attempts.distance.tolist() == [0, 2]
+    assert attempts.chosen.all()
 
 
 def test_adversarial_images_are_rebuilt_exactly(originals, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ddefense import config, records
+from tests.comparing import comparisons_of
 
 CLASSES = 10
 ATTEMPTS = 900
@@ -49,7 +50,8 @@ def make_attack(rate: float, zero_maps: int = 0, theta: float = 1.0) -> records.
         successes=successes,
         success_rate=rate,
         success_interval=(max(0.0, rate - 0.03), min(1.0, rate + 0.03)),
-        already_target=0,
+        started=0,
+        success_rate_over_all=rate,
         mean_distortion=0.045 if successes else None,
         mean_features=35.3 if successes else None,
         no_admissible_pair=zero_maps,
@@ -187,7 +189,8 @@ def make_norm_attack(
         successes=successes,
         success_rate=rate,
         success_interval=(max(0.0, rate - 0.05), min(1.0, rate + 0.05)),
-        already=0,
+        started=0,
+        success_rate_over_all=rate,
         mean_distance=mean,
         distance_interval=None if mean is None else (0.9 * distance, 1.1 * distance),
         median_distance=None if mean is None else 0.95 * distance,
@@ -201,6 +204,7 @@ def make_transfer(
     return records.TransferRecord(
         kappa=kappa,
         samples=20,
+        started=0,
         crafted=crafted,
         misclassified=misclassified,
         misclassified_interval=(max(0.0, misclassified - 0.1), min(1.0, misclassified + 0.05)),
@@ -344,6 +348,7 @@ def make_results(
         ],
         sample_indices=list(range(10)),
         networks=networks,
+        comparisons=comparisons_of(networks),
         exports=[
             records.ExportRecord(
                 network="distilled_t20", path="exported_models/distilled_t20/1", max_difference=0.0
@@ -367,7 +372,13 @@ def make_samples(shape: tuple[int, int, int] = (28, 28, 1)) -> records.Samples:
         chosen = rng.choice(image.size, size=24, replace=False)
         image.reshape(-1)[chosen] = 1.0
     outcome = records.AttackOutcome.from_images(
-        images[sample], adversarial, sample, target, (sample + target) % 5 != 0
+        images[sample],
+        adversarial,
+        sample,
+        target,
+        start=sample,
+        end=np.where((sample + target) % 5, target, sample),
+        success=(sample + target) % 5 != 0,
     )
     return records.Samples(
         images=images,

@@ -64,10 +64,17 @@ def test_the_images_of_any_attack_are_rebuilt(pairs, share, low, seed):
     levels = generator.integers(0, 256, changed.shape).astype(np.float32) / 255 + np.float32(low)
     adversarial = np.where(changed, levels, images[sample])
     target = generator.integers(0, 300, pairs)
-    success = generator.random(pairs) < 0.5
+    success, started = generator.random((2, pairs)) < 0.5
     probabilities = generator.random((pairs, 6)).astype(np.float32)
     outcome = records.AttackOutcome.from_images(
-        images[sample], adversarial, sample, target, success, probabilities
+        images[sample],
+        adversarial,
+        sample,
+        target,
+        start=np.where(started, target, target + 1),
+        end=target,
+        success=success & ~started,
+        probabilities=probabilities,
     )
     samples = records.Samples(
         images, np.arange(4), np.arange(4), {("net", "jsma_f"): outcome}, {"net": np.eye(4)}
@@ -81,7 +88,7 @@ def test_the_images_of_any_attack_are_rebuilt(pairs, share, low, seed):
     _, _, rows, aims, shares, reached, _ = unpacked(entry)
     assert rows.tolist() == sample.tolist()
     assert aims.tolist() == target.tolist()
-    assert reached.tolist() == success.tolist()
+    assert reached.tolist() == np.where(started, 2, success).tolist()
     np.testing.assert_allclose(shares.reshape(pairs, 6) / 65535, probabilities, atol=1e-5)
     clean = inflated(content["probabilities"]["net"], "<u2").reshape(4, 4)
     np.testing.assert_array_equal(clean, 65535 * np.eye(4))
@@ -92,7 +99,13 @@ def test_features_of_large_images_are_found_too():
     adversarial = images.copy()
     adversarial[0, [0, 299], [5, 299]] = 1
     outcome = records.AttackOutcome.from_images(
-        images, adversarial, np.array([0]), np.array([1]), np.array([True])
+        images,
+        adversarial,
+        np.array([0]),
+        np.array([1]),
+        start=np.array([0]),
+        end=np.array([1]),
+        success=np.array([True]),
     )
     samples = records.Samples(images, np.array([0]), np.array([0]), {("net", "jsma_f"): outcome})
     content = page.of_samples(samples, ["net"], (0.0, 1.0)).content
