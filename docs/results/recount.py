@@ -214,11 +214,10 @@ class _Recount:
         )
         known = {(c.network, c.attack) for c in found}
         undistilled = next((n for n in counted if n.defense == "none"), None)
-        for network in counted:
+        for network in counted if undistilled is not None else ():
             for attack in (*network.attacks, *network.norm_attacks):
-                if undistilled and network is not undistilled:
-                    if (network.name, attack) not in known:
-                        found += _from_records(attack, network, undistilled)
+                if network is not undistilled and (network.name, attack) not in known:
+                    found += _from_records(attack, network, undistilled)
         return found
 
     def controls(self, counted: list[records.NetworkRecord]) -> list[records.ControlRecord]:
