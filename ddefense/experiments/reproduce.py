@@ -195,8 +195,8 @@ def _submit(
             logs.training(artefact)
         network_records.sort(key=lambda n: (_ORDER.index(n.defense), n.temperature))
         controls = assessor.controls(network_records)
-        verdict = measurements.verdict(network_records, controls, dataset.num_classes)
         described_dataset, described = dataset_record(dataset), environment.describe()
+        verdict = measurements.verdict(network_records, controls, described_dataset)
 
         def export(trained: Trained) -> records.ExportRecord:
             network = _deployed(trained.network)
