@@ -219,7 +219,7 @@ def card_of(
     return records.ModelCard(
         name=name,
         description=_description(shape, num_classes, known),
-        warning=" ".join([*([] if _learnt(known) else [DID_NOT_LEARN]), WARNINGS[known.defense]]),
+        warning=" ".join([*_doubts(known), WARNINGS[known.defense]]),
         defense=known.defense,
         temperature=known.temperature,
         dataset=dataset,
@@ -273,19 +273,23 @@ def weights_of(network: keras.Model) -> tuple[list[records.WeightRecord], str]:
     return found, together.hexdigest()
 
 
-def _learnt(known: Findings) -> bool:
-    """False of a network that is known to be no evidence."""
+def _doubts(known: Findings) -> list[str]:
+    """That a network did not learn, or lost much accuracy, if that is known."""
     if known.measured is None or known.dataset is None:
-        return True
-    accuracies = [known.measured.test_accuracy]
-    if known.initial_accuracy is not None:
-        accuracies.append(known.initial_accuracy)
-    return evidence.learnt(
-        accuracies,
+        return []
+    own = known.measured.test_accuracy
+    before = None if known.undistilled is None else known.undistilled.test_accuracy
+    if not evidence.learnt(
+        [own, *([] if known.initial_accuracy is None else [known.initial_accuracy])],
         images=known.dataset.num_test,
         classes=len(known.dataset.class_names),
-        undistilled=None if known.undistilled is None else known.undistilled.test_accuracy,
-    )
+        undistilled=before,
+    ):
+        return [DID_NOT_LEARN]
+    lost = None if before is None else before - own
+    if not evidence.costly(lost):
+        return []
+    return [f"{evidence.loss_in_words(lost).capitalize()} against the undistilled network."]
 
 
 def _refuses(found: records.OutlierRecord) -> str:

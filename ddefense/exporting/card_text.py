@@ -297,7 +297,7 @@ def _training(card: records.ModelCard) -> list[str]:
         rows["steps at T = 1 before"] = f"{training.warm_start_steps:,}"
         if training.loss:
             rows["loss of the last epoch, nats"] = f"{training.loss[-1]:.4g}"
-        rows["learnt late or not at all"] = "yes" if training.stalled else "no"
+        rows["training stalled"] = "yes" if training.stalled else "no"
     rows["seed"] = _NOT_KNOWN if card.seed is None else str(card.seed)
     return ["## Training", _pairs(rows)]
 

@@ -118,6 +118,11 @@ def usable(results: records.Results, network: records.NetworkRecord) -> bool:
     return evidence.network_learnt(network, results.networks, results.dataset)
 
 
+def all_usable(results: records.Results) -> bool:
+    """Whether every network of the run learnt."""
+    return all(usable(results, network) for network in results.networks)
+
+
 def lost(results: records.Results, *networks: records.NetworkRecord) -> float | None:
     """The largest loss of accuracy of the networks, a share; None without any to compare."""
     losses = [evidence.accuracy_lost(network, results.networks) for network in networks]

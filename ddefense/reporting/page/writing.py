@@ -56,7 +56,8 @@ def write(results: records.Results, samples: records.Samples) -> str:
         bounds=passages.lower_bounds(results),
         claims=[] if results.is_evaluation else _claims(results),
         claim_notes=[note for table in made if table.name == "claims" for note in table.notes],
-        stalled="" if results.is_evaluation else templating.html(passages.stalled(results)),
+        lost="" if lookup.all_usable(results) else templating.html(passages.learnt(results)),
+        learnt=templating.html(passages.learnt(results)),
         readings=templating.html(passages.described_readings(lookup.attacks_in(results))),
         norm_attacks=templating.html(passages.norm_attacks(results.networks)),
         tables=[table for table in made if table.name != "claims"],
@@ -107,8 +108,9 @@ class Answer:
 
     Attributes:
         question: in words.
-        answer: `yes`, `no` or `cannot be told`.
-        good: whether that speaks for the defence; None if nothing can be told.
+        answer: `yes`, `no` or `cannot be told`, with the loss of accuracy where that is high.
+        good: whether that speaks for the defence; None if nothing can be told, or it was bought
+            with accuracy.
     """
 
     question: str
@@ -122,7 +124,11 @@ def _answers(results: records.Results) -> list[Answer]:
         return []
     masks, stops = verdict.masks_gradients, verdict.stops_adaptive_attacker
     return [
-        Answer("Does it stop an attacker who knows it?", lookup.told(stops), stops),
+        Answer(
+            "Does it stop an attacker who knows it?",
+            lookup.stops(verdict),
+            None if lookup.bought(verdict) else stops,
+        ),
         Answer("Does it mask gradients?", lookup.told(masks), None if masks is None else not masks),
     ]
 
@@ -133,7 +139,7 @@ def _claims(results: records.Results) -> list[dict[str, Any]]:
         {
             "answer": answer,
             "kind": claims.KINDS[answer.verdict.holds],
-            "word": claims.WORDS[answer.verdict.holds],
+            "word": claims.answer_in_words(answer.verdict),
         }
         for answer in claims.answers(results)
     ]

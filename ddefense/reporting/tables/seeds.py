@@ -36,6 +36,7 @@ def claims(runs: Runs) -> Table:
                 claim.paper,
                 claim.source,
                 _holds(found),
+                _seeds(by_seed, "at a loss"),
                 _seeds(by_seed, "no"),
                 _seeds(by_seed, "cannot be told"),
                 claim.quantity,
@@ -53,6 +54,7 @@ def claims(runs: Runs) -> Table:
             Column("paper", "published", text=True),
             Column("source", "source", text=True),
             Column("holds", "holds at", text=True),
+            Column("at_a_loss_at", "holds at a loss of accuracy at seeds", text=True),
             Column("fails_at", "fails at seeds", text=True),
             Column("cannot_be_told_at", "cannot be told at seeds", text=True),
             Column("quantity", "value", text=True),
@@ -290,7 +292,10 @@ def _holds(found: tuple[claims_lib.Answer, ...]) -> str:
     if not measured:
         return "cannot be told"
     count = sum(answer.verdict.holds == "yes" for answer in found)
+    bought = sum(answer.verdict.holds == "at a loss" for answer in found)
     text = f"{count} of {len(found)} seeds"
+    if bought:
+        text += f", {bought} more at a loss of accuracy"
     return f"{text} (orientation)" if found[0].orientation else text
 
 

@@ -62,6 +62,7 @@ def carlini_wagner(results: records.Results) -> Verdict:
                 "(theirs: 10,000 at 9, 0.01)",
             ),
             value=ratio,
+            lost=lookup.lost(results, network),
         ),
     )
 
@@ -144,6 +145,7 @@ def distance_by_temperature(results: records.Results) -> Verdict:
             without,
         ),
         value=correlation,
+        lost=lookup.lost(results, *(n for n in results.distilled() if n.temperature in found)),
     )
 
 
@@ -220,5 +222,6 @@ def transfer(results: records.Results) -> Verdict:
                 else f"{lookup.percent(100 * undistilled.misclassified)} misclassified undistilled",
             ),
             value=rate,
+            lost=lookup.lost(results, network),
         ),
     )

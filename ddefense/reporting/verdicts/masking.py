@@ -36,6 +36,7 @@ def amplitude(results: records.Results) -> Verdict:
             f"{lookup.percent(100 * after.float32_zero_samples, 1)} of the images at T = 100 and "
             f"{lookup.percent(100 * before.float32_zero_samples, 1)} at T = 1",
             value=drop,
+            lost=lookup.lost(results, low, high),
         ),
     )
 
@@ -73,6 +74,7 @@ def robustness_gain(low: float, high: float) -> Check:
                 difference=lookup.points(gain - paper),
                 note=note,
                 value=gain,
+                lost=lookup.lost(results, best),
             ),
         )
 
@@ -96,6 +98,7 @@ def confidence_rises(results: records.Results) -> Verdict:
         difference=f"{lookup.points(rise)} from the lowest to the highest T",
         note=joined(fall, left_out(results)),
         value=rise,
+        lost=lookup.lost(results, *networks),
     )
 
 
@@ -119,6 +122,7 @@ def logit_scale(results: records.Results) -> Verdict:
             f"x {ratio:.1f} at T = {network.temperature:g}",
             difference=f"factor {ratio / (after.value / before.value):.2f} of theirs",
             value=ratio,
+            lost=lookup.lost(results, network),
         ),
     )
 
@@ -145,6 +149,7 @@ def logits_over_temperature(results: records.Results) -> Verdict:
             f"{lookup.points(distilled - published.LOGITS_OVER_T_SUCCESS.value)} against theirs",
             note=note,
             value=gap,
+            lost=lookup.lost(results, network),
         ),
     )
 
@@ -166,5 +171,6 @@ def masking_is_numerical(results: records.Results) -> Verdict:
             f"T = {network.temperature:g}",
             difference=f"{lookup.points(gap)}, {gap - 30:+.2f} against the bound",
             value=gap,
+            lost=lookup.lost(results, network),
         ),
     )
