@@ -219,7 +219,8 @@ def verdict(
     if undistilled in lost:
         return _no_verdict(f"{_names([undistilled])} did not learn")
     if not learnt:
-        return _no_verdict(f"no distilled network learnt: {_names(distilled)}")
+        each = "; ".join(f"{_name(n)}: {_accuracies(n)}" for n in distilled)
+        return _no_verdict(f"no distilled network learnt ({each})")
     found = [_Evidence.of(n, undistilled, controls) for n in learnt]
     chosen = max(found, key=lambda e: (e.answers(), e.temperature))
     masks, first = _masking(chosen)
@@ -228,7 +229,7 @@ def verdict(
         start, defence = "With an outlier class", "Extended defensive distillation"
     stops, second = _adaptive(chosen.adaptive, defence)
     left_out = [
-        f" {_name(n)} is left out: "
+        f" {_capital(_name(n))} is left out: "
         + (f"it did not learn ({_accuracies(n)})." if n in lost else _TOO_LITTLE)
         for n in (*distilled, *(n for n in lost if n not in distilled))
         if n in lost or n.temperature > chosen.temperature
@@ -261,6 +262,10 @@ def _name(network: NetworkRecord) -> str:
         return f"T = {network.temperature:g}"
     adversarial = network.defense == "adversarial_training"
     return "the adversarially trained network" if adversarial else "the undistilled network"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _accuracies(network: NetworkRecord) -> str:
@@ -299,8 +304,8 @@ def _masking(evidence: _Evidence) -> tuple[bool | None, str]:
     if paper.undistilled - paper.rate < FALL_LIMIT - _ROUNDING:
         if not paper.telling:
             return None, (
-                f"{rates}: it works too rarely there to tell whether masked gradients protect "
-                f"anything{though}."
+                f"{rates}: the attack works too rarely there to tell whether masked gradients "
+                f"protect anything{though}."
             )
         return False, (
             f"{rates}: its success falls by less than {100 * FALL_LIMIT:g} points, so masked "

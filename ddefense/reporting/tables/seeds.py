@@ -66,8 +66,8 @@ def claims(runs: Runs) -> Table:
         notes=(
             f"Sources: {sources(a.claim for a in next(iter(answers.values())))}. Values are "
             "mean +- sample standard deviation [smallest, largest] over the seeds at which the "
-            "claim was measured. Remarks are those that all seeds share, and what could not be "
-            "judged at some.",
+            "claim was measured. Remarks are those that all seeds share, losses of accuracy, and what "
+            "could not be judged at some.",
             claims_lib.ORIENTATION,
         ),
     )
@@ -304,7 +304,7 @@ def _seeds(by_seed: dict[int, claims_lib.Answer], holds: str) -> str | None:
 
 
 def _remarks(by_seed: dict[int, claims_lib.Answer]) -> str:
-    """The notes that all seeds share, and what could not be judged at some of them."""
+    """Notes that all seeds share, losses of accuracy, and what could not be judged at some."""
     notes = {seed: answer.verdict.note.split("; ") for seed, answer in by_seed.items()}
     first, *others = notes.values()
     shared = [note for note in first if note and all(note in other for other in others)]
@@ -312,7 +312,7 @@ def _remarks(by_seed: dict[int, claims_lib.Answer]) -> str:
     for seed, answer in by_seed.items():
         for note in notes[seed]:
             unjudged = answer.verdict.holds == "cannot be told" or "did not learn" in note
-            if note and note not in shared and unjudged:
+            if note and note not in shared and (unjudged or note.startswith("at a loss of")):
                 own.setdefault(note, []).append(seed)
     parts = [f"seed {', '.join(map(str, seeds))}: {note}" for note, seeds in own.items()]
     return "; ".join(shared + parts)
