@@ -66,8 +66,8 @@ def claims(runs: Runs) -> Table:
         notes=(
             f"Sources: {sources(a.claim for a in next(iter(answers.values())))}. Values are "
             "mean +- sample standard deviation [smallest, largest] over the seeds at which the "
-            "claim was measured. Remarks are those that all seeds share, losses of accuracy, and what "
-            "could not be judged at some.",
+            "claim was measured. Remarks are those that all seeds share, losses of accuracy, and "
+            "what could not be judged at some.",
             claims_lib.ORIENTATION,
         ),
     )

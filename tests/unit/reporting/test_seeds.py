@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ddefense import records, reporting
-from ddefense.reporting import passages, runs, seeds_report, tables
+from ddefense.reporting import passages, runs, seeds_report, summary, tables
 from ddefense.reporting.figures import style, success_rate
 
 # (seed, jsma_f undistilled, at T = 1 and at T = 100, accuracy): undistilled 90, 92, 97 has mean 93
