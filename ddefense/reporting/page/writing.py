@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from ddefense import records
+from ddefense import evidence, records
 from ddefense.reporting import (
     claims,
     description,
@@ -104,7 +104,7 @@ def _subtitle(results: records.Results) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """One of the two questions that a verdict answers.
+    """One of the questions that a verdict answers: the price of the defence if it is high, and two.
 
     Attributes:
         question: in words.
@@ -123,7 +123,10 @@ def _answers(results: records.Results) -> list[Answer]:
     if verdict is None:
         return []
     masks, stops = verdict.masks_gradients, verdict.stops_adaptive_attacker
+    lost = verdict.accuracy_lost
+    loss = Answer("What does it cost?", evidence.loss_in_words(lost), good=False)
     return [
+        *([loss] if evidence.costly(lost) else []),
         Answer(
             "Does it stop an attacker who knows it?",
             lookup.stops(verdict),

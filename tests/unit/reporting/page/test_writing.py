@@ -242,6 +242,8 @@ def test_a_loss_of_accuracy_comes_first_and_colours_what_holds_at_it(results_of,
     )
     run = dataclasses.replace(results_of(networks), verdict=verdict)
     text = page.write(run, samples)
+    answers = text[text.index('<dl class="answers">') :].split("</div>")
+    assert "What does it cost?</dt><dd>a loss of 12.4 points of accuracy</dd>" in answers[0]
     first = content.tiles(run)[0]
     assert first.heading == "Accuracy, T = 100"
     assert first.beside == "undistilled 80.0 %, at a loss of 12.4 points of accuracy"
