@@ -206,7 +206,7 @@ def answer_in_words(answer: RunAnswer) -> str:
         return HOLDS[answer.holds]
     text = f"holds at {answer.yes} of {told + answer.unknown} seeds"
     if answer.at_a_loss:
-        text += f", {answer.at_a_loss} more at a loss of accuracy"
+        text += f", {answer.at_a_loss} at a loss of accuracy"
     return f"{text}, {answer.unknown} cannot tell" if answer.unknown else text
 
 

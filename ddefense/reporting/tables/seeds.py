@@ -295,7 +295,7 @@ def _holds(found: tuple[claims_lib.Answer, ...]) -> str:
     bought = sum(answer.verdict.holds == "at a loss" for answer in found)
     text = f"{count} of {len(found)} seeds"
     if bought:
-        text += f", {bought} more at a loss of accuracy"
+        text += f", {bought} at a loss of accuracy"
     return f"{text} (orientation)" if found[0].orientation else text
 
 

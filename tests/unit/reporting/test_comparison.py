@@ -291,9 +291,9 @@ def test_claims_that_hold_at_a_loss_are_told_apart(tmp_path, results_of, network
 @pytest.mark.parametrize(
     ("yes", "at_a_loss", "no", "holds", "words"),
     [
-        (1, 2, 0, "differs", "holds at 1 of 3 seeds, 2 more at a loss of accuracy"),
-        (0, 3, 0, "at a loss", "holds at 0 of 3 seeds, 3 more at a loss of accuracy"),
-        (0, 2, 1, "differs", "holds at 0 of 3 seeds, 2 more at a loss of accuracy"),
+        (1, 2, 0, "differs", "holds at 1 of 3 seeds, 2 at a loss of accuracy"),
+        (0, 3, 0, "at a loss", "holds at 0 of 3 seeds, 3 at a loss of accuracy"),
+        (0, 2, 1, "differs", "holds at 0 of 3 seeds, 2 at a loss of accuracy"),
     ],
 )
 def test_seeds_at_a_loss_do_not_count_as_holding(yes, at_a_loss, no, holds, words):

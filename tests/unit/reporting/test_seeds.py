@@ -220,7 +220,7 @@ def test_claims_that_hold_at_a_loss_are_counted_apart(seeds):
     found = runs.Runs(by_seed | {1: dataclasses.replace(by_seed[1], networks=costly)})
     row = {row["claim"]: row for row in read(by_name(found, "claims"))}["C6"]
     assert (row["holds"], row["at_a_loss_at"], row["fails_at"]) == (
-        "1 of 2 seeds, 1 more at a loss of accuracy",
+        "1 of 2 seeds, 1 at a loss of accuracy",
         "1",
         "",
     )
