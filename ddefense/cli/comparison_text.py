@@ -8,7 +8,7 @@ from ddefense.cli import terminal
 from ddefense.reporting import claims, comparability, comparison
 from ddefense.reporting.tables import comparison as comparison_tables
 
-_STYLES = {"good": "green", "bad": "red", "unknown": "yellow"}
+_STYLES = {"good": "green", "costly": "yellow", "bad": "red", "unknown": "yellow"}
 
 
 def show(compared: comparison.Comparison) -> None:

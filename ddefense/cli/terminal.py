@@ -16,7 +16,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from ddefense import records
-from ddefense.reporting import tables
+from ddefense.reporting import lookup, tables
 
 _PIPED_WIDTH = 100
 """Columns of prose where there is no terminal; tables are as wide as they have to be."""
@@ -184,7 +184,7 @@ def log(content: tables.Table) -> None:
 
 
 _VERDICTS = {True: "green", False: "bold red", None: "yellow"}
-"""By whether an attacker who knows the defence is stopped."""
+"""By whether an attacker who knows the defence is stopped; None too if at a high loss."""
 
 
 def summary(content: tables.Table, runs: Sequence[records.Results]) -> None:
@@ -200,7 +200,8 @@ def summary(content: tables.Table, runs: Sequence[records.Results]) -> None:
         for results in runs:
             name = "Verdict" if len(runs) == 1 else f"Verdict on seed {results.config.seed}"
             if results.verdict is not None:
-                style = _VERDICTS[results.verdict.stops_adaptive_attacker]
+                bought = lookup.bought(results.verdict)
+                style = _VERDICTS[None if bought else results.verdict.stops_adaptive_attacker]
                 paragraph(console, f"{name}: {results.verdict.sentence}", style)
 
     show(write, sys.stderr)

@@ -5,7 +5,7 @@ import pathlib
 
 from absl import logging
 
-from ddefense import datasets, records
+from ddefense import datasets, evidence, records
 from ddefense.config import GRADIENT_FREE_ATTACKS, PROBABILITY_ATTACKS, Config, ConfigError
 from ddefense.experiments import (
     adopting,
@@ -190,14 +190,34 @@ def _check_model(config: Config, model: records.SavedModelRecord | None) -> None
         )
 
 
-def warnings(test_accuracy: float, dataset: datasets.Dataset) -> list[str]:
-    """What makes the numbers doubtful; logged as well."""
-    if test_accuracy >= min(LOW_ACCURACY, 5 / dataset.num_classes):
+def warnings(
+    test_accuracy: float, dataset: datasets.Dataset, *, undistilled: float | None = None
+) -> list[str]:
+    """What makes the numbers doubtful; logged as well.
+
+    Args:
+        test_accuracy: of a network, a share.
+        dataset: that it was measured on.
+        undistilled: accuracy of the undistilled network; None without one.
+
+    Returns:
+        Sentences: that the network did not learn (`evidence.learnt`), or that its accuracy is low.
+    """
+    learnt = evidence.learnt(
+        [test_accuracy],
+        images=len(dataset.test),
+        classes=dataset.num_classes,
+        undistilled=undistilled,
+    )
+    if learnt and test_accuracy >= min(LOW_ACCURACY, 5 / dataset.num_classes):
         return []
     low, high = dataset.value_range
+    problem = (
+        "attacks on it say little" if learnt else "it did not learn, so attacks on it say nothing"
+    )
     warning = (
         f"The network gets only {100 * test_accuracy:.2f} % of the test images of "
-        f"{dataset.name} right: attacks on it say little. Was it trained on another dataset? Does "
+        f"{dataset.name} right: {problem}. Was it trained on another dataset? Does "
         f"it expect images in another range than [{low:g}, {high:g}]?"
     )
     logging.warning("%s", warning)

@@ -23,7 +23,7 @@ from ddefense.networks.uncertainty import dropout_variance
 from ddefense.training import Labels
 
 _STALLED = (
-    "The %s network did not learn, or not in time: its loss stayed near that of guessing. "
+    "The training of the %s network stalled: its loss stayed near that of guessing. "
     "Gradients shrink as T rises: train for longer, at a lower T, with adam, or start from a "
     "network that has been trained."
 )
@@ -36,7 +36,7 @@ class Distilled:
     Attributes:
         pair: both networks at T = 1.
         soft_labels: what was handed on.
-        stalled: whether `initial` and `distilled` did not learn, or not in time.
+        stalled: whether the loss of `initial` and of `distilled` stayed near that of guessing.
     """
 
     pair: Pair
@@ -162,7 +162,7 @@ class _Job:
         )
 
     def stalled(self, name: str, history: training.History) -> bool:
-        """Whether one of the two networks did not learn, or not in time."""
+        """Whether the loss of one of the two networks stayed near that of guessing."""
         scale = self.objective(name).scale(self._config.temperature)
         return history.stalled(self.networks[name].output_shape[-1], scale)
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import config as config_lib
-from ddefense import datasets, measurements, records
+from ddefense import datasets, evidence, measurements, records
 from ddefense.config import Config, ConfigError
 from ddefense.experiments import adopting, attacking, attacking_saved, environment, workdir
 from ddefense.experiments.adopting import Subject
@@ -149,8 +149,9 @@ def evaluate(  # noqa: PLR0913
         comparisons, controls = assessor.comparisons(found), assessor.controls(found)
         indices = attacking.load_samples(samples)
         _samples(dataset, indices, assessor).save(directory / "samples.npz")
+        described = dataset_record(dataset)
         results = records.Results(
-            dataset=dataset_record(dataset),
+            dataset=described,
             config=config,
             environment={
                 **process.environment(stages.done),
@@ -159,7 +160,11 @@ def evaluate(  # noqa: PLR0913
                 "warnings": [
                     warning
                     for network_record in found
-                    for warning in attacking_saved.warnings(network_record.test_accuracy, dataset)
+                    for warning in attacking_saved.warnings(
+                        network_record.test_accuracy,
+                        dataset,
+                        undistilled=evidence.undistilled_accuracy(found),
+                    )
                 ],
             },
             timings=process.timings(stages.done),
@@ -169,7 +174,7 @@ def evaluate(  # noqa: PLR0913
             comparisons=comparisons,
             exports=[],
             controls=controls,
-            verdict=measurements.verdict(found, comparisons, controls, dataset.num_classes),
+            verdict=measurements.verdict(found, comparisons, controls, described),
         )
         records.dump(results, directory / "results.json")
     return results

@@ -196,8 +196,8 @@ def _submit(
         network_records.sort(key=lambda n: (_ORDER.index(n.defense), n.temperature))
         comparisons = assessor.comparisons(network_records)
         controls = assessor.controls(network_records)
-        verdict = measurements.verdict(network_records, comparisons, controls, dataset.num_classes)
         described_dataset, described = dataset_record(dataset), environment.describe()
+        verdict = measurements.verdict(network_records, comparisons, controls, described_dataset)
 
         def export(trained: Trained) -> records.ExportRecord:
             network = _deployed(trained.network)

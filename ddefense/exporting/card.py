@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ddefense import files, measurements, records
+from ddefense import evidence, files, measurements, records
 from ddefense.datasets.decoding import decodable
 from ddefense.exporting import signatures
 from ddefense.exporting.card_text import markdown
@@ -36,6 +36,11 @@ WARNINGS: dict[records.Defense, str] = {
     ),
 }
 """What a defence is worth."""
+DID_NOT_LEARN = (
+    "This network did not learn: its accuracy is that of guessing, or less than half of what the "
+    "undistilled network reaches, so nothing measured on it is evidence for or against a defence."
+)
+"""Stands before that of a network which did not learn, or was distilled from one."""
 OUTLIER = "outlier"
 """Name of the class by which a network refuses images."""
 REFUSES = "Its last class is none of the data's: an image that gets it is refused."
@@ -62,6 +67,7 @@ class Findings:
         training: how its training went.
         seed: of its training.
         measured: what was measured on it.
+        initial_accuracy: test accuracy of the network that it was distilled from.
         undistilled: the same of the undistilled network of its run, if that is another.
         controls: checks of it for masked gradients.
         verdict: what the defence is worth.
@@ -78,6 +84,7 @@ class Findings:
     training: records.TrainingRecord | None = None
     seed: int | None = None
     measured: records.MeasuredRecord | None = None
+    initial_accuracy: float | None = None
     undistilled: records.MeasuredRecord | None = None
     controls: Sequence[records.ControlRecord] = ()
     verdict: records.VerdictRecord | None = None
@@ -136,10 +143,11 @@ def findings_of(
         training=found.training,
         seed=found.seed,
         measured=_measured(found),
+        initial_accuracy=None if found.initial is None else found.initial.test_accuracy,
         undistilled=None if undistilled is None else _measured(undistilled),
         controls=[control for control in controls if control.network == name],
         verdict=measurements.verdict(
-            compared if distilled else networks, comparisons, controls, len(dataset.class_names)
+            compared if distilled else networks, comparisons, controls, dataset
         ),
         about=name if distilled else OF_OTHERS,
         environment=environment,
@@ -216,7 +224,7 @@ def card_of(
     return records.ModelCard(
         name=name,
         description=_description(shape, num_classes, known),
-        warning=WARNINGS[known.defense],
+        warning=" ".join([*_doubts(known), WARNINGS[known.defense]]),
         defense=known.defense,
         temperature=known.temperature,
         dataset=dataset,
@@ -268,6 +276,25 @@ def weights_of(network: keras.Model) -> tuple[list[records.WeightRecord], str]:
             )
         )
     return found, together.hexdigest()
+
+
+def _doubts(known: Findings) -> list[str]:
+    """That a network did not learn, or lost much accuracy, if that is known."""
+    if known.measured is None or known.dataset is None:
+        return []
+    own = known.measured.test_accuracy
+    before = None if known.undistilled is None else known.undistilled.test_accuracy
+    if not evidence.learnt(
+        [own, *([] if known.initial_accuracy is None else [known.initial_accuracy])],
+        images=known.dataset.num_test,
+        classes=len(known.dataset.class_names),
+        undistilled=before,
+    ):
+        return [DID_NOT_LEARN]
+    lost = None if before is None else before - own
+    if not evidence.costly(lost):
+        return []
+    return [f"{evidence.loss_in_words(lost).capitalize()} against the undistilled network."]
 
 
 def _refuses(found: records.OutlierRecord) -> str:

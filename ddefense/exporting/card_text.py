@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from ddefense import config, records
+from ddefense import config, evidence, records
 
 _NOT_KNOWN, _NOT_MEASURED = "not known", "Not measured."
 _NOTHING_MEASURED = (
@@ -118,10 +118,13 @@ def _accuracy(card: records.ModelCard) -> list[str]:
     of = ""
     if card.dataset is not None:
         of = f" of the {card.dataset.num_test:,} test images of {card.dataset.name}"
-    beside = ""
+    own, beside, loss = card.measured.test_accuracy, "", ""
     if card.undistilled is not None:
-        beside = f" The undistilled network of its run: {_percent(card.undistilled.test_accuracy)}."
-    return ["## Accuracy", f"{_percent(card.measured.test_accuracy)}{of}.{beside}"]
+        before = card.undistilled.test_accuracy
+        beside = f" The undistilled network of its run: {_percent(before)}."
+        loss = evidence.loss_in_words(before - own)
+    first = f"{loss.capitalize()}: " if loss else ""
+    return ["## Accuracy", f"{first}{_percent(own)}{of}.{beside}"]
 
 
 def _percent(share: float) -> str:
@@ -297,7 +300,7 @@ def _training(card: records.ModelCard) -> list[str]:
         rows["steps at T = 1 before"] = f"{training.warm_start_steps:,}"
         if training.loss:
             rows["loss of the last epoch, nats"] = f"{training.loss[-1]:.4g}"
-        rows["learnt late or not at all"] = "yes" if training.stalled else "no"
+        rows["training stalled"] = "yes" if training.stalled else "no"
     rows["seed"] = _NOT_KNOWN if card.seed is None else str(card.seed)
     return ["## Training", _pairs(rows)]
 

@@ -1,16 +1,17 @@
 """The verdict on the defence: from the numbers of one run alone, to words."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
+from ddefense import evidence
+from ddefense.evidence import TELLING_LIMIT
 from ddefense.measurements.controls import counted, percent
 from ddefense.measurements.counting import PAPER_ATTACK
 from ddefense.records import (
     ComparisonRecord,
     ControlRecord,
+    DatasetRecord,
     NetworkRecord,
-    TrainingRecord,
     VerdictRecord,
     comparison_of,
 )
@@ -19,8 +20,6 @@ FALL_LIMIT = 0.10
 """From this fall of jsma_f's success rate on, gradients may be called masked."""
 REACHED_LIMIT = 0.9
 """An attack reaches a network if it succeeds this often, relative to the undistilled one."""
-TELLING_LIMIT = 0.5
-"""An attack that succeeds less often than this on the undistilled network tells nothing."""
 FARTHER_LIMIT = 2.5
 """Without a bound, an attack reaches a network at up to this many times the distance: far enough
 away any network gives another class."""
@@ -48,8 +47,7 @@ _EXPLANATION = "scaled_logits"
 _MINIMISING = ("cw_l2", "cw_l0", "cw_linf", "labels_only")
 # Differences and products of rates are exact up to here.
 _ROUNDING = 1e-9
-# As `TrainingRecord.stalled`: within 1 % of the loss of guessing.
-_CHANCE_SHARE = 0.99
+_TOO_LITTLE = "too little was measured on it."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +114,9 @@ class _Evidence:
 
     Attributes:
         temperature: T of the distilled network.
+        accuracy: what it lost in accuracy, in words that go on after what it is about; empty if
+            nothing.
+        accuracy_lost: the same as a share of the test images.
         outlier_class: whether it has a class by which it refuses images.
         paper: the paper's attack; None unless measured on both.
         controls: checks of the distilled network for masked gradients, but for those of `shared`.
@@ -125,6 +126,8 @@ class _Evidence:
     """
 
     temperature: float
+    accuracy: str
+    accuracy_lost: float
     outlier_class: bool
     paper: _Comparison | None
     controls: list[ControlRecord]
@@ -150,8 +153,11 @@ class _Evidence:
         ours = [c for c in controls if c.network == network.name]
         lost = {c.name for c in controls if c.network == undistilled.name and not c.passed}
         signs = [c for c in ours if c.name in _SIGNS]
+        lost_accuracy = undistilled.test_accuracy - network.test_accuracy
         return cls(
             temperature=network.temperature,
+            accuracy=_accuracy(network, undistilled, lost_accuracy),
+            accuracy_lost=lost_accuracy,
             outlier_class=network.outliers is not None,
             paper=compared(PAPER_ATTACK),
             controls=[c for c in signs if c.passed or c.name not in lost],
@@ -176,17 +182,20 @@ def verdict(
     networks: Sequence[NetworkRecord],
     comparisons: Sequence[ComparisonRecord],
     controls: Sequence[ControlRecord],
-    num_classes: int,
+    dataset: DatasetRecord,
 ) -> VerdictRecord:
     """Says whether the defence masks gradients, and whether an adaptive attacker is stopped.
 
     It is about the distilled network of the highest temperature on which what both need was
-    measured, else what one of them needs, else the highest. Networks that did not learn are left
-    out.
+    measured, else what one of them needs, else the highest. Networks that did not learn, by
+    `evidence.network_learnt`, are left out and named. What the network lost in accuracy comes
+    first.
 
     Gradients are masked if `jsma_f`, the paper's attack, succeeds at least `FALL_LIMIT` less often
     than on the undistilled network and the distilled one fails a control that the undistilled one
-    does not: `zero_gradients`, `iterative_beats_one_step` or `unbounded_reaches_all`.
+    does not: `zero_gradients`, `iterative_beats_one_step` or `unbounded_reaches_all`. If it falls
+    by less, nothing is masked, provided that it works on the undistilled network in the first
+    place (`TELLING_LIMIT`).
 
     An attack reaches a network if it succeeds at least `REACHED_LIMIT` as often as on the
     undistilled one, where that is at least `TELLING_LIMIT`, and, if it has no bound, is known to
@@ -199,39 +208,45 @@ def verdict(
         networks: of one run.
         comparisons: of one run; rates and distances are taken from them.
         controls: of one run.
-        num_classes: of the dataset, which gives the loss of guessing.
+        dataset: of the run: by its classes and test images networks are said to have learnt.
 
     Returns:
         The verdict; the same records give the same words.
     """
     undistilled = next((n for n in networks if n.defense == "none"), None)
-    distilled = [n for n in networks if n.defense == "distillation"]
-    learnt = [n for n in distilled if _learnt(n, num_classes)]
+    distilled = sorted(
+        (n for n in networks if n.defense == "distillation"), key=lambda n: n.temperature
+    )
+    lost = [n for n in networks if not evidence.network_learnt(n, networks, dataset)]
+    learnt = [n for n in distilled if n not in lost]
     if undistilled is None:
-        return _no_verdict("the run has no undistilled network to compare with")
+        reason = "the run has no undistilled network to compare with"
+        return _no_verdict(f"{reason}, and {_names(lost)} did not learn" if lost else reason)
     if not distilled:
         return _no_verdict("the run has no distilled network")
-    if not _learnt(undistilled, num_classes):
-        return _no_verdict("the undistilled network did not learn")
+    if undistilled in lost:
+        return _no_verdict(f"{_names([undistilled])} did not learn")
     if not learnt:
-        return _no_verdict("no distilled network learnt")
-    evidence = [_Evidence.of(n, undistilled, comparisons, controls) for n in learnt]
-    chosen = max(evidence, key=lambda e: (e.answers(), e.temperature))
+        each = "; ".join(f"{_name(n)}: {_accuracies(n)}" for n in distilled)
+        return _no_verdict(f"no distilled network learnt ({each})")
+    found = [_Evidence.of(n, undistilled, comparisons, controls) for n in learnt]
+    chosen = max(found, key=lambda e: (e.answers(), e.temperature))
     masks, first = _masking(chosen)
     start, defence = f"At T = {chosen.temperature:g}", "Defensive distillation"
     if chosen.outlier_class:
         start, defence = "With an outlier class", "Extended defensive distillation"
     stops, second = _adaptive(chosen.adaptive, defence)
     left_out = [
-        f" T = {n.temperature:g} is left out: "
-        + ("too little was measured on it." if n in learnt else "it did not learn.")
-        for n in sorted(distilled, key=lambda n: n.temperature)
-        if n.temperature > chosen.temperature
+        f" {_capital(_name(n))} is left out: "
+        + (f"it did not learn ({_accuracies(n)})." if n in lost else _TOO_LITTLE)
+        for n in (*distilled, *(n for n in lost if n not in distilled))
+        if n in lost or n.temperature > chosen.temperature
     ]
     return VerdictRecord(
         masks_gradients=masks,
         stops_adaptive_attacker=stops,
-        sentence=f"{start} {first} {second}{''.join(left_out)}",
+        sentence=f"{start}{chosen.accuracy} {first} {second}{''.join(left_out)}",
+        accuracy_lost=chosen.accuracy_lost,
     )
 
 
@@ -243,18 +258,38 @@ def _no_verdict(reason: str) -> VerdictRecord:
     )
 
 
-def _learnt(network: NetworkRecord, num_classes: int) -> bool:
-    """Whether the network, and the one it was distilled from, learnt, as far as it is known."""
-    trainings = [network.training]
-    if network.initial is not None:
-        trainings.append(network.initial.training)
-    return not any(_at_chance(training, num_classes) for training in trainings if training)
+def _names(networks: Sequence[NetworkRecord]) -> str:
+    """Names networks with their accuracy, by which they did not learn."""
+    return _joined([f"{_name(n)} ({_accuracies(n)})" for n in networks])
 
 
-def _at_chance(training: TrainingRecord, num_classes: int) -> bool:
-    """Whether training ended at the loss of guessing: `stalled` is also true of a late start."""
-    limit = _CHANCE_SHARE * math.log(num_classes)
-    return training.stalled and (not training.loss or training.loss[-1] >= limit)
+def _name(network: NetworkRecord) -> str:
+    if network.training is None:
+        return network.name
+    if network.defense == "distillation":
+        return f"T = {network.temperature:g}"
+    adversarial = network.defense == "adversarial_training"
+    return "the adversarially trained network" if adversarial else "the undistilled network"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _accuracies(network: NetworkRecord) -> str:
+    """Test accuracy, and that of the network that it was distilled from."""
+    own = f"{percent(network.test_accuracy)} of the test images right"
+    first = network.initial
+    return own if first is None else f"{own}, initial network {percent(first.test_accuracy)}"
+
+
+def _accuracy(network: NetworkRecord, undistilled: NetworkRecord, lost: float) -> str:
+    """What the network lost in accuracy, in a clause; empty if nothing."""
+    loss = evidence.loss_in_words(lost)
+    if not loss:
+        return ""
+    shares = f"{percent(network.test_accuracy)} against {percent(undistilled.test_accuracy)}"
+    return f", at {loss} ({shares} undistilled),"
 
 
 def _masking(evidence: _Evidence) -> tuple[bool | None, str]:
@@ -275,6 +310,11 @@ def _masking(evidence: _Evidence) -> tuple[bool | None, str]:
             "whether the defence masks them."
         )
     if paper.undistilled - paper.rate < FALL_LIMIT - _ROUNDING:
+        if not paper.telling:
+            return None, (
+                f"{rates}: the attack works too rarely there to tell whether masked gradients "
+                f"protect anything{though}."
+            )
         return False, (
             f"{rates}: its success falls by less than {100 * FALL_LIMIT:g} points, so masked "
             f"gradients protect nothing here{though}."

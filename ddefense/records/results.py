@@ -84,7 +84,7 @@ class TrainingRecord:
         accuracy: training accuracy of each epoch (dropout on), against the arg-max of the labels
             that were learnt from.
         stalled: true if the loss was within 1 % of ln(classes) at the end of training or after
-            3,000 steps: the network did not learn, or not in time.
+            3,000 steps. Whether the network learnt is told by its accuracy.
     """
 
     temperature: float
@@ -407,11 +407,15 @@ class VerdictRecord:
         stops_adaptive_attacker: whether an attacker who knows the defence is stopped; null where
             the run measured too little to tell.
         sentence: the verdict in words, with its numbers.
+        accuracy_lost: by the distilled network that it is about, against the undistilled one;
+            negative where that network is better; null without a verdict, and in results of
+            versions that did not record it.
     """
 
     masks_gradients: bool | None
     stops_adaptive_attacker: bool | None
     sentence: str
+    accuracy_lost: float | None = None
 
 
 @dataclass(config=_STRICT, kw_only=True)

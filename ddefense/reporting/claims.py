@@ -3,8 +3,8 @@
 import dataclasses
 
 from ddefense import config as config_lib
-from ddefense import records
-from ddefense.reporting import published
+from ddefense import evidence, records
+from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts import (
     Check,
     Verdict,
@@ -41,6 +41,10 @@ class Claim:
         check: the verdict on a run.
         attack: the attack without which a run has no answer, where that is one measured by a norm:
             a run that was not asked for it does not show the claim.
+        protection: true if it reads a low success rate of an attack as protection. Where it holds
+            on a network that lost much accuracy, the answer is `at a loss`.
+        compares: the attack by whose success on the undistilled network it is judged: if that is
+            too rare there, the claim cannot be told. Empty for none.
     """
 
     id: str
@@ -53,6 +57,8 @@ class Claim:
     numeric: bool
     check: Check
     attack: str = ""
+    protection: bool = False
+    compares: str = ""
 
 
 CLAIMS = (
@@ -121,6 +127,8 @@ CLAIMS = (
         stated_for=_MNIST,
         numeric=True,
         check=success.masked_success(3.0),
+        protection=True,
+        compares="jsma_f",
     ),
     Claim(
         id="C7",
@@ -132,6 +140,8 @@ CLAIMS = (
         stated_for=_CIFAR10,
         numeric=True,
         check=success.masked_success(12.0),
+        protection=True,
+        compares="jsma_f",
     ),
     Claim(
         id="C8",
@@ -143,6 +153,8 @@ CLAIMS = (
         stated_for=_BOTH,
         numeric=False,
         check=success.shape,
+        protection=True,
+        compares="jsma_f",
     ),
     Claim(
         id="C9",
@@ -154,6 +166,7 @@ CLAIMS = (
         stated_for=_BOTH,
         numeric=False,
         check=success.no_op_at_one,
+        compares="jsma_f",
     ),
     Claim(
         id="C10",
@@ -176,6 +189,8 @@ CLAIMS = (
         stated_for=_MNIST,
         numeric=True,
         check=masking.robustness_gain(550.0, 850.0),
+        protection=True,
+        compares="jsma_f",
     ),
     Claim(
         id="C12",
@@ -187,6 +202,8 @@ CLAIMS = (
         stated_for=_CIFAR10,
         numeric=True,
         check=masking.robustness_gain(300.0, 830.0),
+        protection=True,
+        compares="jsma_f",
     ),
     Claim(
         id="C13",
@@ -220,6 +237,7 @@ CLAIMS = (
         stated_for=_MNIST,
         numeric=False,
         check=masking.logits_over_temperature,
+        compares="jsma_f",
     ),
     Claim(
         id="C16",
@@ -231,6 +249,8 @@ CLAIMS = (
         stated_for=_BOTH,
         numeric=False,
         check=masking.masking_is_numerical,
+        protection=True,
+        compares="jsma_f",
     ),
     Claim(
         id="C17",
@@ -282,6 +302,7 @@ ORIENTATION = (
 
 WORDS: dict[str, str] = {
     "yes": "holds",
+    "at a loss": "holds at a loss of accuracy",
     "no": "does not hold",
     "cannot be told": "cannot be told",
 }
@@ -289,6 +310,7 @@ WORDS: dict[str, str] = {
 
 KINDS: dict[str, str] = {
     "yes": "good",
+    "at a loss": "costly",
     "no": "bad",
     "cannot be told": "unknown",
     "differs": "unknown",
@@ -341,11 +363,45 @@ def answers(results: records.Results) -> list[Answer]:
 def _verdict(claim: Claim, results: records.Results) -> Verdict:
     settings = results.config
     problem = _another_attack(settings) if claim.id in _ATTACKED else ""
-    verdict = unless(problem, claim.check(results))
+    problem = problem or _too_rare(results, claim.compares)
+    verdict = unless(problem, _with_loss(claim, claim.check(results)))
     if claim.id in _AGAINST_BASELINE and settings.warm_start_steps:
         note = joined(verdict.note, "the baseline took no warm start, so fewer steps")
         verdict = dataclasses.replace(verdict, note=note)
     return verdict
+
+
+def _too_rare(results: records.Results, attack: str) -> str:
+    """That an attack hardly works without the defence, so that it tells nothing, as a note."""
+    rate = lookup.success_percent(results.baseline(), attack)
+    if rate is None or rate >= 100 * evidence.TELLING_LIMIT:
+        return ""
+    return (
+        f"{attack} reaches only {lookup.percent(rate)} undistilled, fewer than "
+        f"{100 * evidence.TELLING_LIMIT:g} %: too few to tell"
+    )
+
+
+def _with_loss(claim: Claim, verdict: Verdict) -> Verdict:
+    """The verdict with the loss of accuracy first, where it is more than the paper allows."""
+    lost = verdict.lost
+    if verdict.holds == "cannot be told" or lost is None:
+        return verdict
+    if 100 * lost <= published.ACCURACY_CHANGE.value:
+        return verdict
+    bought = claim.protection and verdict.holds == "yes" and evidence.costly(lost)
+    return dataclasses.replace(
+        verdict,
+        holds="at a loss" if bought else verdict.holds,
+        note=joined(f"at {evidence.loss_in_words(lost)}", verdict.note),
+    )
+
+
+def answer_in_words(verdict: Verdict) -> str:
+    """An answer with the loss of accuracy, as `holds, at a loss of 12.4 points of accuracy`."""
+    if verdict.holds != "at a loss":
+        return WORDS[verdict.holds]
+    return f"{WORDS['yes']}, at {evidence.loss_in_words(verdict.lost)}"
 
 
 def _another_attack(settings: config_lib.Config) -> str:

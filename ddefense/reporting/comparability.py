@@ -65,8 +65,8 @@ def about(comparison: Comparison) -> dict[str, tuple[str, ...]]:
         "version": _version,
         "device": _device,
         "date": lambda r: str(r.environment.get("started") or ABSENT).partition("T")[0],
-        "masks gradients": lambda r: _verdict(r, "masks_gradients"),
-        "stops an adaptive attacker": lambda r: _verdict(r, "stops_adaptive_attacker"),
+        "masks gradients": _masks,
+        "stops an adaptive attacker": lambda r: lookup.stops(r.verdict),
     }
     return {
         name: tuple(", ".join(dict.fromkeys(map(text, run.results))) for run in comparison.runs)
@@ -89,8 +89,8 @@ def _device(results: records.Results) -> str:
     return f"{known.get('cpu') or ABSENT}{cores}"
 
 
-def _verdict(results: records.Results, name: str) -> str:
-    return lookup.told(None if results.verdict is None else getattr(results.verdict, name))
+def _masks(results: records.Results) -> str:
+    return lookup.told(None if results.verdict is None else results.verdict.masks_gradients)
 
 
 def settings(comparison: Comparison) -> Settings:

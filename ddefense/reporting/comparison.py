@@ -146,18 +146,22 @@ class RunAnswer:
 
     Attributes:
         yes: seeds at which the claim holds.
+        at_a_loss: seeds at which it holds, but much accuracy was lost.
         no: seeds at which it does not.
         unknown: seeds that cannot tell.
         orientation: whether the claim was made on other data than the run's.
+        words: of a run of one seed, the answer in words; of several, empty.
         ours: of a run of one seed, our value as text; of several, `-`.
         value: the number that was judged, over the seeds that could tell; None without one.
         note: of a run of one seed, what a reader must know beside it; of several, empty.
     """
 
     yes: int
+    at_a_loss: int
     no: int
     unknown: int
     orientation: bool
+    words: str
     ours: str
     value: Measured | None
     note: str
@@ -165,9 +169,11 @@ class RunAnswer:
     @property
     def holds(self) -> Holds | Literal["differs"]:
         """The answer, where all seeds that can tell say the same."""
-        if self.yes and self.no:
-            return "differs"
-        return "yes" if self.yes else "no" if self.no else "cannot be told"
+        said: dict[Holds, int] = {"yes": self.yes, "at a loss": self.at_a_loss, "no": self.no}
+        told = [holds for holds, seeds in said.items() if seeds]
+        if not told:
+            return "cannot be told"
+        return told[0] if len(told) == 1 else "differs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -481,9 +487,11 @@ def _answer(answers: Sequence[claims_lib.Answer]) -> RunAnswer | None:
     value = Measured(values[0]) if alone and values else _spread(values)
     return RunAnswer(
         yes=said.count("yes"),
+        at_a_loss=said.count("at a loss"),
         no=said.count("no"),
         unknown=said.count("cannot be told"),
         orientation=first.orientation,
+        words=claims_lib.answer_in_words(first.verdict) if alone else "",
         ours=first.verdict.ours if alone else "-",
         value=value,
         note=first.verdict.note if alone else "",

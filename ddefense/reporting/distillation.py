@@ -1,6 +1,6 @@
 """What `bin/distill` prints when it is done: the two networks side by side."""
 
-from ddefense import records
+from ddefense import evidence, records
 from ddefense.reporting.tables.table import Cell, Column, Table, fixed
 
 _WARNING = (
@@ -30,7 +30,7 @@ def table(record: records.DistillationRecord) -> Table:
     )
     roles = ("initial", "distilled") if record.student is None else ("teacher", "student")
     rows = [
-        _row(role, trained, batches)
+        _row(f"{role}{_not_learnt(record, trained)}", trained, batches)
         for role, trained in zip(roles, (record.initial, record.distilled), strict=True)
     ]
     how = f"at T = {record.settings['temperature']:g}"
@@ -41,8 +41,25 @@ def table(record: records.DistillationRecord) -> Table:
         title=f"{record.network} distilled {how} on {record.dataset.name}",
         columns=columns,
         rows=rows,
-        notes=(*_notes(record), _WARNING),
+        notes=(*_loss(record), *_notes(record), _WARNING),
     )
+
+
+def _not_learnt(record: records.DistillationRecord, trained: records.TrainedRecord) -> str:
+    """That a network is no better than guessing, if it was tested; else empty."""
+    if trained.test_accuracy is None:
+        return ""
+    images, classes = record.dataset.num_test, len(record.dataset.class_names)
+    learnt = evidence.learnt([trained.test_accuracy], images=images, classes=classes)
+    return "" if learnt else " (did not learn)"
+
+
+def _loss(record: records.DistillationRecord) -> list[str]:
+    """What the distilled network lost in accuracy against the first one, if anything."""
+    before, after = record.initial.test_accuracy, record.distilled.test_accuracy
+    loss = "" if before is None or after is None else evidence.loss_in_words(before - after)
+    first = "initial network" if record.student is None else "teacher"
+    return [f"{loss.capitalize()} against the {first}."] if loss else []
 
 
 def _row(role: str, trained: records.TrainedRecord, batches: list[int]) -> list[Cell]:

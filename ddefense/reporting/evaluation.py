@@ -45,6 +45,7 @@ def write(results: records.Results) -> str:
         passages.warning(results) if results.distilled() else "",
         "## Verdict",
         passages.verdict(results),
+        *([] if lookup.all_usable(results) else [passages.learnt(results)]),
         made["verdict"],
         *markdown.section("The outlier class", [made.get("outliers", "")]),
         _figure("attack_rates", drawn),
@@ -65,7 +66,7 @@ def write(results: records.Results) -> str:
 
 def title(results: records.Results) -> str:
     """What the evaluation is of."""
-    label = lookup.network_label(results.networks[-1])
+    label = lookup.row_label(results, results.networks[-1])
     against = "" if len(results.networks) == 1 else f" against {results.networks[0].name}"
     return f"Evaluation of {label}{against} on {results.dataset.name}"
 
@@ -82,7 +83,7 @@ def table(results: records.Results) -> tables.Table:
     attacks = outcomes.attacks_in(networks)
     columns = [Column("attack", "attack", text=True), Column("norm", "norm", text=True)]
     for network in networks:
-        label = lookup.network_label(network)
+        label = lookup.row_label(results, network)
         columns.append(Column(network.name, f"{label}, %", fixed(1), kind=Interval))
         columns.append(Column(f"{network.name}_distance", "at mean", fixed(3)))
     checks = [check for check in results.controls if not check.passed]
@@ -103,7 +104,9 @@ def table(results: records.Results) -> tables.Table:
         notes=(
             "Test accuracy: "
             + ", ".join(
-                f"{lookup.network_label(n)} {100 * n.test_accuracy:.2f} %" for n in networks
+                f"{lookup.row_label(results, n)} {100 * n.test_accuracy:.2f} %"
+                + passages.at_loss(lookup.lost(results, n))
+                for n in networks
             )
             + ".",
             *(f"WARNING: {doubt}" for doubt in results.environment.get("warnings", [])),

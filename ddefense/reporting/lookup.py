@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from ddefense import config as config_lib
-from ddefense import records
+from ddefense import evidence, records
 
 ATTACK_LABELS = {
     "jsma_f": "JSMA-F",
@@ -114,24 +114,47 @@ def robustness_gain(compared: records.ComparisonRecord) -> float | None:
     return 100 * (compared.robustness / compared.reference_robustness - 1)
 
 
-def learnt(results: records.Results, training: records.TrainingRecord | None) -> bool:
-    """False if training ended within 1 % of the loss of guessing, ln(classes).
-
-    `stalled` is also true for a network that waited long and then learnt; such a network counts
-    as learnt here, and so does one that was not trained by the run.
-    """
-    if training is None:
-        return True
-    chance = math.log(len(results.dataset.class_names))
-    return not (training.stalled and (not training.loss or training.loss[-1] >= 0.99 * chance))
+def learnt_at(results: records.Results, accuracy: float) -> bool:
+    """Whether a network of the run learnt that has this test accuracy."""
+    return evidence.learnt(
+        [accuracy],
+        images=results.dataset.num_test,
+        classes=len(results.dataset.class_names),
+        undistilled=evidence.undistilled_accuracy(results.networks),
+    )
 
 
 def usable(results: records.Results, network: records.NetworkRecord) -> bool:
     """Whether the network, and the one it was distilled from, learnt."""
-    initial = network.initial
-    return learnt(results, network.training) and (
-        initial is None or learnt(results, initial.training)
+    return evidence.network_learnt(network, results.networks, results.dataset)
+
+
+def all_usable(results: records.Results) -> bool:
+    """Whether every network of the run learnt."""
+    return all(usable(results, network) for network in results.networks)
+
+
+def lost(results: records.Results, *networks: records.NetworkRecord) -> float | None:
+    """The largest loss of accuracy of the networks, a share; None without any to compare."""
+    losses = [evidence.accuracy_lost(network, results.networks) for network in networks]
+    return max((loss for loss in losses if loss is not None), default=None)
+
+
+def stops(verdict: records.VerdictRecord | None) -> str:
+    """Whether an adaptive attacker is stopped, and at which loss of accuracy if at a high one."""
+    if verdict is None:
+        return told(None)
+    answer = told(verdict.stops_adaptive_attacker)
+    return (
+        f"{answer}, at {evidence.loss_in_words(verdict.accuracy_lost)}"
+        if bought(verdict)
+        else answer
     )
+
+
+def bought(verdict: records.VerdictRecord) -> bool:
+    """Whether an adaptive attacker is stopped at a high loss of accuracy."""
+    return verdict.stops_adaptive_attacker is True and evidence.costly(verdict.accuracy_lost)
 
 
 def pearson(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from ddefense import config as config_lib
-from ddefense import records
+from ddefense import evidence, records
 from ddefense.reporting import lookup, outcomes, published
 from ddefense.reporting.runs import Runs
 
@@ -91,7 +91,7 @@ def verdict(results: records.Results) -> str:
     return (
         f"{found.sentence}\n\n"
         f"Does the defence mask gradients? **{_answer(found.masks_gradients)}.** Does it stop an "
-        f"attacker who knows it? **{_answer(found.stops_adaptive_attacker)}.**"
+        f"attacker who knows it? **{_stops(found)}.**"
     )
 
 
@@ -100,7 +100,7 @@ def verdict_of_seeds(runs: Runs) -> str:
     lines = [
         f"- seed {seed}: {results.verdict.sentence} Masks gradients: "
         f"{_answer(results.verdict.masks_gradients).lower()}; stops an attacker who knows it: "
-        f"{_answer(results.verdict.stops_adaptive_attacker).lower()}."
+        f"{_stops(results.verdict).lower()}."
         for seed, results in runs.by_seed.items()
         if results.verdict is not None
     ]
@@ -111,6 +111,13 @@ def _answer(value: bool | None) -> str:
     if value is None:
         return "This run cannot tell"
     return "Yes" if value else "No"
+
+
+def _stops(found: records.VerdictRecord) -> str:
+    """The answer with the loss of accuracy, where it is yes at a high one."""
+    if found.stops_adaptive_attacker is None:
+        return _answer(None)
+    return lookup.stops(found).capitalize()
 
 
 _WARNING = (
@@ -137,7 +144,8 @@ def warning(results: records.Results) -> str:
     if network is None:
         return _WARNING
     return _with_numbers(
-        f"In this run, at T = {network.temperature:g}, the attack reaches its target in",
+        f"In this run, at T = {network.temperature:g}{at_loss(lookup.lost(results, network))}, the "
+        "attack reaches its target in",
         lambda attack: lookup.success_percent(network, attack),
     )
 
@@ -155,11 +163,19 @@ def warning_of_seeds(runs: Runs) -> str:
         found = runs.spread(name, lambda _, network: lookup.success_percent(network, attack))
         return None if found is None else found.mean
 
+    lost = runs.spread(name, lambda results, network: lookup.lost(results, network))
+    loss = "" if lost is None else at_loss(lost.mean)
     return _with_numbers(
-        f"At T = {runs.networks()[name].temperature:g}, in the mean over {which}, the attack "
+        f"At T = {runs.networks()[name].temperature:g}{loss}, in the mean over {which}, the attack "
         "reaches its target in",
         mean,
     )
+
+
+def at_loss(lost: float | None) -> str:
+    """A loss of accuracy as a clause that goes on; empty where nothing was lost."""
+    loss = evidence.loss_in_words(lost)
+    return f", at {loss}" if loss else ""
 
 
 def _with_numbers(start: str, rate: Callable[[str], float | None]) -> str:
@@ -221,9 +237,9 @@ def norm_attacks(networks: Iterable[records.NetworkRecord]) -> str:
     )
 
 
-def stalled(results: records.Results) -> str:
+def learnt(results: records.Results) -> str:
     """Which networks did not learn, or learnt late."""
-    lost, late = _stalled(results)
+    lost, late = _lost_and_late(results)
     if not lost and not late:
         return "Every network learnt."
     parts = []
@@ -234,9 +250,9 @@ def stalled(results: records.Results) -> str:
     return "\n\n".join(parts)
 
 
-def stalled_of_seeds(runs: Runs) -> str:
+def learnt_of_seeds(runs: Runs) -> str:
     """Which networks did not learn, or learnt late, by seed."""
-    found = {seed: _stalled(results) for seed, results in runs.by_seed.items()}
+    found = {seed: _lost_and_late(results) for seed, results in runs.by_seed.items()}
     lost = [f"- seed {seed}: {'; '.join(names)}" for seed, (names, _) in found.items() if names]
     late = [f"- seed {seed}: {'; '.join(names)}" for seed, (_, names) in found.items() if names]
     if not lost and not late:
@@ -251,14 +267,15 @@ def stalled_of_seeds(runs: Runs) -> str:
 
 
 _WHY_LOST = (
-    "Their loss ended within 1 % of guessing. They are shown, not dropped. At high "
-    "T training starts slowly, because one step changes z / T by about 1 / T ** 2 as "
-    "much; more steps or a warm start (some steps at T = 1) help."
+    "Their test accuracy is below half of the undistilled network's, or not above that of "
+    "guessing, so they are no evidence: they are shown, and counted nowhere. At high T training "
+    "starts slowly, because one step changes z / T by about 1 / T ** 2 as much; more steps or a "
+    "warm start (some steps at T = 1) help."
 )
 _LATE = "These learnt late, after 3,000 steps near guessing"
 
 
-def _stalled(results: records.Results) -> tuple[list[str], list[str]]:
+def _lost_and_late(results: records.Results) -> tuple[list[str], list[str]]:
     """Names and accuracies of the networks that did not learn, and of those that learnt late."""
     lost: list[str] = []
     late: list[str] = []
@@ -273,8 +290,12 @@ def _stalled(results: records.Results) -> tuple[list[str], list[str]]:
                 ("distilled network, ", network.training, network.test_accuracy),
             ]
         for stage, training, accuracy in stages:
-            if training is not None and training.stalled:
-                name = f"{stage}{lookup.network_label(network)}"
-                text = f"{name} (test accuracy {lookup.percent(100 * accuracy)})"
-                (late if lookup.learnt(results, training) else lost).append(text)
+            stalled = training is not None and training.stalled
+            text = f"test accuracy {lookup.percent(100 * accuracy)}"
+            name = f"{stage}{lookup.network_label(network)}"
+            if not lookup.learnt_at(results, accuracy):
+                cause = "; its training loss stayed near that of guessing" if stalled else ""
+                lost.append(f"{name} ({text}{cause})")
+            elif stalled:
+                late.append(f"{name} ({text})")
     return lost, late

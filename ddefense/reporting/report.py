@@ -62,7 +62,7 @@ def write(results: records.Results) -> str:
         passages.readings(lookup.attacks_in(results)),
         *markdown.section("The other attacks", [passages.norm_attacks(results.networks)]),
         "## Networks that did not learn",
-        passages.stalled(results),
+        passages.learnt(results),
     ]
     for heading, figure_names, table_names in _SECTIONS:
         parts += markdown.section(heading, _shown(drawn, made, figure_names, table_names))

@@ -70,6 +70,12 @@ class Runs:
         """Those of the pairs whose network learnt, and the one it was distilled from."""
         return [pair for pair in self.pairs(name) if lookup.usable(*pair)]
 
+    def label(self, name: str) -> str:
+        """The label of the network of a name, and at how many seeds it did not learn, if at any."""
+        label = lookup.network_label(self.networks()[name])
+        lost, seeds = len(self.pairs(name)) - len(self.learnt(name)), len(self.pairs(name))
+        return f"{label} (did not learn at {lost} of {seeds} seeds)" if lost else label
+
     def spread(self, name: str, measure: Measure) -> Spread | None:
         """The spread of a measure over the seeds at which the network of that name learnt."""
         return spread.over(measure(*pair) for pair in self.learnt(name))

@@ -47,7 +47,7 @@ def write(runs: Runs, directory: pathlib.Path) -> str:
         passages.readings(runs.attacks()),
         *markdown.section("The other attacks", [passages.norm_attacks(runs.all_networks())]),
         "## Networks that did not learn",
-        passages.stalled_of_seeds(runs),
+        passages.learnt_of_seeds(runs),
     ]
     for heading, figures, names in _SECTIONS:
         parts.append(f"## {heading}")

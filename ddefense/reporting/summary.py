@@ -49,7 +49,7 @@ def of_seeds(runs: Runs) -> Table:
         columns=_columns(attacks, None),
         rows=[
             [
-                lookup.network_label(network),
+                runs.label(name),
                 runs.spread(name, lambda _, found: 100 * found.test_accuracy),
                 *(runs.spread(name, _measure(attack)) for attack in attacks),
             ]

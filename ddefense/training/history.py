@@ -88,7 +88,7 @@ class History:
         )
 
     def stalled(self, num_classes: int, scale: float = 1.0) -> bool:
-        """Whether the network did not learn, or not in time.
+        """Whether the loss stayed at that of guessing, for long or to the end.
 
         True if the loss, averaged over 50 steps, is within 1 % of ln(num_classes), what a
         network that has learnt nothing pays, at the end of training or after 3,000 steps.

@@ -54,7 +54,10 @@ def main(commit: str, folder: pathlib.Path) -> None:
             "verdict": None
             if old.get("verdict") is None
             else measurements.verdict(
-                counted, comparisons, controls, len(old["dataset"]["class_names"])
+                counted,
+                comparisons,
+                controls,
+                _record(records.DatasetRecord, old["dataset"]),
             ),
             "environment": old["environment"]
             | {"recounted": {"from": commit, "by": environment.describe()}},

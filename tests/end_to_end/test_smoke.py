@@ -124,11 +124,12 @@ def test_results_are_complete(results, jsma):
 
 
 def test_the_verdict_is_drawn_from_the_measurements(results):
-    expected = measurements.verdict(results.networks, results.controls, 10)
+    expected = measurements.verdict(results.networks, results.controls, results.dataset)
     assert results.verdict == expected
     assert results.verdict.masks_gradients is True
     assert results.verdict.stops_adaptive_attacker is False
-    assert results.verdict.sentence.startswith("At T = 20 the paper's attack (jsma_f) reaches ")
+    assert results.verdict.sentence.startswith("At T = 20")
+    assert " the paper's attack (jsma_f) reaches " in results.verdict.sentence
 
 
 def test_the_verdict_stands_in_the_report_and_beside_every_export(smoke, results):

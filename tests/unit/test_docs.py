@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ddefense import networks, records
-from ddefense.reporting import distillation, evaluation
+from ddefense.reporting import claims, distillation, evaluation
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _README = (_ROOT / "README.md").read_text()
@@ -33,6 +33,29 @@ def test_readme_shows_the_committed_verdict() -> None:
     results = records.load(records.Results, _ROOT / "docs/results/digits/results.json")
     assert results.verdict is not None
     assert results.verdict.sentence in " ".join(_README.replace("\n> ", " ").split())
+
+
+def test_readme_answers_the_claims_about_cifar10_as_the_run_does() -> None:
+    results = records.load(records.Results, _ROOT / "docs/results/cifar10/results.json")
+    (listed,) = re.findall(
+        r"report\.md\): (C[^:]*?) hold; (C\d+) (holds, [^;]*); (C[^:]*?) do not hold; (C8) needs",
+        " ".join(_README.split()),
+    )
+    said = {
+        claim: words
+        for claims_of, words in (
+            (listed[0], "holds"),
+            (listed[1], listed[2]),
+            (listed[3], "does not hold"),
+            (listed[4], "cannot be told"),
+        )
+        for claim in re.findall(r"C\d+", claims_of)
+    }
+    assert said == {
+        answer.claim.id: claims.answer_in_words(answer.verdict)
+        for answer in claims.answers(results)
+        if not answer.orientation
+    }
 
 
 def test_the_page_on_the_verdict_shows_the_committed_numbers() -> None:

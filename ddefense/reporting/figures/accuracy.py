@@ -65,8 +65,10 @@ def _accuracies(results: records.Results, kind: str) -> list[tuple[float, float,
         record = network.initial if kind == "initial" else network
         if record is not None:
             # What was distilled from a network that did not learn did not learn either.
-            good = lookup.learnt(results, record.training) and (
-                kind == "initial" or lookup.usable(results, network)
+            good = (
+                lookup.learnt_at(results, record.test_accuracy)
+                if kind == "initial"
+                else lookup.usable(results, network)
             )
             found.append((network.temperature, record.test_accuracy, good))
     return found

@@ -36,7 +36,7 @@ def draw(results: records.Results) -> Figure:
             [outcome.percent for _, outcome in bars],
             height=0.9 * thickness,
             color=color,
-            label=lookup.network_label(network),
+            label=lookup.row_label(results, network),
         )
         # A mark at the end, which shows where the bar has no length.
         ends = [outcome.percent for _, outcome in bars]

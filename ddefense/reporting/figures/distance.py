@@ -42,8 +42,8 @@ def draw(results: records.Results) -> Figure:
             axes.vlines(network.temperature, *interval, color=color, alpha=0.5, linewidth=1.5)
             highest = max(highest, interval[1])
     levels = [
-        _draw_level(axes, results.baseline(), style.BASELINE, "--"),
-        _draw_level(axes, results.yardstick(), style.GOOD, ":"),
+        _draw_level(axes, results, results.baseline(), style.BASELINE, "--"),
+        _draw_level(axes, results, results.yardstick(), style.GOOD, ":"),
     ]
     style.temperature_axis(axes, lookup.temperatures(results))
     axes.set_ylim(0, 1.15 * max(highest, *levels))
@@ -57,12 +57,18 @@ def draw(results: records.Results) -> Figure:
     return figure
 
 
-def _draw_level(axes: Axes, network: records.NetworkRecord | None, color: str, line: str) -> float:
+def _draw_level(
+    axes: Axes,
+    results: records.Results,
+    network: records.NetworkRecord | None,
+    color: str,
+    line: str,
+) -> float:
     """A horizontal line at the distance of a network that was not distilled; its height or 0."""
     distance = adaptive.average_distance(network)
     if network is None or distance is None:
         return 0.0
-    label = f"{lookup.network_label(network)} ({outcomes.significant(distance)})"
+    label = f"{lookup.row_label(results, network)} ({outcomes.significant(distance)})"
     axes.axhline(distance, color=color, linestyle=line, linewidth=1.2, label=label)
     return distance
 

@@ -142,7 +142,7 @@ def network_axis(
 
 def _tick(results: records.Results, network: records.NetworkRecord) -> str:
     if network.training is None:
-        return lookup.network_label(network)
+        return lookup.row_label(results, network)
     names = {"none": "un-\ndistilled", "adversarial_training": "adver-\nsarially\ntrained"}
     name = names.get(network.defense, f"{network.temperature:g}")
     return name if lookup.usable(results, network) else f"{name}\ndid not\nlearn"

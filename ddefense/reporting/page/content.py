@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddefense import records
-from ddefense.reporting import lookup, outcomes
+from ddefense.reporting import lookup, outcomes, passages
 from ddefense.reporting.figures import adaptive, style
 from ddefense.reporting.tables.table import Part
 
@@ -144,7 +144,7 @@ def _trainings(network: records.NetworkRecord) -> list[tuple[str, records.Traini
 def curves(results: records.Results) -> list[Part]:
     """Loss and accuracy of each training by epoch, as two tables."""
     found = [
-        (f"{lookup.network_label(network)}, {which}", training)
+        (f"{lookup.row_label(results, network)}, {which}", training)
         for network in style.all_networks(results)
         for which, training in _trainings(network)
     ]
@@ -211,7 +211,11 @@ def tiles(results: records.Results) -> list[Tile]:
 
     accuracy = None if compared is None else 100 * compared.test_accuracy
     found = [
-        Tile(f"Accuracy, {label}", lookup.percent(100 * network.test_accuracy, 1), beside(accuracy))
+        Tile(
+            f"Accuracy, {label}",
+            lookup.percent(100 * network.test_accuracy, 1),
+            f"{beside(accuracy)}{passages.at_loss(lookup.lost(results, network))}",
+        )
     ]
     measured = {
         attack: outcome

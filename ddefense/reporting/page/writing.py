@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from ddefense import records
+from ddefense import evidence, records
 from ddefense.reporting import (
     claims,
     description,
@@ -56,7 +56,8 @@ def write(results: records.Results, samples: records.Samples) -> str:
         bounds=passages.lower_bounds(results),
         claims=[] if results.is_evaluation else _claims(results),
         claim_notes=[note for table in made if table.name == "claims" for note in table.notes],
-        stalled="" if results.is_evaluation else templating.html(passages.stalled(results)),
+        lost="" if lookup.all_usable(results) else templating.html(passages.learnt(results)),
+        learnt=templating.html(passages.learnt(results)),
         readings=templating.html(passages.described_readings(lookup.attacks_in(results))),
         norm_attacks=templating.html(passages.norm_attacks(results.networks)),
         tables=[table for table in made if table.name != "claims"],
@@ -103,12 +104,13 @@ def _subtitle(results: records.Results) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """One of the two questions that a verdict answers.
+    """One of the questions that a verdict answers: the price of the defence if it is high, and two.
 
     Attributes:
         question: in words.
-        answer: `yes`, `no` or `cannot be told`.
-        good: whether that speaks for the defence; None if nothing can be told.
+        answer: `yes`, `no` or `cannot be told`, with the loss of accuracy where that is high.
+        good: whether that speaks for the defence; None if nothing can be told, or it was bought
+            with accuracy.
     """
 
     question: str
@@ -121,8 +123,15 @@ def _answers(results: records.Results) -> list[Answer]:
     if verdict is None:
         return []
     masks, stops = verdict.masks_gradients, verdict.stops_adaptive_attacker
+    lost = verdict.accuracy_lost
+    loss = Answer("What does it cost?", evidence.loss_in_words(lost), good=False)
     return [
-        Answer("Does it stop an attacker who knows it?", lookup.told(stops), stops),
+        *([loss] if evidence.costly(lost) else []),
+        Answer(
+            "Does it stop an attacker who knows it?",
+            lookup.stops(verdict),
+            None if lookup.bought(verdict) else stops,
+        ),
         Answer("Does it mask gradients?", lookup.told(masks), None if masks is None else not masks),
     ]
 
@@ -133,7 +142,7 @@ def _claims(results: records.Results) -> list[dict[str, Any]]:
         {
             "answer": answer,
             "kind": claims.KINDS[answer.verdict.holds],
-            "word": claims.WORDS[answer.verdict.holds],
+            "word": claims.answer_in_words(answer.verdict),
         }
         for answer in claims.answers(results)
     ]

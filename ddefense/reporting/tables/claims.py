@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ddefense import records
+from ddefense import evidence, records
 from ddefense.reporting import claims as claims_lib
 from ddefense.reporting import published
 from ddefense.reporting.tables.table import Column, Table
@@ -53,5 +53,8 @@ def sources(claims: Iterable[claims_lib.Claim]) -> str:
 
 
 def _holds(answer: claims_lib.Answer) -> str:
-    measured = answer.verdict.holds != "cannot be told"
-    return answer.verdict.holds + (" (orientation)" if answer.orientation and measured else "")
+    verdict = answer.verdict
+    measured = verdict.holds != "cannot be told"
+    bought = verdict.holds == "at a loss"
+    told = f"yes, at {evidence.loss_in_words(verdict.lost)}" if bought else verdict.holds
+    return told + (" (orientation)" if answer.orientation and measured else "")

@@ -199,10 +199,14 @@ def _answered(claim: Claim, answer: RunAnswer | None, brief: bool) -> str | None
 
 def answer_in_words(answer: RunAnswer) -> str:
     """The answer of a run to a claim, such as `holds`, or `holds at 2 of 3 seeds`."""
-    told = answer.yes + answer.no
-    if told + answer.unknown == 1 or not told:
+    if answer.words:
+        return answer.words
+    told = answer.yes + answer.at_a_loss + answer.no
+    if not told:
         return HOLDS[answer.holds]
     text = f"holds at {answer.yes} of {told + answer.unknown} seeds"
+    if answer.at_a_loss:
+        text += f", {answer.at_a_loss} at a loss of accuracy"
     return f"{text}, {answer.unknown} cannot tell" if answer.unknown else text
 
 
@@ -237,14 +241,17 @@ def claims_as_data(comparison: Comparison) -> Table:
                         None if value is None else value.low,
                         None if value is None else value.high,
                         answer.yes,
+                        answer.at_a_loss,
                         answer.no,
                         answer.unknown,
                         answer.note or None,
                     ]
                 )
     keys = ("run", "claim", "statement", "published", "source", "answer", "orientation", "quantity")
-    numbers = ("value", "low", "high", "seeds_yes", "seeds_no", "seeds_cannot_tell", "remarks")
-    return _data("comparison_claims", "The paper's claims", (*keys, *numbers), rows)
+    numbers = ("value", "low", "high")
+    seeds = ("seeds_yes", "seeds_at_a_loss", "seeds_no", "seeds_cannot_tell")
+    columns = (*keys, *numbers, *seeds, "remarks")
+    return _data("comparison_claims", "The paper's claims", columns, rows)
 
 
 def _data(name: str, title: str, keys: tuple[str, ...], rows: list[list[Cell]]) -> Table:

@@ -12,7 +12,7 @@ def networks(results: records.Results) -> Table:
         deployed = network.gradients.deployed
         rows.append(
             [
-                lookup.network_label(network),
+                lookup.row_label(results, network),
                 100 * network.test_accuracy,
                 100 * network.confidence,
                 network.logits.mean_abs,

@@ -22,7 +22,7 @@ def outliers(results: records.Results) -> Table | None:
         return None
     rows: list[list[Cell]] = [
         [
-            lookup.network_label(network),
+            lookup.row_label(results, network),
             outcomes.label(results.networks, attack),
             "targeted" if record.targeted else "untargeted",
             record.attempts,

@@ -35,6 +35,7 @@ def claims(runs: Runs) -> Table:
                 claim.paper,
                 claim.source,
                 _holds(found),
+                _seeds(by_seed, "at a loss"),
                 _seeds(by_seed, "no"),
                 _seeds(by_seed, "cannot be told"),
                 claim.quantity,
@@ -52,6 +53,7 @@ def claims(runs: Runs) -> Table:
             Column("paper", "published", text=True),
             Column("source", "source", text=True),
             Column("holds", "holds at", text=True),
+            Column("at_a_loss_at", "holds at a loss of accuracy at seeds", text=True),
             Column("fails_at", "fails at seeds", text=True),
             Column("cannot_be_told_at", "cannot be told at seeds", text=True),
             Column("quantity", "value", text=True),
@@ -63,8 +65,8 @@ def claims(runs: Runs) -> Table:
         notes=(
             f"Sources: {sources(a.claim for a in next(iter(answers.values())))}. Values are "
             "mean +- sample standard deviation [smallest, largest] over the seeds at which the "
-            "claim was measured. Remarks are those that all seeds share, and what could not be "
-            "judged at some.",
+            "claim was measured. Remarks are those that all seeds share, losses of accuracy, and "
+            "what could not be judged at some.",
             claims_lib.ORIENTATION,
         ),
     )
@@ -290,7 +292,10 @@ def _holds(found: tuple[claims_lib.Answer, ...]) -> str:
     if not measured:
         return "cannot be told"
     count = sum(answer.verdict.holds == "yes" for answer in found)
+    bought = sum(answer.verdict.holds == "at a loss" for answer in found)
     text = f"{count} of {len(found)} seeds"
+    if bought:
+        text += f", {bought} at a loss of accuracy"
     return f"{text} (orientation)" if found[0].orientation else text
 
 
@@ -299,7 +304,7 @@ def _seeds(by_seed: dict[int, claims_lib.Answer], holds: str) -> str | None:
 
 
 def _remarks(by_seed: dict[int, claims_lib.Answer]) -> str:
-    """The notes that all seeds share, and what could not be judged at some of them."""
+    """Notes that all seeds share, losses of accuracy, and what could not be judged at some."""
     notes = {seed: answer.verdict.note.split("; ") for seed, answer in by_seed.items()}
     first, *others = notes.values()
     shared = [note for note in first if note and all(note in other for other in others)]
@@ -307,7 +312,7 @@ def _remarks(by_seed: dict[int, claims_lib.Answer]) -> str:
     for seed, answer in by_seed.items():
         for note in notes[seed]:
             unjudged = answer.verdict.holds == "cannot be told" or "did not learn" in note
-            if note and note not in shared and unjudged:
+            if note and note not in shared and (unjudged or note.startswith("at a loss of")):
                 own.setdefault(note, []).append(seed)
     parts = [f"seed {', '.join(map(str, seeds))}: {note}" for note, seeds in own.items()]
     return "; ".join(shared + parts)

@@ -62,6 +62,7 @@ def carlini_wagner(results: records.Results) -> Verdict:
                 "(theirs: 10,000 at 9, 0.01)",
             ),
             value=ratio,
+            lost=lookup.lost(results, network),
         ),
     )
 
@@ -136,6 +137,7 @@ def distance_by_temperature(results: records.Results) -> Verdict:
             without,
         ),
         value=correlation,
+        lost=lookup.lost(results, *(n for n in results.distilled() if n.temperature in found)),
     )
 
 
@@ -216,5 +218,6 @@ def transfer(results: records.Results) -> Verdict:
                 else f"{lookup.percent(100 * undistilled.misclassified)} misclassified undistilled",
             ),
             value=rate,
+            lost=lookup.lost(results, network),
         ),
     )

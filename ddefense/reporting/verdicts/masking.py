@@ -37,6 +37,7 @@ def amplitude(results: records.Results) -> Verdict:
             f"{lookup.percent(100 * after.float32_zero_samples, 1)} of the images at T = 100 and "
             f"{lookup.percent(100 * before.float32_zero_samples, 1)} at T = 1",
             value=drop,
+            lost=lookup.lost(results, low, high),
         ),
     )
 
@@ -83,6 +84,7 @@ def robustness_gain(low: float, high: float) -> Check:
                 difference=lookup.points(gain - paper),
                 note=note,
                 value=gain,
+                lost=lookup.lost(results, best),
             ),
         )
 
@@ -106,6 +108,7 @@ def confidence_rises(results: records.Results) -> Verdict:
         difference=f"{lookup.points(rise)} from the lowest to the highest T",
         note=joined(fall, left_out(results)),
         value=rise,
+        lost=lookup.lost(results, *networks),
     )
 
 
@@ -129,6 +132,7 @@ def logit_scale(results: records.Results) -> Verdict:
             f"x {ratio:.1f} at T = {network.temperature:g}",
             difference=f"factor {ratio / (after.value / before.value):.2f} of theirs",
             value=ratio,
+            lost=lookup.lost(results, network),
         ),
     )
 
@@ -155,6 +159,7 @@ def logits_over_temperature(results: records.Results) -> Verdict:
                 same_attempts(compared, network.attacks[attack]),
             ),
             value=gap,
+            lost=lookup.lost(results, network),
         ),
     )
 
@@ -176,5 +181,6 @@ def masking_is_numerical(results: records.Results) -> Verdict:
             f"T = {network.temperature:g}",
             difference=f"{lookup.points(gap)}, {gap - 30:+.2f} against the bound",
             value=gap,
+            lost=lookup.lost(results, network),
         ),
     )

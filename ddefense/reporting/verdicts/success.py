@@ -40,7 +40,8 @@ def baseline_accuracy(low: float, high: float) -> Check:
 def accuracy_change(results: records.Results) -> Verdict:
     """C3: largest accuracy change of a distilled network against the undistilled one.
 
-    A network that did not learn fails the claim, whatever its accuracy.
+    A network that did not learn fails the claim, whatever its accuracy. The claim is answered even
+    if the undistilled network did not learn.
     """
     baseline, distilled = results.baseline(), results.distilled()
     if not distilled:
@@ -50,25 +51,22 @@ def accuracy_change(results: records.Results) -> Verdict:
     bound = published.ACCURACY_CHANGE.value
     size = abs(changes[worst])
     notes = []
-    failed = [n for n in distilled if not lookup.usable(results, n)]
+    failed = [n for n in [baseline, *distilled] if not lookup.usable(results, n)]
     learnt = {n.temperature: changes[n.temperature] for n in distilled if n not in failed}
     if failed:
         text = f"did not learn: {', '.join(lookup.network_label(n) for n in failed)}"
-        if learnt:
+        if len(learnt) not in (0, len(distilled)):
             best = max(learnt, key=lambda t: abs(learnt[t]))
             text += f"; without them {lookup.points(learnt[best])} at T = {best:g}"
         notes.append(text)
     if results.dataset.name == "mnist":
         notes.append("within 0.5 points as expected" if size <= 0.5 else "more than 0.5 points")
-    return unless(
-        unusable(results, baseline),
-        Verdict(
-            holds=yes_or_no(size < bound and not failed),
-            ours=f"{lookup.points(changes[worst])} at T = {worst:g}",
-            difference=f"{size - bound:+.2f} points against the bound",
-            note=joined(*notes),
-            value=size,
-        ),
+    return Verdict(
+        holds=yes_or_no(size < bound and not failed),
+        ours=f"{lookup.points(changes[worst])} at T = {worst:g}",
+        difference=f"{size - bound:+.2f} points against the bound",
+        note=joined(*notes),
+        value=size,
     )
 
 
@@ -132,21 +130,13 @@ def masked_success(high: float) -> Check:
                     theta_1(network),
                     started(attack),
                     f"{attack.zero_maps} failures met an all-zero forward derivative",
-                    _less_accurate(results, network),
                 ),
                 value=value,
+                lost=lookup.lost(results, network),
             ),
         )
 
     return check
-
-
-def _less_accurate(results: records.Results, network: records.NetworkRecord) -> str:
-    """That a low success rate has a price in accuracy beyond what the paper allows."""
-    change = 100 * (network.test_accuracy - results.baseline().test_accuracy)
-    if change > -published.ACCURACY_CHANGE.value:
-        return ""
-    return f"test accuracy there {lookup.points(change)} against undistilled"
 
 
 def shape(results: records.Results) -> Verdict:
@@ -195,6 +185,7 @@ def shape(results: records.Results) -> Verdict:
         difference="-" if ratio is None else f"ratio {ratio:.2f} against 0.25",
         note="; ".join(notes),
         value=ratio,
+        lost=lookup.lost(results, *(n for n in results.distilled() if n.temperature in known)),
     )
 
 
@@ -226,5 +217,6 @@ def no_op_at_one(results: records.Results) -> Verdict:
             f"{lookup.points(table.percent[1.0] - table.undistilled)})",
             note=same_attempts(compared, network.attacks["jsma_f"]),
             value=change,
+            lost=lookup.lost(results, network),
         ),
     )

@@ -10,7 +10,7 @@ from ddefense.reporting import lookup
 _HIGH_ENOUGH = 20.0
 """Masking is expected from about this temperature on; below it C15 to C17 and C19 say nothing."""
 
-Holds = Literal["yes", "no", "cannot be told"]
+Holds = Literal["yes", "at a loss", "no", "cannot be told"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,11 +18,14 @@ class Verdict:
     """What a run says about one claim.
 
     Attributes:
-        holds: whether the acceptance is met; `cannot be told` if the run cannot tell.
+        holds: whether the acceptance is met; `at a loss` if it is where much accuracy was lost, so
+            that it shows no protection; `cannot be told` if the run cannot tell.
         ours: our value as text; `-` without one.
         difference: by how much it differs from the paper or the bound, as text; `-` if unknown.
         note: what a reader must know beside it; may be empty.
         value: the number that was judged, in percent, points or the claim's own unit.
+        lost: share of accuracy that was lost by the distilled network which the claim is about, the
+            largest of several; None where it is about none.
     """
 
     holds: Holds
@@ -30,6 +33,7 @@ class Verdict:
     difference: str = "-"
     note: str = ""
     value: float | None = None
+    lost: float | None = None
 
 
 Check = Callable[[records.Results], Verdict]

@@ -91,6 +91,16 @@ def test_a_terminal_gets_colours_and_lines_that_fit(columns, results):
     assert {"accuracy", "logits", "domain)"} <= set(plain.split())  # no word is broken
 
 
+def test_an_attacker_who_is_stopped_at_a_loss_of_accuracy_is_no_good_news():
+    code = _CODE.replace("terminal.summary(", "import dataclasses\nterminal.summary(").replace(
+        ", [results])",
+        ", [dataclasses.replace(results, verdict=dataclasses.replace(results.verdict, "
+        "stops_adaptive_attacker=True, accuracy_lost=LOST))])",
+    )
+    for lost, style in (("0.124", "\x1b[33m"), ("0.05", "\x1b[32m"), ("None", "\x1b[32m")):
+        assert f"{style}Verdict: " in on_terminal(120, code.replace("LOST", lost))
+
+
 def test_brackets_of_a_name_are_kept_where_intervals_are_left_out():
     code = """
 from ddefense.cli import terminal

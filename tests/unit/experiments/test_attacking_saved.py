@@ -521,3 +521,19 @@ def test_too_many_samples_are_refused_with_the_most_there_are(tmp_path):
     config = dataclasses.replace(CONFIG, attacks=("fgsm",), samples=360)
     with pytest.raises(RunError, match=r"--samples: expected at most 3\d\d,.*received 360"):
         attacking_saved.run(config, tmp_path / "run", network=NETWORKS / "distilled_t20.keras")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "undistilled", "words"),
+    [
+        (0.12, None, "it did not learn, so attacks on it say nothing"),  # of 360: from 9.0 %
+        (0.30, None, "attacks on it say little"),
+        (0.30, 0.95, "it did not learn, so attacks on it say nothing"),  # up to 34.9 %
+        (0.45, 0.95, "attacks on it say little"),  # up to 50.2 %
+        (0.90, 0.95, ""),
+    ],
+)
+def test_a_network_that_did_not_learn_is_doubted_most(digits, accuracy, undistilled, words):
+    found = attacking_saved.warnings(accuracy, digits, undistilled=undistilled)
+    assert len(found) == bool(words)
+    assert all(words in warning for warning in found)

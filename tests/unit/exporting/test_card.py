@@ -237,7 +237,7 @@ def test_a_verdict_is_about_the_distilled_network_of_the_card(network, results):
     """One of T = 100 that was attacked by nothing does not take the word from it."""
     other = dataclasses.replace(results.networks[1], name="distilled_t100", temperature=100.0)
     more = dataclasses.replace(results, networks=[*results.networks, other])
-    for name, start in (("distilled_t20", "At T = 20 "), ("distilled_t100", "At T = 100 ")):
+    for name, start in (("distilled_t20", "At T = 20,"), ("distilled_t100", "At T = 100,")):
         assert findings_in(more, name).verdict.sentence.startswith(start)
         assert findings_in(more, name).about == name
 
@@ -273,7 +273,8 @@ def test_the_text_begins_with_the_warning_and_what_it_is(text):
 
 def test_the_text_has_every_number(text, card):
     assert section(text, "Accuracy") == (
-        "95.12 % of the 6,789 test images of pets. The undistilled network of its run: 96.00 %."
+        "A loss of 0.9 points of accuracy: 95.12 % of the 6,789 test images of pets. The "
+        "undistilled network of its run: 96.00 %."
     )
     rows = [line for line in section(text, "Attacks").splitlines() if line.startswith("| ")]
     assert rows == [
@@ -309,7 +310,7 @@ def test_the_text_has_every_number(text, card):
         "| optimizer steps | 1,234 |",
         "| steps at T = 1 before | 77 |",
         "| loss of the last epoch, nats | 0.03125 |",
-        "| learnt late or not at all | no |",
+        "| training stalled | no |",
         "| seed | 4 |",
     ]
     assert "| keras | 3.15.1 | 3.15.1 |\n" in section(text, "Versions")
@@ -576,3 +577,59 @@ def test_a_deployed_network_has_the_weights_of_the_trained_one(make_tiny_network
         for n in (trained, networks.with_temperature(trained, 1.0), loaded)
     }
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "start"),
+    [
+        (0.1, "This network did not learn: "),
+        (0.46, "This network did not learn: "),  # of 6,789 images up to 47.2 %, and half is 48 %
+        (0.836, "A loss of 12.4 points of accuracy against the undistilled network. Defensive "),
+        (0.95, "Defensive distillation has been broken "),
+    ],
+)
+def test_a_card_first_says_whether_its_network_learnt_and_what_it_lost(
+    network, results, accuracy, start
+):
+    baseline, distilled, _ = results.networks
+    networks = [baseline, dataclasses.replace(distilled, test_accuracy=accuracy)]
+    findings = findings_in(dataclasses.replace(results, networks=networks), "distilled_t20")
+    card = card_of(network, name="distilled_t20", environment=ENVIRONMENT, findings=findings)
+    assert card.warning.startswith(start)
+    assert "Do not rely on it." in card.warning
+    text = notes(card)["MODEL_CARD.md"]
+    assert f"> **{start}" in text
+    lost = 100 * (0.96 - accuracy)
+    assert section(text, "Accuracy").startswith(f"A loss of {lost:.1f} points of accuracy: ")
+    if "did not learn" in start:
+        assert section(text, "Verdict").startswith("There is no verdict: no distilled network")
+
+
+def test_a_card_knows_that_the_initial_network_did_not_learn(network, results):
+    baseline, distilled, _ = results.networks
+    initial = records.InitialRecord(
+        temperature=20.0,
+        test_accuracy=0.34,
+        agreement=0.5,
+        training=distilled.training,
+        logits=distilled.logits,
+        soft_labels=records.SoftLabelRecord(
+            mean_entropy=1.0, mean_largest=0.4, agreement_with_hard=0.4
+        ),
+    )
+    networks = [baseline, dataclasses.replace(distilled, initial=initial)]
+    findings = findings_in(dataclasses.replace(results, networks=networks), "distilled_t20")
+    card = card_of(network, name="distilled_t20", environment=ENVIRONMENT, findings=findings)
+    assert card.warning.startswith("This network did not learn: ")
+
+
+def test_without_an_undistilled_network_a_card_knows_guessing_alone(network, results):
+    measured = dataclasses.replace(findings_in(results, "baseline").measured, test_accuracy=0.34)
+    findings = Findings(dataset=results.dataset, measured=measured)
+    card = card_of(network, name="mine", environment=ENVIRONMENT, findings=findings)
+    assert card.warning.startswith("This network did not learn: ")  # from 32.9 %, of 3 classes
+    better = Findings(
+        dataset=results.dataset, measured=dataclasses.replace(measured, test_accuracy=0.36)
+    )
+    card = card_of(network, name="mine", environment=ENVIRONMENT, findings=better)
+    assert card.warning.startswith("Whether anything defends")

@@ -1,7 +1,6 @@
 """The verdict, from records made by hand: every branch, every limit from both sides."""
 
 import dataclasses
-import math
 
 import pytest
 
@@ -15,13 +14,27 @@ from tests.comparing import comparisons_of
 CLASSES = 10
 
 
-def training_of(temperature, last=0.05, stalled=False):
+def dataset_of(num_test=10_000, classes=CLASSES):
+    return records.DatasetRecord(
+        name="digits",
+        image_shape=(8, 8, 1),
+        class_names=[str(c) for c in range(classes)],
+        num_train=1_000,
+        num_test=num_test,
+        value_range=(0.0, 1.0),
+    )
+
+
+DATASET = dataset_of()
+
+
+def training_of(temperature, stalled=False):
     return records.TrainingRecord(
         temperature=temperature,
         epochs=2,
         steps=938,
         warm_start_steps=0,
-        loss=[2.0, last],
+        loss=[2.0, 0.05],
         accuracy=[0.6, 0.98],
         stalled=stalled,
     )
@@ -73,9 +86,7 @@ def norm_attack(rate, distance=None, *, targets="random", samples=20, average=No
     )
 
 
-def network_of(
-    temperature, found=None, *, zero=0.0, last=0.05, stalled=False, initial=(0.05, False)
-):
+def network_of(temperature, found=None, *, zero=0.0, accuracy=0.99, initial=0.99, stalled=False):
     """A network; without a temperature the undistilled one. `found` holds what attacked it."""
     t = 1.0 if temperature is None else temperature
     gradient = records.GradientRecord(
@@ -96,9 +107,9 @@ def network_of(
         defense="none" if temperature is None else "distillation",
         temperature=t,
         seed=0,
-        test_accuracy=0.99,
+        test_accuracy=accuracy,
         confidence=0.98,
-        training=training_of(t, last, stalled),
+        training=training_of(t, stalled),
         logits=logits,
         gradients=records.GradientsRecord(deployed=gradient, training=gradient),
         robustness={},
@@ -108,9 +119,9 @@ def network_of(
         if temperature is None
         else records.InitialRecord(
             temperature=t,
-            test_accuracy=0.99,
+            test_accuracy=initial,
             agreement=0.98,
-            training=training_of(t, *initial),
+            training=training_of(t, stalled),
             logits=logits,
             soft_labels=records.SoftLabelRecord(
                 mean_entropy=0.04, mean_largest=0.99, agreement_with_hard=0.995
@@ -134,7 +145,7 @@ def verdict(networks, controls, num_classes):
 def compared(undistilled, distilled, *, temperature=100.0, zero=0.0):
     """The verdict on one distilled network, with the control for zero gradients."""
     network = network_of(temperature, distilled, zero=zero)
-    return verdict([network_of(None, undistilled), network], [zero_control(network)], CLASSES)
+    return verdict([network_of(None, undistilled), network], [zero_control(network)], DATASET)
 
 
 def test_the_usual_outcome():
@@ -160,7 +171,7 @@ def test_the_usual_outcome():
         zero=0.9892,
     )
     found = verdict(
-        [baseline, distilled], [zero_control(distilled), scaled_control(distilled)], CLASSES
+        [baseline, distilled], [zero_control(distilled), scaled_control(distilled)], DATASET
     )
     assert found.masks_gradients is True
     assert found.stops_adaptive_attacker is False
@@ -183,7 +194,7 @@ def test_an_outlier_class_is_another_defence():
     )
     attacks = {"jsma_f": jsma(0.9), "cw_l2": norm_attack(1.0, 1.7)}
     refusing = dataclasses.replace(network_of(1.0, attacks), outliers=outliers)
-    found = verdict([network_of(None, attacks), refusing], [zero_control(refusing)], CLASSES)
+    found = verdict([network_of(None, attacks), refusing], [zero_control(refusing)], DATASET)
     assert found.sentence.startswith("With an outlier class the paper's attack (jsma_f) reaches")
     assert found.sentence.endswith(
         " Extended defensive distillation does not stop an adaptive attacker."
@@ -195,17 +206,20 @@ def test_an_outlier_class_is_another_defence():
     [
         (0.884, 0.784, 0.5, True),  # falls by just ten points
         (0.3, 0.2, 0.5, True),  # 0.3 - 0.1 is not quite 0.2
+        (0.5, 0.45, 0.5, False),  # works in just half of the attempts
+        (0.49, 0.45, 0.5, None),
+        (0.09, 0.08, 1.0, None),  # hardly works, so that nothing follows
         (0.884, 0.785, 0.5, False),
         (0.884, 0.0, 0.011, True),
         (0.884, 0.0, 0.01, False),  # no control failed
         (0.884, 0.95, 0.5, False),
-        (0.05, 0.0, 1.0, False),  # an attack that hardly works cannot fall
+        (0.05, 0.0, 1.0, None),  # an attack that hardly works cannot fall
     ],
 )
 def test_masked_needs_a_fall_and_a_failed_control(undistilled, distilled, zero, masks):
     found = compared({"jsma_f": jsma(undistilled)}, {"jsma_f": jsma(distilled)}, zero=zero)
     assert found.masks_gradients is masks
-    assert found.sentence.count("the gradients are masked") == masks
+    assert found.sentence.count("the gradients are masked") == (masks is True)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +240,7 @@ def test_each_control_shows_masked_gradients(control, says):
         network_of(None, {"jsma_f": jsma(0.9)}),
         network_of(100.0, {"jsma_f": jsma(0.0)}),
     ]
-    found = verdict(networks, [control], CLASSES)
+    found = verdict(networks, [control], DATASET)
     assert found.masks_gradients is True
     assert f"undistilled, but {says}: the gradients are masked." in found.sentence
 
@@ -246,10 +260,10 @@ def test_controls_that_say_nothing_about_the_network(control):
         network_of(None, {"jsma_f": jsma(0.9)}),
         network_of(100.0, {"jsma_f": jsma(0.0)}),
     ]
-    found = verdict(networks, [control], CLASSES)
+    found = verdict(networks, [control], DATASET)
     assert found.masks_gradients is None
     assert "no check for masked gradients was made" in found.sentence
-    found = verdict(networks, [control, zero_control(networks[1])], CLASSES)
+    found = verdict(networks, [control, zero_control(networks[1])], DATASET)
     assert found.masks_gradients is False
     assert found.sentence.startswith(
         "At T = 100 the paper's attack (jsma_f) reaches 0.0 % of 900 targets against 90.0 % "
@@ -268,7 +282,7 @@ def test_scaled_logits_explain_a_failed_control_alone():
             controls.scaled_logits("distilled_t100", 100.0, 0.9, 0.1, 1),
             controls.unbounded_reaches_all("distilled_t100", 0.05, 20),
         ],
-        CLASSES,
+        DATASET,
     )
     assert found.masks_gradients is True
     assert (
@@ -279,7 +293,7 @@ def test_scaled_logits_explain_a_failed_control_alone():
     # One that passes explains nothing.
     passed = controls.scaled_logits("distilled_t100", 100.0, 0.9, 0.9, 1)
     failed = controls.unbounded_reaches_all("distilled_t100", 0.05, 20)
-    found = verdict(networks, [passed, failed], CLASSES)
+    found = verdict(networks, [passed, failed], DATASET)
     assert found.masks_gradients is True
     assert "multiplying" not in found.sentence
 
@@ -290,14 +304,14 @@ def test_a_control_that_the_undistilled_network_fails_too_does_not_count():
         network_of(100.0, {"jsma_f": jsma(0.0)}),
     ]
     both = [controls.unbounded_reaches_all(n.name, 0.05, 20) for n in networks]
-    found = verdict(networks, both, CLASSES)
+    found = verdict(networks, both, DATASET)
     assert found.masks_gradients is None
     assert (
         "but no check for masked gradients was made that does not fail undistilled too "
         "(unbounded_reaches_all), so this run does not tell"
     ) in found.sentence
     passed = zero_control(networks[1])
-    found = verdict(networks, [*both, passed], CLASSES)
+    found = verdict(networks, [*both, passed], DATASET)
     assert found.masks_gradients is False
     assert (
         "no check for masked gradients failed (zero_gradients), apart from those that fail "
@@ -305,7 +319,7 @@ def test_a_control_that_the_undistilled_network_fails_too_does_not_count():
     ) in found.sentence
     # Another one that the distilled network alone fails still counts.
     failed = controls.iterative_beats_one_step("distilled_t100", 0.5, 0.25, 20)
-    found = verdict(networks, [*both, failed], CLASSES)
+    found = verdict(networks, [*both, failed], DATASET)
     assert found.masks_gradients is True
     assert "without a bound" not in found.sentence
 
@@ -609,7 +623,7 @@ def test_counts_of_both_where_they_differ():
 
 
 def run_of(*networks):
-    return verdict(list(networks), [zero_control(n) for n in networks], CLASSES)
+    return verdict(list(networks), [zero_control(n) for n in networks], DATASET)
 
 
 def test_the_limit_of_the_distance_is_that_of_the_claim():
@@ -633,40 +647,92 @@ def test_the_highest_temperature_is_judged_in_whatever_order():
     assert run_of(*reversed(networks)) == found
 
 
-CHANCE = math.log(CLASSES)
-
-
 @pytest.mark.parametrize(
-    "lost",
+    ("lost", "why"),
     [
-        {"last": CHANCE, "stalled": True},
-        {"last": 0.99 * CHANCE, "stalled": True},
-        {"initial": (CHANCE, True)},
+        ({"accuracy": 0.12}, "12.0 % of the test images right, initial network 99.0 %"),
+        ({"accuracy": 0.48}, "48.0 % of the test images right, initial network 99.0 %"),
+        ({"initial": 0.1}, "99.0 % of the test images right, initial network 10.0 %"),
     ],
 )
-def test_networks_that_did_not_learn_are_left_out(lost):
+@pytest.mark.parametrize("temperature", [100.0, 5.0])
+def test_networks_that_did_not_learn_are_left_out_and_named(lost, why, temperature):
     found = run_of(
-        network_of(None, MEASURED), network_of(20.0, MEASURED), network_of(100.0, MEASURED, **lost)
+        network_of(None, MEASURED),
+        network_of(20.0, MEASURED),
+        network_of(temperature, MEASURED, **lost),
     )
     assert found.sentence.startswith("At T = 20 ")
-    assert found.sentence.endswith(" T = 100 is left out: it did not learn.")
-    alone = run_of(network_of(None, MEASURED), network_of(100.0, MEASURED, **lost))
-    assert alone.masks_gradients is alone.stops_adaptive_attacker is None
-    assert alone.sentence == "There is no verdict: no distilled network learnt."
+    assert found.sentence.endswith(f" T = {temperature:g} is left out: it did not learn ({why}).")
+    alone = run_of(network_of(None, MEASURED), network_of(temperature, MEASURED, **lost))
+    assert alone.masks_gradients is alone.stops_adaptive_attacker is alone.accuracy_lost is None
+    assert alone.sentence == (
+        f"There is no verdict: no distilled network learnt (T = {temperature:g}: {why})."
+    )
 
 
-@pytest.mark.parametrize(
-    "late", [{"last": 0.98 * CHANCE, "stalled": True}, {"last": CHANCE}, {"initial": (0.1, True)}]
-)
-def test_networks_that_learnt_late_count(late):
-    found = run_of(network_of(None, MEASURED), network_of(100.0, MEASURED, **late))
-    assert found.sentence.startswith("At T = 100 ")
+def test_a_yardstick_that_did_not_learn_is_named():
+    lost = dataclasses.replace(
+        network_of(1.0, MEASURED, accuracy=0.1), defense="adversarial_training", initial=None
+    )
+    found = run_of(network_of(None, MEASURED), network_of(20.0, MEASURED), lost)
+    assert found.sentence.endswith(
+        " The adversarially trained network is left out: it did not learn (10.0 % of the test "
+        "images right)."
+    )
 
 
-def test_the_number_of_classes_gives_the_loss_of_guessing():
-    networks = [network_of(None, MEASURED), network_of(100.0, MEASURED, last=4.0, stalled=True)]
-    assert verdict(networks, [], 100).stops_adaptive_attacker is False  # below ln 100 = 4.6
-    assert verdict(networks, [], 10).stops_adaptive_attacker is None
+def test_a_training_that_stalled_decides_nothing():
+    networks = [network_of(t, MEASURED, stalled=True) for t in (None, 100.0)]
+    assert run_of(*networks).sentence.startswith("At T = 100 the paper's attack")
+
+
+def test_the_loss_of_accuracy_comes_first():
+    """45 % on 360 images may be 50.2 %, above half of 95 %."""
+    networks = [
+        network_of(None, MEASURED, accuracy=0.95),
+        network_of(100.0, MEASURED, accuracy=0.45, initial=0.45),
+    ]
+    found = verdict(networks, [], dataset_of(360))
+    assert found.sentence.startswith(
+        "At T = 100, at a loss of 50.0 points of accuracy (45.0 % against 95.0 % undistilled), the "
+        "paper's attack (jsma_f) reaches "
+    )
+    assert found.accuracy_lost == pytest.approx(0.5)
+    assert found.stops_adaptive_attacker is False
+    # The same on more images is below half beyond doubt.
+    assert "no distilled network learnt" in verdict(networks, [], dataset_of(10_000)).sentence
+
+
+def test_a_gain_of_accuracy_is_no_loss():
+    found = run_of(network_of(None, MEASURED, accuracy=0.98), network_of(100.0, MEASURED))
+    assert found.sentence.startswith("At T = 100 the paper's attack")
+    assert found.accuracy_lost == pytest.approx(-0.01)
+
+
+def test_guessing_depends_on_the_classes():
+    networks = [network_of(t, MEASURED, accuracy=0.51, initial=0.51) for t in (None, 100.0)]
+    assert verdict(networks, [], dataset_of(1_000)).stops_adaptive_attacker is False
+    of_two = verdict(networks, [], dataset_of(1_000, classes=2))  # from 47.9 %
+    assert "the undistilled network (51.0 % of the test images right) did" in of_two.sentence
+
+
+def brought(network, name):
+    return dataclasses.replace(network, name=name, training=None, initial=None)
+
+
+def test_networks_of_an_evaluation_are_told_by_their_accuracy_too():
+    mine = brought(network_of(100.0, MEASURED, accuracy=0.12), "mine")
+    found = verdict([mine], [], dataset_of(360))
+    assert found.sentence == (
+        "There is no verdict: the run has no undistilled network to compare with, and mine (12.0 % "
+        "of the test images right) did not learn."
+    )
+    plain = brought(network_of(None, MEASURED, accuracy=0.95), "plain")
+    found = verdict([plain, mine], [], dataset_of(360))
+    assert found.sentence == (
+        "There is no verdict: no distilled network learnt (mine: 12.0 % of the test images right)."
+    )
 
 
 def test_the_temperature_with_what_is_needed_is_judged():
@@ -699,8 +765,8 @@ def test_a_measured_temperature_is_not_passed_over_because_it_is_inconclusive():
         ([network_of(100.0, MEASURED)], "the run has no undistilled network to compare with"),
         ([network_of(None, MEASURED)], "the run has no distilled network"),
         (
-            [network_of(None, MEASURED, last=CHANCE, stalled=True), network_of(1.0, MEASURED)],
-            "the undistilled network did not learn",
+            [network_of(None, MEASURED, accuracy=0.1), network_of(1.0, MEASURED)],
+            "the undistilled network (10.0 % of the test images right) did not learn",
         ),
     ],
 )

@@ -337,10 +337,81 @@ def test_only_networks_that_did_not_learn_confirm_nothing(results_of, network):
     verdicts = {a.claim.id: a.verdict for a in claims.answers(results_of(lost, "cifar10"))}
     assert not [name for name, verdict in verdicts.items() if verdict.holds == "yes"]
     assert verdicts["C2"].holds == "no"
-    assert verdicts["C3"].holds == "cannot be told"
+    # Claims about accuracy are answered all the same.
+    assert (verdicts["C3"].holds, verdicts["C3"].value) == ("no", 0.0)
+    assert verdicts["C3"].note.startswith("did not learn: undistilled, T = 1, T = 100")
 
 
 def test_a_low_success_rate_at_a_price_in_accuracy_says_so(results_of, network):
     networks = [network(None, {"jsma_f": 0.86}), network(100.0, {"jsma_f": 0.05}, accuracy=0.5)]
     verdicts = {a.claim.id: a.verdict for a in claims.answers(results_of(networks, "cifar10"))}
-    assert "test accuracy there -49.00 points against undistilled" in verdicts["C7"].note
+    assert verdicts["C7"].note.startswith("at a loss of 49.0 points of accuracy; ")
+
+
+# What makes each claim hold that is about distilled networks, undistilled and by T.
+HOLDING = {
+    "C6": ({100.0: rates(jsma_f=0.02)}, "mnist"),
+    "C7": ({100.0: rates(jsma_f=0.12)}, "cifar10"),
+    "C8": (steps((2.0, 0.8), (5.0, 0.5), (20.0, 0.2)), "mnist"),
+    "C9": (steps((1.0, 0.88)), "mnist"),
+    "C10": ({1.0: {}, 100.0: {"median": -25.5}}, "mnist"),
+    "C11": ({20.0: rates(jsma_f=0.0) | {"capped": 0.12}}, "mnist"),
+    "C12": ({20.0: rates(jsma_f=0.0) | {"capped": 0.12}}, "cifar10"),
+    "C13": ({1.0: {"confidence": 0.71}, 5.0: {"confidence": 0.72}}, "cifar10"),
+    "C14": ({100.0: {"logits": 480.0}}, "mnist"),
+    "C15": ({100.0: rates(jsma_f_temperature=0.93)}, "mnist"),
+    "C16": ({100.0: rates(jsma_f=0.0, jsma_f_exact=0.9)}, "mnist"),
+}
+PROTECTION = ("C6", "C7", "C8", "C11", "C12", "C16")
+
+
+def undistilled(rate, dataset):
+    return rates(jsma_f=rate) | {"accuracy": 0.8, "capped": 0.015 if dataset == "mnist" else 0.02}
+
+
+@pytest.mark.parametrize("claim", HOLDING)
+@pytest.mark.parametrize(
+    ("accuracy", "protects", "note"),
+    [
+        (0.676, "at a loss", "at a loss of 12.4 points of accuracy"),
+        (0.751, "yes", "at a loss of 4.9 points of accuracy"),
+        (0.787, "yes", ""),  # 1.3 points, which the paper allows
+    ],
+)
+def test_protection_is_told_with_what_it_costs(judge, claim, accuracy, protects, note):
+    distilled, dataset = HOLDING[claim]
+    distilled = {t: fields | {"accuracy": accuracy} for t, fields in distilled.items()}
+    verdict = judge(claim, undistilled(0.95, dataset), distilled, dataset)
+    assert verdict.holds == (protects if claim in PROTECTION else "yes")
+    assert verdict.note.startswith(note)
+    assert ("points of accuracy" in verdict.note) is bool(note)
+
+
+def test_what_protects_at_a_loss_is_said_in_words(judge):
+    verdict = judge("C6", {"accuracy": 0.8}, {100.0: rates(jsma_f=0.02) | {"accuracy": 0.676}})
+    assert claims.answer_in_words(verdict) == "holds, at a loss of 12.4 points of accuracy"
+    fails = judge("C6", {"accuracy": 0.8}, {100.0: rates(jsma_f=0.5) | {"accuracy": 0.676}})
+    assert claims.answer_in_words(fails) == "does not hold"
+
+
+def test_a_loss_at_any_of_the_temperatures_counts(judge):
+    networks = steps((2.0, 0.8), (5.0, 0.5), (20.0, 0.2))
+    networks[20.0]["accuracy"] = 0.9
+    assert judge("C8", rates(jsma_f=0.9), networks).holds == "at a loss"
+
+
+def test_every_claim_says_whether_it_reads_a_low_rate_as_protection():
+    assert tuple(claim.id for claim in claims.CLAIMS if claim.protection) == PROTECTION
+    compared = {claim.id for claim in claims.CLAIMS if claim.compares}
+    assert compared == {*PROTECTION, "C9", "C15"}
+
+
+@pytest.mark.parametrize("claim", HOLDING)
+@pytest.mark.parametrize(("rate", "tells"), [(0.09, False), (0.49, False), (0.9, True)])
+def test_an_attack_that_hardly_works_undistilled_shows_nothing(judge, claim, rate, tells):
+    distilled, dataset = HOLDING[claim]
+    verdict = judge(claim, undistilled(rate, dataset), distilled, dataset)
+    compared = next(c for c in claims.CLAIMS if c.id == claim).compares
+    assert (verdict.holds == "cannot be told") is (bool(compared) and not tells)
+    if compared and not tells:
+        assert verdict.note.startswith(f"jsma_f reaches only {100 * rate:.2f} % undistilled")

@@ -276,6 +276,41 @@ def test_claims_over_seeds_count_those_at_which_they_hold(tmp_path, seeds):
     assert (c1["seeds_yes"], c1["seeds_no"], c1["answer"]) == ("2", "1", "differs")
 
 
+def test_claims_that_hold_at_a_loss_are_told_apart(tmp_path, results_of, network):
+    networks = [network(None, {"jsma_f": 0.9}, accuracy=0.8)]
+    networks.append(network(100.0, {"jsma_f": 0.01}, accuracy=0.676))
+    compared = comparison.load([save(tmp_path / "costly", results_of(networks))])
+    (answer,) = next(row for row in comparison.claims(compared) if row.claim.id == "C6").answers
+    assert (answer.yes, answer.at_a_loss, answer.no, answer.holds) == (0, 1, 0, "at a loss")
+    assert tables.answer_in_words(answer) == "holds, at a loss of 12.4 points of accuracy"
+    row = next(r for r in read(tables.claims_as_data(compared)) if r["claim"] == "C6")
+    assert (row["answer"], row["seeds_yes"]) == ("holds at a loss of accuracy", "0")
+    assert row["seeds_at_a_loss"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("yes", "at_a_loss", "no", "holds", "words"),
+    [
+        (1, 2, 0, "differs", "holds at 1 of 3 seeds, 2 at a loss of accuracy"),
+        (0, 3, 0, "at a loss", "holds at 0 of 3 seeds, 3 at a loss of accuracy"),
+        (0, 2, 1, "differs", "holds at 0 of 3 seeds, 2 at a loss of accuracy"),
+    ],
+)
+def test_seeds_at_a_loss_do_not_count_as_holding(yes, at_a_loss, no, holds, words):
+    answer = comparison.RunAnswer(
+        yes=yes,
+        at_a_loss=at_a_loss,
+        no=no,
+        unknown=0,
+        orientation=False,
+        words="",
+        ours="-",
+        value=None,
+        note="",
+    )
+    assert (answer.holds, tables.answer_in_words(answer)) == (holds, words)
+
+
 def test_an_evaluation_has_networks_and_a_verdict_but_no_claims():
     compared = comparison.load([RESULTS / "tutorial", RESULTS / "digits"])
     assert comparability.about(compared)["epochs"] == ("-", "12")

@@ -228,3 +228,17 @@ def test_many_classes_leave_the_grid_legible(alone, samples):
     assert len(axes.get_xticks()) == 1 + 12
     rows = len({int(label) for label in samples.labels})
     assert len(axes.images) == rows  # the originals: every target is beyond the twelfth
+
+
+def test_a_network_that_did_not_learn_is_named_wherever_it_stands(brought, network):
+    plain = dataclasses.replace(network(None, {"jsma_f": 0.9}), name="plain")
+    lost = dataclasses.replace(network(20.0, {"jsma_f": 0.1}, accuracy=0.12), name="mine")
+    found = brought(plain, lost)
+    name = "mine (T = 20) (did not learn)"
+    table = evaluation.table(found)
+    assert name in table.text()[0][2] or any(name in c.heading for c in table.columns)
+    assert f"{name} 12.00 %, at a loss of 87.0 points of accuracy" in table.notes[0]
+    text = evaluation.write(found)
+    assert text.startswith(f"# Evaluation of {name} against plain")
+    assert "These networks **did not learn**: mine (T = 20) (test accuracy 12.00 %)" in text
+    assert "did not learn" not in evaluation.write(brought())

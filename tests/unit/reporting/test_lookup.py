@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from ddefense import records
 from ddefense.reporting import lookup, published
 
 
@@ -19,11 +20,41 @@ def test_spearman_of_a_constant_is_undefined(values):
     assert lookup.spearman(list(range(len(values))), values) is None
 
 
-def test_a_network_that_waited_and_then_learnt_counts_as_learnt(results):
-    training = dataclasses.replace(results.networks[0].training, stalled=True)
-    assert lookup.learnt(results, training)  # its last loss is 0.05
-    lost = dataclasses.replace(training, loss=[2.30, 2.29])  # ln 10 = 2.3026, 99 % are 2.2796
-    assert not lookup.learnt(results, lost)
+def test_accuracy_tells_whether_a_network_learnt_and_the_training_loss_does_not(results, network):
+    baseline = results.networks[0]
+    stalled = dataclasses.replace(baseline.training, stalled=True, loss=[2.30, 2.3026])
+    late = dataclasses.replace(baseline, training=stalled)
+    assert lookup.usable(results, late)
+    assert not lookup.usable(results, dataclasses.replace(baseline, test_accuracy=0.1))
+    # Of 10,000 images 49 % are up to 50.0 %, and half of 99 % is 49.5 %; 48 % are up to 49.0 %.
+    assert lookup.usable(results, network(20.0, {}, accuracy=0.49))
+    assert not lookup.usable(results, network(20.0, {}, accuracy=0.48))
+    assert not lookup.usable(results, network(20.0, {}, stalled_initial=True))
+
+
+def test_the_largest_loss_of_several_networks(results):
+    baseline, *distilled = results.networks
+    assert lookup.lost(results, *distilled) == pytest.approx(0.005)  # 98.5 of 99.0 %
+    assert lookup.lost(results, distilled[0]) == pytest.approx(-0.001)
+    assert lookup.lost(results, baseline) is None
+
+
+@pytest.mark.parametrize(
+    ("stops", "lost", "text"),
+    [
+        (True, 0.124, "yes, at a loss of 12.4 points of accuracy"),
+        (True, 0.05, "yes"),
+        (True, None, "yes"),  # results of before
+        (False, 0.124, "no"),
+        (None, 0.124, "cannot be told"),
+    ],
+)
+def test_an_attacker_is_stopped_at_a_loss(stops, lost, text):
+    verdict = records.VerdictRecord(
+        masks_gradients=None, stops_adaptive_attacker=stops, sentence="", accuracy_lost=lost
+    )
+    assert lookup.stops(verdict) == text
+    assert lookup.bought(verdict) is ("loss" in text)
 
 
 @pytest.mark.parametrize(

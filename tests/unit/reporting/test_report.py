@@ -13,7 +13,11 @@ def test_it_first_says_that_the_defence_is_broken_with_the_runs_own_numbers(resu
     assert "has been broken since 2016" in start
     assert "Carlini and Wagner 2016, 2017" in start
     assert "masks gradients" in start
-    assert "at T = 100, the attack reaches its target in 0.50 % of the attempts" in start
+    assert (
+        "at T = 100, at a loss of 0.5 points of accuracy, the attack reaches its target in "
+        in start
+    )
+    assert "0.50 % of the attempts" in start
     assert "it reaches 91.00 %" in start
 
 
@@ -25,6 +29,21 @@ def test_without_adaptive_attacks_it_still_says_so_without_numbers(results_of, n
 
 def test_the_runs_own_numbers_come_from_a_network_that_learnt(with_stalled):
     assert "In this run, at T = 20," in passages.warning(with_stalled)
+
+
+def test_the_loss_of_accuracy_comes_before_the_rates(results_of, network):
+    rates = {"jsma_f": 0.05, "jsma_f_exact": 0.5}
+    run = results_of([network(None, rates), network(20.0, rates, accuracy=0.5)])
+    assert (
+        "In this run, at T = 20, at a loss of 49.0 points of accuracy, the attack reaches"
+        in passages.warning(run)
+    )
+
+
+def test_an_attacker_who_is_stopped_at_a_loss(full):
+    verdict = dataclasses.replace(full.verdict, stops_adaptive_attacker=True, accuracy_lost=0.124)
+    text = report.write(dataclasses.replace(full, verdict=verdict))
+    assert "attacker who knows it? **Yes, at a loss of 12.4 points of accuracy.**" in text
 
 
 def test_reduced_runs_say_so(results):
@@ -87,10 +106,11 @@ def test_the_readings_are_explained_and_which_was_run_is_unknown():
 
 
 def test_stalled_networks_are_named(results, with_stalled):
-    assert passages.stalled(results) == "Every network learnt."
+    assert passages.learnt(results) == "Every network learnt."
     text = report.write(with_stalled)
-    assert "**did not learn**: initial network, T = 100 (test accuracy 10.00 %); " in text
-    assert "distilled network, T = 100 (test accuracy 10.00 %)" in text
+    cause = "its training loss stayed near that of guessing"
+    lost = f"T = 100 (test accuracy 10.00 %; {cause})"
+    assert f"**did not learn**: initial network, {lost}; distilled network, {lost}" in text
 
 
 def test_networks_that_learnt_late_are_named_apart(results):
@@ -98,7 +118,7 @@ def test_networks_that_learnt_late_are_named_apart(results):
     late = dataclasses.replace(
         baseline, training=dataclasses.replace(baseline.training, stalled=True)
     )
-    text = passages.stalled(dataclasses.replace(results, networks=[late]))
+    text = passages.learnt(dataclasses.replace(results, networks=[late]))
     assert "learnt late" in text
     assert "undistilled (test accuracy 99.00 %)" in text
     assert "did not learn" not in text
@@ -296,7 +316,7 @@ def test_claims_about_these_attacks_have_rows(full):
 
 def test_an_adversarially_trained_network_is_named_among_those_that_did_not_learn(full, yardstick):
     run = dataclasses.replace(full, networks=[*full.networks[:-1], yardstick(stalled=True)])
-    assert "**did not learn**: adversarially trained (test accuracy 10.00 %)" in passages.stalled(
+    assert "**did not learn**: adversarially trained (test accuracy 10.00 %; " in passages.learnt(
         run
     )
     assert "In this run, at T = 100," in passages.warning(run)

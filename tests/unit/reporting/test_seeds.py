@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ddefense import records, reporting
-from ddefense.reporting import passages, runs, seeds_report, tables
+from ddefense.reporting import passages, runs, seeds_report, summary, tables
 from ddefense.reporting.figures import style, success_rate
 
 # (seed, jsma_f undistilled, at T = 1 and at T = 100, accuracy): undistilled 90, 92, 97 has mean 93
@@ -211,6 +211,27 @@ def test_claims_tell_seeds_that_could_not_be_judged(lost):
     assert (rows["C3"]["holds"], rows["C3"]["fails_at"]) == ("2 of 3 seeds", "2")
 
 
+def test_claims_that_hold_at_a_loss_are_counted_apart(seeds):
+    by_seed = seeds(*THREE[:2])
+    costly = [
+        dataclasses.replace(n, test_accuracy=0.871) if n.temperature == 100 else n
+        for n in by_seed[1].networks
+    ]
+    found = runs.Runs(by_seed | {1: dataclasses.replace(by_seed[1], networks=costly)})
+    row = {row["claim"]: row for row in read(by_name(found, "claims"))}["C6"]
+    assert (row["holds"], row["at_a_loss_at"], row["fails_at"]) == (
+        "1 of 2 seeds, 1 at a loss of accuracy",
+        "1",
+        "",
+    )
+    assert "seed 1: at a loss of 12.4 points of accuracy" in row["note"]
+
+
+def test_the_table_at_the_end_says_at_how_many_seeds_a_network_did_not_learn(lost):
+    labels = [row[0] for row in summary.of_seeds(lost).rows]
+    assert labels == ["undistilled", "T = 1", "T = 100 (did not learn at 1 of 3 seeds)"]
+
+
 def test_the_figure_shows_mean_and_range_beside_the_paper(three):
     figure = success_rate.draw_seeds(three)
     axes = figure.axes[0]
@@ -254,7 +275,10 @@ def test_the_report_first_says_that_the_defence_is_broken(three, lost, tmp_path)
     assert start.startswith("# Defensive distillation on mnist: quick (reduced), seeds 0, 1, 2\n")
     assert "**Reduced run**" in start
     assert "**Do not rely on this defence.**" in start
-    assert "At T = 100, in the mean over 3 seeds, the attack reaches its target in 2.00 %" in start
+    assert (
+        "At T = 100, at a loss of 1.0 points of accuracy, in the mean over 3 seeds, the " in start
+    )
+    assert "attack reaches its target in 2.00 %" in start
     assert "where nothing underflows, it reaches 90.00 %." in start
     assert "in the mean over 2 of 3 seeds that learnt" in passages.warning_of_seeds(lost)
 
@@ -270,7 +294,7 @@ def test_the_report_describes_the_runs(three, tmp_path):
 
 def test_the_report_names_networks_that_did_not_learn_by_seed(lost, seeds, tmp_path):
     text = seeds_report.write(lost, tmp_path)
-    assert "- seed 2: initial network, T = 100 (test accuracy 10.00 %)" in text
+    assert "- seed 2: initial network, T = 100 (test accuracy 10.00 %; " in text
     assert "No mean counts them." in text
     assert "| 2 | not written yet | T = 100 |" in text
     assert "| 1 | not written yet | - |" in text
@@ -282,7 +306,7 @@ def test_networks_that_learnt_late_are_named_apart(three):
         training=dataclasses.replace(three.by_seed[1].networks[0].training, stalled=True),
     )
     changed = dataclasses.replace(three.by_seed[1], networks=[late, *three.by_seed[1].networks[1:]])
-    text = passages.stalled_of_seeds(runs.Runs(three.by_seed | {1: changed}))
+    text = passages.learnt_of_seeds(runs.Runs(three.by_seed | {1: changed}))
     assert "learnt late" in text
     assert "- seed 1: undistilled (test accuracy 99.50 %)" in text
     assert "did not learn" not in text
@@ -370,7 +394,7 @@ def test_the_report_over_seeds_begins_with_each_verdict(full_seeds, tmp_path):
         "- seed 1: Seed 1 says something else. Masks gradients: this run cannot tell; stops"
     ) in start
     assert "(tables/verdict.csv)" in start
-    assert "At T = 100, in the mean over 2 seeds" in start
+    assert "At T = 100, at a loss of 0.5 points of accuracy, in the mean over 2 seeds" in start
     assert "## The other attacks" in text
     assert "no list of attacks is complete" in text
     assert "hardened" not in text.lower()

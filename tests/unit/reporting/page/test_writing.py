@@ -227,12 +227,37 @@ def test_a_network_that_did_not_learn_is_said_to(results_of, network, samples):
 def test_nothing_is_compared_with_a_network_that_did_not_learn(full, samples):
     assert "undistilled 9" in Parser(page.write(full, samples)).text.partition("Success of")[0]
     baseline = full.baseline()
-    training = dataclasses.replace(baseline.training, stalled=True, loss=[2.31])
-    lost = dataclasses.replace(baseline, training=training)
+    lost = dataclasses.replace(baseline, test_accuracy=0.1)
     networks = [lost if n.name == lost.name else n for n in full.networks]
     made = content.tiles(dataclasses.replace(full, networks=networks))
     assert made
     assert [tile.beside for tile in made] == [""] * len(made)
+
+
+def test_a_loss_of_accuracy_comes_first_and_colours_what_holds_at_it(results_of, network, samples):
+    networks = [network(None, {"jsma_f": 0.9}, accuracy=0.8)]
+    networks.append(network(100.0, {"jsma_f": 0.01, "jsma_f_exact": 0.9}, accuracy=0.676))
+    verdict = records.VerdictRecord(
+        masks_gradients=None, stops_adaptive_attacker=True, sentence="Yes.", accuracy_lost=0.124
+    )
+    run = dataclasses.replace(results_of(networks), verdict=verdict)
+    text = page.write(run, samples)
+    answers = text[text.index('<dl class="answers">') :].split("</div>")
+    assert "What does it cost?</dt><dd>a loss of 12.4 points of accuracy</dd>" in answers[0]
+    first = content.tiles(run)[0]
+    assert first.heading == "Accuracy, T = 100"
+    assert first.beside == "undistilled 80.0 %, at a loss of 12.4 points of accuracy"
+    assert '<span class="badge costly">holds, at a loss of 12.4 points of accuracy</span>' in text
+    assert '<div class="unknown"><dt>Does it stop an attacker who knows it?</dt>' in text
+    assert "<dd>yes, at a loss of 12.4 points of accuracy</dd>" in text
+
+
+def test_an_evaluation_names_a_network_that_did_not_learn_at_its_head(results_of, network, samples):
+    mine = dataclasses.replace(
+        network(None, {"jsma_f": 0.9}, accuracy=0.1), name="mine", defense="unknown", training=None
+    )
+    text = Parser(page.write(results_of([mine]), samples)).text.partition("Success of attacks")[0]
+    assert "mine (test accuracy 10.00 %)" in text
 
 
 def test_results_without_a_verdict_say_so(results, samples):
