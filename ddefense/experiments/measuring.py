@@ -10,7 +10,7 @@ import pydantic
 from pydantic.dataclasses import dataclass
 
 from ddefense import measurements, networks, records
-from ddefense.config import Config
+from ddefense.config import Config, chosen
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_outputs, load_record
 from ddefense.experiments.pair import Trained, load_soft_labels, load_training
@@ -77,7 +77,7 @@ def measure(stages: Stages, config: Config, dataset: Dataset, trained: Trained) 
     inputs = [trained.network, trained.initial, trained.soft_labels]
     return stages.run(
         f"measure_{trained.name}",
-        {"gradient_samples": config.gradient_samples},
+        chosen(config, "gradient_samples"),
         [artefact for artefact in inputs if artefact is not None],
         work,
     )

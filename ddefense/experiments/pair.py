@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import attacks, distillation, networks, records, training
-from ddefense.config import Config
+from ddefense.config import Config, chosen
 from ddefense.datasets import Dataset
-from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, reading
+from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, kept, reading
 
 NETWORK = "network.keras"
 _TRAINING = "training.json"
@@ -276,16 +276,12 @@ class NetworkStages:
                 directory / _TRAINING,
             )
 
-        training_settings = dataclasses.asdict(settings)
-        if config.devices == 1:  # as runs that knew of no others keep it
-            del training_settings["devices"]
         artefact = self._stages.run(
             name,
             {
                 "dataset": self._dataset.name,
-                "dropout": config.dropout,
-                "precision": config.precision,
-                "training": training_settings,
+                "training": settings,
+                **chosen(config, "dropout", "precision"),
                 **({"adversary": adversary.settings} if adversary else {}),
             },
             inputs + ([start] if start is not None else []),
@@ -303,7 +299,7 @@ def load_network(artefact: Artefact) -> keras.Model:
 
 
 # Every attack and measurement of a network starts from it, and its compiled functions stay with it.
-@functools.lru_cache(maxsize=4)
+@kept
 def load_logits(artefact: Artefact) -> keras.Model:
     """The network of a training stage up to its logits; not to be changed."""
     return networks.logits_of(load_network(artefact))

@@ -13,6 +13,7 @@ from absl import logging
 
 from ddefense import config as config_lib
 from ddefense import records
+from ddefense.experiments import units
 
 _CONFIG = "config.json"
 
@@ -28,13 +29,15 @@ def check(workdir: pathlib.Path, config: Any) -> None:
 
     Raises:
         RunError: if the directory cannot be written, holds something else, belongs to another
-            configuration, or is held by another process.
+            configuration or an earlier version, or is held by another process.
     """
     check_writable("--workdir", workdir)
     _check_free(workdir)
     path = workdir / _CONFIG
     if path.exists():
         stored = _load_config(workdir, type(config))
+        for stage in sorted((workdir / "stages").glob("*")):
+            units.refuse_earlier(stage)
         _compare(stored, config, workdir)
         if (workdir / "results.json").exists():
             records.load(records.Results, workdir / "results.json")  # damaged: refuse, keep it
