@@ -148,7 +148,6 @@ def evaluate(  # noqa: PLR0913
         found = [assessor.assess(each) for each in adopted.values()]
         controls = assessor.controls(found)
         indices = attacking.load_samples(samples)
-        _samples(dataset, indices, assessor).save(directory / "samples.npz")
         results = records.Results(
             dataset=dataset_record(dataset),
             config=config,
@@ -170,7 +169,7 @@ def evaluate(  # noqa: PLR0913
             controls=controls,
             verdict=measurements.verdict(found, controls, dataset.num_classes),
         )
-        records.dump(results, directory / "results.json")
+        workdir.leave(directory, results, _samples(dataset, indices, assessor))
     return results
 
 
