@@ -111,3 +111,54 @@ def test_another_number_of_classes_is_refused(initial, tiny_images, tmp_path):
     SoftLabelFiles(tmp_path, examples, 3).write(initial, 20.0)
     with pytest.raises(RunError, match="cannot be read"):
         SoftLabelFiles(tmp_path, examples, 4)(0)
+
+
+def rewrite(path, change):
+    """Leaves other rows, each with the checksums that make a whole TFRecord of them."""
+    with_index = [
+        tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))
+    ]
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for example in with_index:
+            values = example.features.feature["probabilities"].float_list.value
+            values[:] = change(np.array(values))
+            writer.write(example.SerializeToString())
+
+
+def test_rows_that_were_written_otherwise_are_refused(initial, tiny_images, tmp_path):
+    files = SoftLabelFiles(tmp_path, Windowed(tiny_images, 5), 3)
+    files.write(initial, 20.0)
+    second = sorted(tmp_path.glob("*.tfrecord"))[1]
+    rewrite(second, lambda row: np.roll(row, 1))
+    with pytest.raises(RunError, match="another SHA-256") as caught:
+        files(1)
+    assert str(second) in str(caught.value)
+    assert len(files(0)) == 5
+    # Deleted as the message says, it is made again.
+    second.unlink()
+    files.write(initial, 20.0)
+    assert len(files(1)) == 5
+
+
+def test_a_window_without_a_digest_is_made_again(initial, tiny_images, tmp_path):
+    """As a killed process, or an earlier version, leaves it."""
+    examples = Windowed(tiny_images, 5)
+    SoftLabelFiles(tmp_path, examples, 3).write(initial, 20.0)
+    (tmp_path / "soft_labels.json").unlink()
+    examples.read.clear()
+    files = SoftLabelFiles(tmp_path, examples, 3)
+    files.write(initial, 20.0)
+    assert examples.read == [0, 1]
+    assert len(files(1)) == 5
+
+
+def test_rows_that_are_no_probabilities_are_refused_even_with_their_digest(
+    initial, tiny_images, tmp_path
+):
+    files = SoftLabelFiles(tmp_path, Windowed(tiny_images, 5), 3)
+    files.write(initial, 20.0)
+    second = sorted(tmp_path.glob("*.tfrecord"))[1]
+    rewrite(second, lambda row: 6.72 * row)
+    files._note(second)
+    with pytest.raises(RunError, match=r"sum to 1 .* 6\.72"):
+        files(1)
