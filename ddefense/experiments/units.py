@@ -88,10 +88,11 @@ class Place:
         Raises:
             RunError: if it is not there, or its files are not those that it was finished with.
         """
-        directory = self.folder / key
+        directory, original = self.folder / key, ""
         if self.storage is not None:
             self._fetch(key, directory, self.storage)
-        _check_content(directory)
+            original = f", and {self.storage.url}/{key}, of which it may be a copy,"
+        _check_content(directory, original)
         return directory
 
     def found(self, key: str) -> Iterator[tuple[str, StageRecord]]:
@@ -283,7 +284,8 @@ class Unit:
             if self.record() is not None:
                 self.publish()  # a copy may have outlived what it was of
             else:
-                self.remove()  # what was made from other inputs
+                if self.earlier() is not None:  # made from other inputs
+                    self.remove()
                 try:
                     self._make(work, made_by, parts)
                 except (records.RunError, OSError):
@@ -501,10 +503,14 @@ def _damaged(where: str) -> records.RunError:
     )
 
 
-def _check_content(directory: pathlib.Path) -> None:
+def _check_content(directory: pathlib.Path, original: str = "") -> None:
     """Refuses a finished unit whose files are not those that it was finished with.
 
     Files are read once per process, unless they are written meanwhile.
+
+    Args:
+        directory: of the unit.
+        original: what is to be moved away, too.
     """
     record = _load(directory)
     try:
@@ -517,7 +523,7 @@ def _check_content(directory: pathlib.Path) -> None:
     if not good:
         raise records.RunError(
             f"The finished stage in {directory} is damaged: its files are not those that it was "
-            "finished with. Move that directory away to run the stage again."
+            f"finished with. Move that directory{original} away to run the stage again."
         )
 
 

@@ -173,7 +173,7 @@ def test_soft_labels_of_another_first_network_are_made_again(job, tmp_path, capl
     shutil.copytree(theirs / "soft_labels", run / "training" / "soft_labels")
     for name in ("distilled.npz", "made_from.sha256"):
         shutil.copy(theirs / name, run / "training" / name)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         again = distilling_saved.run(expected, run)
     assert caplog.text.count("initial is not what it was made from") == 1
     assert again.distilled == first.distilled

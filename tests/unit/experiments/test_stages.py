@@ -469,7 +469,7 @@ def test_what_depends_on_a_stage_that_is_another_now_is_made_again_and_nothing_e
     assert sorted(first.calls) == sorted(GRAPH)
     replace((tmp_path / "storage" if stored else folder / "stages") / replaced, "another")
     texts, made = expected_after(replaced, "another")
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         again = Graph(folder, executor(), storage)
         assert again.run() == texts
     assert set(again.calls) == made
