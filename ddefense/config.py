@@ -298,8 +298,8 @@ class Config:
         object.__setattr__(self, name, float(received))
 
     def digest(self) -> str:
-        """A short hash of every field, for naming run directories."""
-        return digest(dataclasses.asdict(self))
+        """A short hash of every field that is not at its default, for naming run directories."""
+        return digest(self)
 
 
 def check_devices(devices: int, batch_size: int) -> None:
@@ -320,9 +320,42 @@ def check_devices(devices: int, batch_size: int) -> None:
     )
 
 
+# A digest leaves out what stands at its default, so that a field added later changes no digest, and
+# what was made before it stays of use. Whoever changes a default changes what digests mean: what
+# was made with the old one would be taken for made with the new one. Then count this up: all
+# digests become others, and run directories of before are refused.
+_DEFAULTS = 1
+
+
 def digest(value: Any) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of `value` as canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+    """Twelve hexadecimal digits of the SHA-256 of `value` as canonical JSON.
+
+    Args:
+        value: of JSON values and dataclasses, of which those fields count that are not at their
+            default.
+    """
+    text = json.dumps([_DEFAULTS, value], sort_keys=True, default=chosen)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def chosen(settings: Any, *names: str) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their default.
+
+    Args:
+        settings: a dataclass.
+        names: of the fields that are looked at; none for all.
+    """
+    return {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+        if (not names or field.name in names) and getattr(settings, field.name) != _default(field)
+    }
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 COLOUR_EPSILON = 8 / 255

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -73,6 +73,51 @@ def sha256(path: pathlib.Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_sha256(folder: pathlib.Path, *, without: Collection[str] = ()) -> str:
+    """The SHA-256 of the names and contents of all files in a folder, in hexadecimal.
+
+    A `.keras` file counts by its members, without the one that holds the date on which it was
+    saved: the same network saved twice has the same content.
+
+    Args:
+        folder: whose files count, those in its subfolders too, but for temporary ones (`.tmp-`).
+        without: names of files and subfolders right in it that do not count.
+
+    Raises:
+        DamagedError: if a `.keras` file is no archive, or a member of it is damaged.
+    """
+    lines = []
+    for path in folder_files(folder, without=without):
+        digest = _keras_sha256(path) if path.suffix == ".keras" else sha256(path)
+        lines.append(f"{digest}  {path.relative_to(folder).as_posix()}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def folder_files(folder: pathlib.Path, *, without: Collection[str] = ()) -> list[pathlib.Path]:
+    """The files whose content `folder_sha256` is about."""
+    inside = {path: path.relative_to(folder).parts for path in folder.rglob("*")}
+    return [
+        path
+        for path, parts in inside.items()
+        if parts[0] not in without
+        and not any(part.startswith(".tmp-") for part in parts)
+        and path.is_file()
+    ]
+
+
+def _keras_sha256(path: pathlib.Path) -> str:
+    found = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(set(archive.namelist()) - {"metadata.json"}):
+                with archive.open(name) as member:
+                    digest = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]
+                found.update(f"{digest}  {name}\n".encode())
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DamagedError(f"{path.name}: {error}") from error
+    return found.hexdigest()
 
 
 @contextlib.contextmanager

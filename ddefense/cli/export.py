@@ -158,6 +158,7 @@ def _verify(directory: pathlib.Path) -> None:
     for version in verifying.versions_of(directory):
         try:
             found = verifying.verify(version)
+            _check_weights(version)
         except RunError as error:
             good = False
             logging.error("FAIL %s: %s", version, error)
@@ -170,6 +171,15 @@ def _verify(directory: pathlib.Path) -> None:
             )
     if not good:
         sys.exit(_FAILED)
+
+
+def _check_weights(version: pathlib.Path) -> None:
+    """Compares the weights of a whole version with its model card."""
+    program.start_tensorflow()
+
+    from ddefense import exporting
+
+    exporting.check_weights(version)
 
 
 def _write_server_config() -> None:

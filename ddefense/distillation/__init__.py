@@ -8,7 +8,7 @@ from ddefense.distillation.extended import (
     outlier_labels_by_window,
     uncertainty,
 )
-from ddefense.distillation.labels import hard_labels, soft_labels
+from ddefense.distillation.labels import check_soft_labels, hard_labels, soft_labels
 from ddefense.distillation.pair import Histories, Pair, make_soft_labels
 from ddefense.distillation.soft_label_files import SoftLabelFiles
 
@@ -16,6 +16,7 @@ __all__ = [
     "Histories",
     "Pair",
     "SoftLabelFiles",
+    "check_soft_labels",
     "hard_labels",
     "make_soft_labels",
     "outlier_labels",

@@ -6,6 +6,10 @@ import numpy.typing as npt
 
 from ddefense import networks
 
+SUM_TOLERANCE = 1e-4
+"""By how much the sum of a row of soft labels may be off 1; float32 rounds to much less than that,
+in which the softmax is computed whatever a network was trained in."""
+
 
 def hard_labels(labels: npt.NDArray[np.integer], num_classes: int) -> npt.NDArray[np.float32]:
     """One-hot rows, float32, shape [N, num_classes]."""
@@ -26,3 +30,38 @@ def soft_labels(
         Rows that sum to 1, in the order of `images`, shape [N, classes].
     """
     return networks.predict(networks.with_temperature(initial, temperature), images)
+
+
+def check_soft_labels(
+    rows: npt.NDArray[np.floating], num_images: int, num_classes: int
+) -> npt.NDArray[np.float32]:
+    """Soft labels that were read, if they can be what a network learns from.
+
+    Args:
+        rows: as read.
+        num_images: that they are of.
+        num_classes: of the network that made them.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ValueError: if there are not as many, or one is not finite, not in [0, 1], or does not sum
+            to 1 within `SUM_TOLERANCE`.
+    """
+    if rows.shape != (num_images, num_classes) or rows.dtype != np.float32:
+        raise ValueError(
+            f"expected float32 soft labels of shape {(num_images, num_classes)}; received "
+            f"{rows.dtype} of shape {rows.shape}."
+        )
+    good = np.all((rows >= 0) & (rows <= 1 + SUM_TOLERANCE), axis=1)  # false for NaN too
+    sums = rows.sum(axis=1, dtype=np.float64)
+    good &= np.abs(sums - 1) <= SUM_TOLERANCE
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(
+            f"expected probabilities that sum to 1 within {SUM_TOLERANCE:g}; received "
+            f"{rows[row].min():g} to {rows[row].max():g}, which sum to {sums[row]:g}, for image "
+            f"{row}."
+        )
+    return rows

@@ -1,5 +1,6 @@
 """Soft labels on disk: one TFRecord file per window of images, in their order."""
 
+import json
 import pathlib
 from collections.abc import Iterable
 
@@ -10,11 +11,13 @@ import tensorflow as tf
 
 from ddefense import files, networks
 from ddefense.datasets import Examples
+from ddefense.distillation.labels import check_soft_labels
 from ddefense.progress import Progress
 from ddefense.records import RunError
 
 _INDEX, _PROBABILITIES = "index", "probabilities"
 _READ_TOGETHER = 1024
+_DIGESTS = "soft_labels.json"
 
 
 class SoftLabelFiles:
@@ -22,7 +25,8 @@ class SoftLabelFiles:
 
     Every window of images has a file `soft_labels_<window>.tfrecord` of `tf.train.Example`s, one
     per image, in order: `index` (int64, of the image in the set) and `probabilities` (float32, one
-    per class). Called with the number of a window it gives its rows.
+    per class). `soft_labels.json` holds the SHA-256 of each file, compared when it is read.
+    Called with the number of a window it gives its rows.
 
     Args:
         directory: of the files.
@@ -35,7 +39,7 @@ class SoftLabelFiles:
         self._directory, self._examples, self._num_classes = directory, examples, num_classes
 
     def write(self, initial: keras.Model, temperature: float, label: str = "soft labels") -> None:
-        """Evaluates the initial network window by window; windows that have a file are skipped.
+        """Evaluates the initial network window by window; windows that are there are skipped.
 
         Args:
             initial: trained at `temperature`; evaluated in inference mode, dropout off.
@@ -43,7 +47,7 @@ class SoftLabelFiles:
             label: what progress calls it.
 
         Raises:
-            RunError: if the images are no longer what they were.
+            RunError: if the images are no longer what they were, or the digests are damaged.
             StoppedError: if the run was asked to stop; whole windows are kept.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -53,15 +57,17 @@ class SoftLabelFiles:
         with Progress(label, len(self._examples), "image", done=done) as progress:
             for window, images in enumerate(self._examples.windows(first), start=first):
                 rows = networks.predict(network, images)
-                with files.atomic_file(self._path(window)) as temporary:
+                path = self._path(window)
+                with files.atomic_file(path) as temporary:
                     _write(temporary, rows, window * self._examples.window)
+                self._note(path)
                 progress.update(len(rows))
 
     def __call__(self, window: int) -> npt.NDArray[np.float32]:
         """The rows of one window, in the order of its images, shape [window, classes].
 
         Raises:
-            RunError: if its file is missing, damaged, or not of these images.
+            RunError: if its file is missing, damaged, not of these images, or not what was written.
         """
         path, start = self._path(window), window * self._examples.window
         expected = np.arange(start, min(start + self._examples.window, len(self._examples)))
@@ -79,14 +85,44 @@ class SoftLabelFiles:
                 + (f", of images {index[0]} to {index[-1]}" if len(index) else "")
                 + ". Delete that file to make them again."
             )
-        return rows
+        if files.sha256(path) != self._digests().get(path.name):
+            raise RunError(
+                f"Expected the soft labels at {path} as they were written; the file has another "
+                "SHA-256. Delete that file to make them again."
+            )
+        try:
+            return check_soft_labels(rows, len(expected), self._num_classes)
+        except ValueError as error:
+            raise RunError(f"{path}: {error} Delete that file to make them again.") from error
 
     def _next_window(self) -> int:
-        """The first window without a file: they are written in order."""
-        window = 0
-        while window * self._examples.window < len(self._examples) and self._path(window).exists():
+        """The first window without a file, or with one that was not finished with a digest."""
+        window, digests = 0, self._digests()
+        while window * self._examples.window < len(self._examples):
+            path = self._path(window)
+            if not path.exists() or path.name not in digests:
+                break
             window += 1
         return window
+
+    def _digests(self) -> dict[str, str]:
+        """The SHA-256 of each file that was written, by name."""
+        path = self._directory / _DIGESTS
+        if not path.exists():
+            return {}
+        try:
+            found = json.loads(path.read_text())
+            return {str(name): str(digest) for name, digest in found.items()}
+        except (OSError, ValueError, AttributeError) as error:
+            raise RunError(
+                f"Expected the digests of soft labels at {path}, but they cannot be read: {error}. "
+                "Delete that file to make them again."
+            ) from error
+
+    def _note(self, written: pathlib.Path) -> None:
+        digests = self._digests() | {written.name: files.sha256(written)}
+        with files.atomic_file(self._directory / _DIGESTS) as temporary:
+            temporary.write_text(json.dumps(digests, indent=1) + "\n")
 
     def _path(self, window: int) -> pathlib.Path:
         return self._directory / f"soft_labels_{window:06d}.tfrecord"

@@ -20,7 +20,7 @@ from ddefense.datasets.checking import OUTLIER_HINT
 from ddefense.datasets.sources import UserData
 from ddefense.experiments import pair
 from ddefense.experiments.pair import NETWORK, Trained
-from ddefense.experiments.stages import Artefact, Stages, reading
+from ddefense.experiments.stages import Artefact, Stages, kept, reading
 from ddefense.layers import TemperatureSoftmax
 from ddefense.maths.ranges import to_unit
 
@@ -52,7 +52,7 @@ class Subject:
     Attributes:
         label: what messages and results call it: its path, or its name.
         sha256: stands for its architecture and weights.
-        settings: what else determines how it is run, as JSON values.
+        settings: what else determines how it is run, as for `Stages.run`.
         save: writes it to the directory of a stage.
         model: how it is run, if it is a SavedModel.
     """
@@ -219,7 +219,7 @@ def adopt(
 
 
 # Every attack and measurement of a network starts from it, and its compiled functions stay with it.
-@functools.lru_cache(maxsize=4)
+@kept
 def load_outputs(artefact: Artefact) -> keras.Model:
     """The network of a stage: images -> logits, or what a SavedModel gives; not to be changed."""
     record = load_record(artefact)
@@ -231,7 +231,7 @@ def load_outputs(artefact: Artefact) -> keras.Model:
 
 
 # Its compiled functions serve every attack that shares them.
-@functools.lru_cache(maxsize=4)
+@kept
 def load_classifier(artefact: Artefact, bounds: tuple[float, float]) -> attacks.Classifier:
     """The network of a stage as attacks take it."""
     record = load_record(artefact)
@@ -306,15 +306,8 @@ def _saved_model(flag: str, source: SavedModel, dataset: datasets.Dataset) -> Su
         shutil.copytree(path, copy)
         records.dump(record, directory / _RECORD)
 
-    settings = {"saved_model": dataclasses.asdict(record)}
-    return Subject(str(path), _sha256_of_folder(path), settings, save, record)
-
-
-def _sha256_of_folder(path: pathlib.Path) -> str:
-    """Of the names and digests of all files in it."""
-    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    lines = [f"{files.sha256(path / name)}  {name}\n" for name in names]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    settings = {"saved_model": record}
+    return Subject(str(path), files.folder_sha256(path), settings, save, record)
 
 
 def sha256_of(network: keras.Model) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ddefense import exporting, measurements, records
+from ddefense import measurements, records
 from ddefense.config import JSMA_ATTACKS, SIGN_ATTACKS, Config
 from ddefense.datasets import Dataset
 from ddefense.experiments import attacking, controlling, measuring, norm_attacking, outliers
-from ddefense.experiments.pair import Trained, load_network, load_training
+from ddefense.experiments.pair import Trained, load_training
 from ddefense.experiments.stages import Artefact, Stages
 
 
@@ -216,7 +216,7 @@ class Assessor:
             norm_attacks=attacked.norm_attacks,
             transfer=attacked.transfer,
             initial=measured.initial,
-            weights_sha256=exporting.weights_of(load_network(trained.network))[1],
+            weights_sha256=measured.weights_sha256,
             outliers=attacked.outliers,
         )
 

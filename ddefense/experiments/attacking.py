@@ -13,13 +13,13 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import attacks, files, measurements, networks, records
-from ddefense.config import COLOUR_EPSILON, Config, ConfigError
+from ddefense.config import COLOUR_EPSILON, Config, ConfigError, chosen
 from ddefense.datasets import NAMES as DATASETS
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_classifier, load_outputs, load_record
 from ddefense.experiments.outliers import Attempts
 from ddefense.experiments.pair import Trained
-from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, reading
+from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, kept, reading
 
 _INDICES = "indices.npy"
 _RECORD = "attack.json"
@@ -113,9 +113,7 @@ def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: T
             )
         np.save(directory / _INDICES, found[: config.samples])
 
-    settings: dict[str, Any] = {"samples": config.samples}
-    if config.misclassified:
-        settings["misclassified"] = True
+    settings = chosen(config, "samples", "misclassified")
     return stages.run("samples", settings, [baseline.network], work)
 
 
@@ -148,9 +146,7 @@ def attack(
         "attack": name,
         "temperature": trained.temperature,
         "theta": theta,
-        "max_features": config.max_features,
-        "shard_samples": config.shard_samples,
-        "batch_size": config.attack_batch_size,
+        **chosen(config, "max_features", "shard_samples", "attack_batch_size"),
     }
     stage = f"{name}_on_{trained.name}"
     if logit_scale != 1.0:
@@ -240,7 +236,7 @@ def shards(
 
 
 # Its compiled functions serve every shard.
-@functools.lru_cache(maxsize=4)
+@kept
 def _load_derivative(
     network: Artefact,
     bounds: tuple[float, float],

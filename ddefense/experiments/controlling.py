@@ -80,7 +80,7 @@ def attack(
 
     return stages.run(
         f"controls_on_{trained.name}",
-        {name: dataclasses.asdict(setting) for name, setting in settings.items()},
+        settings,
         [trained.network, samples],
         work,
         kind="attack",

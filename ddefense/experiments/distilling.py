@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from ddefense import distillation, measurements, networks, records, training
+from ddefense import distillation, files, measurements, networks, records, training
 from ddefense.config import ConfigError
 from ddefense.datasets import Examples
 from ddefense.datasets.labelling import check_classes, label_rows
@@ -22,6 +24,7 @@ from ddefense.experiments.keras_extras import KerasExtras
 from ddefense.networks.uncertainty import dropout_variance
 from ddefense.training import Labels
 
+_SOFT_LABELS, _MADE_FROM = "soft_labels", "made_from.sha256"
 _STALLED = (
     "The training of the %s network stalled: its loss stayed near that of guessing. "
     "Gradients shrink as T rises: train for longer, at a lower T, with adam, or start from a "
@@ -79,6 +82,8 @@ def distill(
     job = _Job(network, student, examples, config, extras or KerasExtras(), directory)
     with _soft_label_folder(job.train, directory) as folder:
         first = job.fit("initial", job.labels_of(job.train))
+        if directory is not None:
+            _forget_others(directory, job.networks["initial"])
         soft = job.soft_labels_of(job.train, folder)
         second = job.fit("distilled", soft)
         summary = measurements.soft_labels_by_window(soft, job.train.labels, job.train.window)
@@ -310,13 +315,28 @@ def _check_fit(
             )
 
 
+def _forget_others(directory: pathlib.Path, initial: keras.Model) -> None:
+    """Removes what an earlier call made or began from another initial network."""
+    found = hashlib.sha256(b"".join(weight.tobytes() for weight in initial.get_weights()))
+    path, digest = directory / _MADE_FROM, found.hexdigest()
+    if path.exists() and path.read_text().strip() == digest:
+        return
+    checkpoint, folder = directory / "distilled.npz", directory / _SOFT_LABELS
+    if checkpoint.exists() or folder.exists():
+        logging.info("making the distilled network again: initial is not what it was made from")
+        checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    with files.atomic_file(path) as temporary:
+        temporary.write_text(f"{digest}\n")
+
+
 @contextlib.contextmanager
 def _soft_label_folder(
     examples: Examples, directory: pathlib.Path | None
 ) -> Iterator[pathlib.Path | None]:
     """Where soft labels go: nowhere but into memory if the images are there and nothing is kept."""
     if directory is not None:
-        yield directory / "soft_labels"
+        yield directory / _SOFT_LABELS
     elif len(examples) <= examples.window:
         yield None
     else:

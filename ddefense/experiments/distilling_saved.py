@@ -59,6 +59,9 @@ def run(
     with workdir.claimed(directory, job):
         _check_inputs(directory, {"data": data.digest, **_digests(given)})
         finished = _finished(directory)
+        if finished is not None and not _is_kept(directory, finished):
+            logging.info("the networks in %s are not those of the record", directory / NETWORKS)
+            finished = None
         if finished is not None:
             logging.info("finished before: %s", directory / RECORD)
             return finished
@@ -196,6 +199,19 @@ def _finished(directory: pathlib.Path) -> records.DistillationRecord | None:
     if not (directory / RECORD).exists():
         return None
     return records.load(records.DistillationRecord, directory / RECORD)
+
+
+def _is_kept(directory: pathlib.Path, record: records.DistillationRecord) -> bool:
+    """Whether both networks are still there, with the weights that were measured."""
+    for name in ("initial", "distilled"):
+        try:
+            network = networks.load(directory / NETWORKS / f"{name}.keras")
+            found = exporting.weights_of(network)[1]
+        except ValueError:
+            return False
+        if found != getattr(record, name).weights_sha256:
+            return False
+    return True
 
 
 def _extras(job: DistillJob, directory: pathlib.Path) -> KerasExtras:

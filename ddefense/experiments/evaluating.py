@@ -148,7 +148,6 @@ def evaluate(  # noqa: PLR0913
         found = [assessor.assess(each) for each in adopted.values()]
         comparisons, controls = assessor.comparisons(found), assessor.controls(found)
         indices = attacking.load_samples(samples)
-        _samples(dataset, indices, assessor).save(directory / "samples.npz")
         described = dataset_record(dataset)
         results = records.Results(
             dataset=described,
@@ -176,7 +175,7 @@ def evaluate(  # noqa: PLR0913
             controls=controls,
             verdict=measurements.verdict(found, comparisons, controls, described),
         )
-        records.dump(results, directory / "results.json")
+        workdir.leave(directory, results, _samples(dataset, indices, assessor))
     return results
 
 

@@ -215,6 +215,7 @@ def _distilled(known: KnownDistillation) -> exporting.Findings:
         environment=record.environment,
         caveats=(exporting.REFUSES,) if outlier_class else (),
         outlier_class=outlier_class,
+        weights_sha256=trained.weights_sha256,
     )
 
 

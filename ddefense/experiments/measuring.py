@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pydantic
 from pydantic.dataclasses import dataclass
 
-from ddefense import measurements, networks, records
-from ddefense.config import Config
+from ddefense import exporting, measurements, networks, records
+from ddefense.config import Config, chosen
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_outputs, load_record
 from ddefense.experiments.pair import Trained, load_soft_labels, load_training
@@ -33,6 +33,7 @@ class Measurements:
         zero_share: share of images whose float32 Jacobian of the probabilities is all 0; null
             unless the network gives nothing else, and has gradients.
         zero_samples: images of which.
+        weights_sha256: of the network, as on its model card; null for a SavedModel.
     """
 
     test_accuracy: float
@@ -42,6 +43,7 @@ class Measurements:
     initial: records.InitialRecord | None
     zero_share: float | None = None
     zero_samples: int = 0
+    weights_sha256: str | None = None
 
     def of_logits(self) -> tuple[records.LogitRecord, records.GradientsRecord]:
         """What only logits with gradients have.
@@ -66,7 +68,9 @@ def measure(stages: Stages, config: Config, dataset: Dataset, trained: Trained) 
         else:
             found = _of_logits(network, outputs, config, dataset, trained.temperature)
             initial = _initial(dataset, trained, outputs)
-            found = dataclasses.replace(found, initial=initial)
+            found = dataclasses.replace(
+                found, initial=initial, weights_sha256=exporting.weights_of(network)[1]
+            )
         as_they_are = model is not None and model.outputs == "probabilities"
         np.save(
             directory / _PROBABILITIES,
@@ -77,7 +81,7 @@ def measure(stages: Stages, config: Config, dataset: Dataset, trained: Trained) 
     inputs = [trained.network, trained.initial, trained.soft_labels]
     return stages.run(
         f"measure_{trained.name}",
-        {"gradient_samples": config.gradient_samples},
+        chosen(config, "gradient_samples"),
         [artefact for artefact in inputs if artefact is not None],
         work,
     )
@@ -185,6 +189,6 @@ def _initial(
         training=load_training(trained.initial),
         logits=measurements.logit_scale(initial_logits),
         soft_labels=measurements.soft_label_summary(
-            load_soft_labels(trained.soft_labels), dataset.train.labels
+            load_soft_labels(trained.soft_labels, dataset), dataset.train.labels
         ),
     )

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import pydantic
 from pydantic.dataclasses import dataclass
 
 from ddefense import attacks, files, measurements, networks, records
-from ddefense.config import SIGN_ATTACKS, Config
+from ddefense.config import SIGN_ATTACKS, Config, chosen
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_classifier, load_outputs
 from ddefense.experiments.attacking import damaged_shard, load_samples, shards
@@ -50,6 +50,7 @@ class Plan:
         targets: which classes it aims at.
         samples: how many of the attacked images, the first ones.
         settings: what the results call its parameters.
+        identity: those of them that are not at their default, as what determines the attack.
         epsilon: bound that success is held against, if it has one.
     """
 
@@ -58,6 +59,7 @@ class Plan:
     targets: Targets
     samples: int
     settings: dict[str, int | float | str | bool]
+    identity: dict[str, Any]
     epsilon: float | None = None
 
 
@@ -93,6 +95,7 @@ def plan_of(
         targets="all" if everywhere else "random",
         samples=config.cw_samples if name == "cw_l2" else config.costly_samples,
         settings={field: getattr(settings, field) for field in _TAKES[name]},
+        identity=chosen(settings, *_TAKES[name]),
     )
 
 
@@ -150,6 +153,7 @@ def _labels_only_plan(config: Config, bounds: tuple[float, float], num_classes: 
         targets="untargeted",
         samples=config.costly_samples,
         settings={"queries": config.labels_only_queries, "seed": config.seed},
+        identity=chosen(config, "labels_only_queries"),
     )
 
 
@@ -197,6 +201,7 @@ def _sign_plan(name: str, config: Config, bounds: tuple[float, float], temperatu
         targets="all" if name.endswith("_targeted") else "untargeted",
         samples=config.samples,
         settings={field: getattr(settings, field) for field in taken},
+        identity=chosen(settings, *taken),
         epsilon=config.epsilon,
     )
 
@@ -256,12 +261,10 @@ def attack(
 
     settings = {
         "attack": name,
-        "settings": plan.settings,
+        "settings": plan.identity,
         "targets": plan.targets,
         "samples": plan.samples,
-        "seed": config.seed,
-        "shard_samples": config.shard_samples,
-        "batch_size": config.attack_batch_size,
+        **chosen(config, "seed", "shard_samples", "attack_batch_size"),
     }
     parts = shards(config, count, each, attack_shard)
     stage = f"{name}_on_{trained.name}"
@@ -385,12 +388,9 @@ def craft_on_substitute(
 ) -> Crafted:
     """Adversarial samples of the substitute by `cw_l2`, one random target each, at every kappa."""
     settings = {
-        **dataclasses.asdict(_carlini_wagner(config)),
-        "kappa": list(config.kappas),
+        "settings": _carlini_wagner(config),
         "samples": config.cw_samples,
-        "seed": config.seed,
-        "shard_samples": config.shard_samples,
-        "batch_size": config.attack_batch_size,
+        **chosen(config, "kappas", "seed", "shard_samples", "attack_batch_size"),
     }
 
     def attack_shard(kappa: float, first: int, directory: pathlib.Path) -> None:

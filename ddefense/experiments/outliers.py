@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import measurements, networks, records
-from ddefense.config import Config
+from ddefense.config import Config, chosen
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_outputs
 from ddefense.experiments.pair import Trained
@@ -100,7 +100,7 @@ def measure(
         records.dump(found, directory / _RECORD)
 
     return stages.run(
-        f"outliers_of_{trained.name}", {"seed": config.seed}, [trained.network, *inputs], work
+        f"outliers_of_{trained.name}", chosen(config, "seed"), [trained.network, *inputs], work
     )
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import attacks, distillation, networks, records, training
-from ddefense.config import Config
+from ddefense.config import Config, chosen
 from ddefense.datasets import Dataset
-from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, reading
+from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, kept, reading
 
 NETWORK = "network.keras"
 _TRAINING = "training.json"
@@ -118,7 +118,11 @@ class NetworkStages:
             initial = self._train(f"initial_{tag}", temperature, self._hard_labels, [], warm_start)
         soft = self._soft_labels(f"soft_labels_{tag}", temperature, initial)
         network = self._train(
-            f"distilled_{tag}", temperature, lambda: load_soft_labels(soft), [soft], warm_start
+            f"distilled_{tag}",
+            temperature,
+            lambda: load_soft_labels(soft, self._dataset),
+            [soft],
+            warm_start,
         )
         return Trained(f"distilled_{tag}", temperature, network, "distillation", initial, soft)
 
@@ -132,7 +136,12 @@ class NetworkStages:
             np.save(directory / _SOFT_LABELS, made)
 
         def join(directory: pathlib.Path) -> None:
-            found = [np.load(directory / SCRATCH / part.name / _SOFT_LABELS) for part in parts]
+            found = [
+                _read_soft_labels(
+                    directory / SCRATCH / part.name, part.size, self._dataset.num_classes
+                )
+                for part in parts
+            ]
             np.save(directory / _SOFT_LABELS, np.concatenate(found))
 
         parts = [
@@ -276,16 +285,12 @@ class NetworkStages:
                 directory / _TRAINING,
             )
 
-        training_settings = dataclasses.asdict(settings)
-        if config.devices == 1:  # as runs that knew of no others keep it
-            del training_settings["devices"]
         artefact = self._stages.run(
             name,
             {
                 "dataset": self._dataset.name,
-                "dropout": config.dropout,
-                "precision": config.precision,
-                "training": training_settings,
+                "training": settings,
+                **chosen(config, "dropout", "precision"),
                 **({"adversary": adversary.settings} if adversary else {}),
             },
             inputs + ([start] if start is not None else []),
@@ -303,7 +308,7 @@ def load_network(artefact: Artefact) -> keras.Model:
 
 
 # Every attack and measurement of a network starts from it, and its compiled functions stay with it.
-@functools.lru_cache(maxsize=4)
+@kept
 def load_logits(artefact: Artefact) -> keras.Model:
     """The network of a training stage up to its logits; not to be changed."""
     return networks.logits_of(load_network(artefact))
@@ -315,8 +320,21 @@ def load_training(artefact: Artefact) -> records.TrainingRecord:
         return records.load(records.TrainingRecord, artefact.directory / _TRAINING)
 
 
-def load_soft_labels(artefact: Artefact) -> npt.NDArray[np.float32]:
-    """The soft labels of a soft-label stage, in the order of the training images."""
+def load_soft_labels(artefact: Artefact, dataset: Dataset) -> npt.NDArray[np.float32]:
+    """The soft labels of a soft-label stage, in the order of the training images.
+
+    Raises:
+        RunError: if they are damaged, or cannot be those of these images.
+    """
     with reading(artefact):
-        labels: npt.NDArray[np.float32] = np.load(artefact.directory / _SOFT_LABELS)
-    return labels
+        return _read_soft_labels(artefact.directory, len(dataset.train), dataset.num_classes)
+
+
+def _read_soft_labels(
+    directory: pathlib.Path, num_images: int, num_classes: int
+) -> npt.NDArray[np.float32]:
+    path = directory / _SOFT_LABELS
+    try:
+        return distillation.check_soft_labels(np.load(path), num_images, num_classes)
+    except ValueError as error:
+        raise records.RunError(f"{path}: {error}") from error

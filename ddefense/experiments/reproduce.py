@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from absl import logging
@@ -190,7 +191,7 @@ def _submit(
         network_records = []
         for trained, assessed in submitted:
             network_records.append(assessed())
-            _save_deployed(directory, trained)
+            _save_deployed(directory, trained, network_records[-1])
         for artefact in makers.trainings:
             logs.training(artefact)
         network_records.sort(key=lambda n: (_ORDER.index(n.defense), n.temperature))
@@ -209,22 +210,20 @@ def _submit(
                 controls=controls,
                 environment=described,
             )
-            card = exporting.card_of(
-                network, name=trained.name, environment=described, findings=findings
-            )
+            card = _card(trained, network, described, findings)
             base = ours.export_dir / f"{dataset.name}_{trained.name}"
             return _export(stages, trained, network, card, base)
 
         exports = [export(trained) for trained, _ in submitted]
         indices = attacking.load_samples(samples)
-        records.Samples(
+        found = records.Samples(
             dataset.test.images[indices],
             dataset.test.labels[indices],
             indices,
             assessor.outcomes,
             assessor.probabilities,
             assessor.attempts,
-        ).save(directory / "samples.npz")
+        )
         results = records.Results(
             dataset=described_dataset,
             config=config,
@@ -238,7 +237,7 @@ def _submit(
             controls=controls,
             verdict=verdict,
         )
-        records.dump(results, directory / "results.json")
+        workdir.leave(directory, results, found)
         logs.sweep(results)
         return results
 
@@ -249,11 +248,32 @@ def _deployed(artefact: Artefact) -> keras.Model:
     return networks.with_temperature(load_network(artefact), 1.0)
 
 
-def _save_deployed(directory: pathlib.Path, trained: Trained) -> None:
+def _save_deployed(
+    directory: pathlib.Path, trained: Trained, record: records.NetworkRecord
+) -> None:
+    """Saves the deployed network, unless its weights are those of the file that is there."""
     path = directory / "networks" / f"{trained.name}.keras"
-    if not path.exists():
+    try:
+        saved = exporting.weights_of(networks.load(path))[1] if path.exists() else None
+    except ValueError:
+        saved = None
+    if saved != record.weights_sha256:
         with files.atomic_file(path) as temporary:
             _deployed(trained.network).save(temporary)
+
+
+def _card(
+    trained: Trained,
+    network: keras.Model,
+    environment: dict[str, Any],
+    findings: exporting.Findings,
+) -> records.ModelCard:
+    try:
+        return exporting.card_of(
+            network, name=trained.name, environment=environment, findings=findings
+        )
+    except ValueError as error:  # changed by somebody while the run was at work
+        raise records.RunError(f"{trained.name}: {error} The same command measures it.") from error
 
 
 def _export(

@@ -1,19 +1,27 @@
 """A stage is one function (config) -> artefact directory, done once, resumable, never half-seen."""
 
 import contextlib
-import dataclasses
 import functools
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from absl import logging
 
 from ddefense import files, interruption, records
 from ddefense.config import digest
-from ddefense.experiments.executing import Executor, Here, Kind, Pending, Task
-from ddefense.experiments.units import SCRATCH, MadeBy, Part, Place, StageRecord, Unit, Work
+from ddefense.experiments.executing import Executor, Here, Kind, Task
+from ddefense.experiments.units import (
+    SCRATCH,
+    Artefact,
+    MadeBy,
+    Part,
+    Place,
+    StageRecord,
+    Unit,
+    Work,
+    changed,
+)
 
 __all__ = [
     "SCRATCH",
@@ -23,41 +31,13 @@ __all__ = [
     "StageRecord",
     "Stages",
     "finished",
+    "kept",
     "place_of",
     "reading",
 ]
 
-
-@dataclasses.dataclass(frozen=True)
-class Artefact:
-    """What a stage leaves; it may still be at work.
-
-    Attributes:
-        name: of the stage.
-        digest: stands for everything that determined it.
-        place: where it is.
-        pending: what to wait for; None if the stage is finished.
-    """
-
-    name: str
-    digest: str
-    place: Place
-    pending: Pending | None = dataclasses.field(default=None, compare=False, repr=False)
-
-    @property
-    def directory(self) -> pathlib.Path:
-        """Where its files are, once the stage is finished: this waits for it.
-
-        Raises:
-            RunError: if the stage failed.
-        """
-        if self.pending is not None:
-            self.pending.wait()
-        return self.place.here(self.name)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """For tasks of other processes, which start when it is finished."""
-        return Artefact, (self.name, self.digest, self.place)
+Arguments = ParamSpec("Arguments")
+Loaded = TypeVar("Loaded")
 
 
 class Stages:
@@ -106,7 +86,7 @@ class Stages:
         kind: Kind = "measure",
         parts: Sequence[Part] = (),
     ) -> Artefact:
-        """Runs a stage, or skips it if it is finished.
+        """Runs a stage, or skips it if it is finished and its inputs are what it was made from.
 
         Work happens in a hidden directory that survives a killed run, so that `work` can resume
         from what it left in the subdirectory `scratch`, and is renamed when finished. Scratch is
@@ -114,7 +94,8 @@ class Stages:
 
         Args:
             name: of the stage and of its directory.
-            settings: what determines the artefact beside `inputs`, as JSON values.
+            settings: what determines the artefact beside `inputs`, as JSON values, or dataclasses
+                of them, of which those fields count that are not at their default.
             inputs: artefacts it is made from.
             work: called with the directory to fill.
             kind: what it is for.
@@ -132,28 +113,34 @@ class Stages:
         asked = self._asked.get(name)
         if asked is not None and asked.digest == expected and asked.pending is not None:
             return asked
-        unit = Unit(name, name, expected, self._place)
+        unit = Unit(name, name, expected, self._place, tuple(inputs))
         self._records.pop(name, None)
-        record = unit.record()
-        pending = None
+        pending = [artefact.pending for artefact in inputs if artefact.pending is not None]
+        earlier = unit.earlier()
+        # What pending inputs will be, only the task can know.
+        record = unit.record() if not pending else None
+        submitted = None
         if record is not None:
             logging.info("skipped %s", name)
             unit.publish()
             unit.tidy()
             self._finish(unit)
         else:
+            if earlier is not None and not pending:
+                _log_again(earlier, unit.made_from())
+                earlier = None
             self._records[name] = None  # its place in the order
-            pending = self._executor.submit(
+            submitted = self._executor.submit(
                 Task(
                     name,
                     kind,
                     functools.partial(unit.make, work, self._made_by, parts),
                     [functools.partial(part.make, unit, self._made_by) for part in parts],
                 ),
-                [artefact.pending for artefact in inputs if artefact.pending is not None],
-                functools.partial(self._finish, unit),
+                pending,
+                functools.partial(self._finish, unit, earlier),
             )
-        self._asked[name] = Artefact(name, expected, self._place, pending)
+        self._asked[name] = Artefact(name, expected, self._place, submitted)
         return self._asked[name]
 
     def forget(self, name: str, *, unless: Callable[[pathlib.Path], bool]) -> None:
@@ -163,30 +150,58 @@ class Stages:
             name: of the stage.
             unless: called with the stage's directory; whether it still holds.
         """
-        directory, storage = self._place.folder / name, self._place.storage
         if not finished(self._place, name) or unless(self._place.here(name)):
             return
         self._asked.pop(name, None)
-        if storage is not None:
-            storage.remove(name)
-        # Not in place: a process killed meanwhile would leave half a stage.
-        doomed = self._place.folder / f".tmp-{name}"
-        directory.replace(doomed)
-        shutil.rmtree(doomed)
+        Unit(name, name, "", self._place).remove()
 
-    def _finish(self, unit: Unit) -> None:
+    def _finish(self, unit: Unit, earlier: StageRecord | None = None) -> None:
+        """Notes a finished stage.
+
+        Args:
+            unit: the stage.
+            earlier: what it was before the inputs that it had to wait for were finished.
+        """
         record = unit.record()
         if record is None:
             raise records.RunError(
                 f"Expected the finished stage {unit.name} at {unit.directory}, which is not there. "
                 "Was it removed? The same command makes it again."
             )
+        if earlier is not None and earlier.inputs != record.inputs:
+            _log_again(earlier, record.inputs)
         self._records[unit.name] = record
         self._when_done(record)
 
 
 def _no_stages() -> None:
     return None
+
+
+def _log_again(earlier: StageRecord, inputs: dict[str, str]) -> None:
+    logging.info("making %s again: %s", earlier.name, changed(earlier.inputs, inputs))
+
+
+def kept(
+    load: Callable[Concatenate[Artefact, Arguments], Loaded],
+) -> Callable[Concatenate[Artefact, Arguments], Loaded]:
+    """Keeps the last few things that a function made of artefacts, until their content is another.
+
+    Args:
+        load: of hashable arguments, the first of them an artefact.
+    """
+
+    def of_content(content: str, *args: Any, **kwargs: Any) -> Loaded:
+        del content
+        return load(*args, **kwargs)
+
+    cached: Callable[..., Loaded] = functools.lru_cache(maxsize=4)(of_content)
+
+    def look(artefact: Artefact, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Loaded:
+        return cached(artefact.content, artefact, *args, **kwargs)
+
+    functools.update_wrapper(look, load)
+    return look
 
 
 def place_of(workdir: pathlib.Path) -> Place:

@@ -13,8 +13,10 @@ from absl import logging
 
 from ddefense import config as config_lib
 from ddefense import records
+from ddefense.experiments import units
 
-_CONFIG = "config.json"
+_CONFIG, _RESULTS = "config.json", "results.json"
+_REPORTS = ("report.html", "report.md")
 
 Stored = TypeVar("Stored")
 
@@ -28,16 +30,18 @@ def check(workdir: pathlib.Path, config: Any) -> None:
 
     Raises:
         RunError: if the directory cannot be written, holds something else, belongs to another
-            configuration, or is held by another process.
+            configuration or an earlier version, or is held by another process.
     """
     check_writable("--workdir", workdir)
     _check_free(workdir)
     path = workdir / _CONFIG
     if path.exists():
         stored = _load_config(workdir, type(config))
+        for stage in sorted((workdir / "stages").glob("*")):
+            units.refuse_earlier(stage)
         _compare(stored, config, workdir)
-        if (workdir / "results.json").exists():
-            records.load(records.Results, workdir / "results.json")  # damaged: refuse, keep it
+        if (workdir / _RESULTS).exists():
+            records.load(records.Results, workdir / _RESULTS)  # damaged: refuse, keep it
     elif seed_directories(workdir, _CONFIG):
         raise records.RunError(
             f"--workdir: {workdir} belongs to a run with --seeds. Choose another for a run of one "
@@ -134,6 +138,30 @@ def claimed(workdir: pathlib.Path, config: Any) -> Iterator[None]:
         if not path.exists():
             records.dump(config, path)
         yield
+
+
+def leave(workdir: pathlib.Path, results: records.Results, samples: records.Samples) -> None:
+    """Writes what a run found out, so that files of two runs never lie beside each other.
+
+    If it is not what an earlier run left, the results and reports of that one go first: a process
+    killed meanwhile leaves none.
+
+    Args:
+        workdir: the run directory.
+        results: go to `results.json`.
+        samples: go to `samples.npz`.
+    """
+    path = workdir / _RESULTS
+    if path.exists():
+        earlier = records.load(records.Results, path)
+        earlier = dataclasses.replace(
+            earlier, environment=results.environment, timings=results.timings
+        )
+        if earlier != results:
+            for name in (_RESULTS, *_REPORTS):
+                (workdir / name).unlink(missing_ok=True)
+    samples.save(workdir / "samples.npz")
+    records.dump(results, path)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Exporting T = 1 networks as SavedModels that TF Serving loads."""
 
-from ddefense.exporting.adopting import adopt, is_export_of
+from ddefense.exporting.adopting import adopt, check_weights, is_export_of
 from ddefense.exporting.card import (
     REFUSES,
     Findings,
@@ -19,6 +19,7 @@ __all__ = [
     "Findings",
     "adopt",
     "card_of",
+    "check_weights",
     "export_for_serving",
     "findings_in",
     "findings_of",

@@ -1,6 +1,9 @@
 """Taking over a version that is already there, instead of writing the same once more."""
 
 import contextlib
+import hashlib
+import itertools
+import json
 import math
 import pathlib
 from collections.abc import Iterator
@@ -14,7 +17,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from ddefense import networks, records
 from ddefense.exporting.card import JSON
-from ddefense.exporting.saved_model import NOTES, Exported
+from ddefense.exporting.saved_model import NOTES, Exported, ExportError
 from ddefense.exporting.signatures import DEFAULT, UINT8
 from ddefense.maths.ranges import from_unit
 from ddefense.serving import checksums, runtime
@@ -48,14 +51,55 @@ def adopt(network: keras.Model, base: pathlib.Path, card: records.ModelCard) -> 
 
 
 def is_export_of(path: pathlib.Path, card: records.ModelCard) -> bool:
-    """Whether a version has exactly this card, and the files that were written with it."""
+    """Whether a version has exactly this card, its weights, and the files written with it."""
     try:
         if (path / NOTES / JSON).read_text() != records.card_json(card):
             return False
         checksums.check(path)
-    except (OSError, UnicodeDecodeError, checksums.ChecksumError):
+        check_weights(path)
+    except (OSError, UnicodeDecodeError, records.RunError):
         return False
     return True
+
+
+def check_weights(path: pathlib.Path) -> None:
+    """Compares the weights of a version with its card; one without a card is let pass.
+
+    Args:
+        path: of a version whose files are as they were written.
+
+    Raises:
+        ExportError: if the card is about other weights.
+    """
+    card = path / NOTES / JSON
+    if not card.exists():
+        return
+    try:
+        expected = json.loads(card.read_text())["weights_sha256"]
+        received = _weights_sha256(path)
+    except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
+        raise ExportError(
+            f"Expected to compare the weights in {path} with its model card, but one of them "
+            f"cannot be read: {error}"
+        ) from error
+    if received != expected:
+        raise ExportError(
+            f"Expected the weights in {path} to be those of its model card, of SHA-256 {expected}; "
+            f"received others, of SHA-256 {received}: its figures are about another network. Do "
+            "not serve it; export it again."
+        )
+
+
+def _weights_sha256(path: pathlib.Path) -> str:
+    """`weights_sha256` of what a version holds; `exporting.weights_of` says it of a network."""
+    found = hashlib.sha256()
+    checkpoint = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+    types = checkpoint.get_variable_to_dtype_map()
+    names = (f"_weights/{i}/.ATTRIBUTES/VARIABLE_VALUE" for i in itertools.count())
+    for name in itertools.takewhile(types.__contains__, names):
+        if types[name].is_floating:
+            found.update(np.asarray(checkpoint.get_tensor(name), "<f4").tobytes())
+    return found.hexdigest()
 
 
 def _difference(

@@ -76,6 +76,8 @@ class Findings:
         caveats: sentences on what makes the above doubtful.
         outlier_class: whether the network has one class more than the dataset, the last one, by
             which it refuses images.
+        weights_sha256: of the network that was measured, as on its card; None if nothing was, or it
+            was not noted.
     """
 
     defense: records.Defense = "unknown"
@@ -92,6 +94,7 @@ class Findings:
     environment: Mapping[str, Any] | None = None
     caveats: Sequence[str] = ()
     outlier_class: bool = False
+    weights_sha256: str | None = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -153,6 +156,7 @@ def findings_of(
         environment=environment,
         caveats=() if found.outliers is None else (_refuses(found.outliers),),
         outlier_class=found.outliers is not None,
+        weights_sha256=found.weights_sha256,
     )
 
 
@@ -221,6 +225,11 @@ def card_of(
             f"{len(class_names)}: {list(class_names)}."
         )
     weights, digest = weights_of(network)
+    if known.weights_sha256 not in (None, digest):
+        raise ValueError(
+            f"Expected results about the weights of this network, of SHA-256 {digest}; received "
+            f"results about others, of SHA-256 {known.weights_sha256}."
+        )
     return records.ModelCard(
         name=name,
         description=_description(shape, num_classes, known),

@@ -20,6 +20,8 @@ import sys
 import tempfile
 import time
 
+from ddefense import files
+
 PORT = 6379
 RUN = ("-P", "-m", "ddefense.cli", "--executor=ray", f"--ray_address=127.0.0.1:{PORT}")
 SECONDS = 420
@@ -228,6 +230,30 @@ def storage_alone(nodes, folder, *flags):
         time.sleep(0.1)
     left = [str(path) for cache in caches for path in cache.rglob("stage.json")]
     return job.end() | {"worked": worked, "left": left}
+
+
+def replaced(nodes, folder, storage):
+    """The first of a few stages is another one when they are run again, then nothing is."""
+    nodes.start()
+    nodes.start()
+    program = (
+        "-P",
+        str(pathlib.Path(__file__).with_name("graph.py")),
+        str(folder),
+        *filter(None, [storage]),
+    )
+    stages = folder / "storage" if storage else folder / "run" / "stages"
+    found, made = [], folder / "made"
+    for turn in range(3):
+        if turn == 1:
+            (stages / "train" / "text").write_text("another")
+            record = json.loads((stages / "train" / "stage.json").read_text())
+            record["content"] = files.folder_sha256(stages / "train", without=("stage.json",))
+            (stages / "train" / "stage.json").write_text(json.dumps(record))
+        made.write_text("")
+        ended = Job(folder, program=program).end()
+        found.append(ended | {"made": sorted(made.read_text().split())})
+    return found
 
 
 def other_versions(nodes, folder, *flags):

@@ -156,6 +156,23 @@ def test_a_cluster_that_cannot_do_the_work_is_refused_before_it_starts(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("stored", [False, True], ids=["folder", "storage"])
+def test_what_was_made_from_another_stage_is_made_again(play, tmp_path, stored):
+    storage = (tmp_path / "storage").as_uri() if stored else ""
+    first, second, third = play("replaced", storage)
+    everything = ["count", "distil", "label", "p0", "p1", "page", "train"]
+    for turn in (first, second, third):
+        assert turn["status"] == 0, turn["log"]
+    assert first["made"] == everything
+    assert second["made"] == ["count", "distil", "label", "p0", "p1"]
+    assert third["made"] == []
+    expected = "p0(distil(label(another)))+p1(distil(label(another)))"
+    assert second["log"].splitlines()[-1] == third["log"].splitlines()[-1] == expected
+    for name, source in (("label", "train"), ("distil", "label"), ("attack", "distil")):
+        assert f"making {name} again: {source} is not what it was made from" in second["log"]
+    assert "making page again" not in second["log"]
+
+
 def test_nodes_that_share_nothing_but_a_storage_will_do(play, tmp_path, local):
     url = (tmp_path / "shared").as_uri()
     happened = play("storage_alone", *FLAGS, f"--storage={url}")

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import zipfile
 
 import pytest
 
@@ -135,3 +136,37 @@ def test_the_digest_of_a_file(tmp_path):
     (tmp_path / "a").write_bytes(b"graph")
     expected = "eef93e1d14482804277fca0172464032d1a4fdbcc338524059fa1e861454ad4d"  # by sha256sum
     assert files.sha256(tmp_path / "a") == expected
+
+
+def test_the_digest_of_a_folder(tmp_path):
+    def make(name, **contents):
+        for path, content in contents.items():
+            target = tmp_path / name / path.replace("__", "/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        return files.folder_sha256(tmp_path / name, without=("scratch",))
+
+    digest = make("one", a=b"1", b__c=b"2")
+    # What does not count: the order of writing, temporary files, what is left out.
+    assert make("two", b__c=b"2", a=b"1") == digest
+    (tmp_path / "two" / ".tmp-1-a").touch()
+    assert make("two", scratch__a=b"3") == digest
+    others = [{"a": b"2", "b__c": b"1"}, {"a": b"1", "c": b"2"}, {"a": b"1"}, {"b__scratch": b"1"}]
+    found = {make(f"other_{i}", **contents) for i, contents in enumerate(others)}
+    assert len({digest, *found}) == 5
+
+
+def test_a_network_saved_on_another_day_is_the_same_content(tmp_path):
+    def make(name, date, weights=b"weights"):
+        (tmp_path / name).mkdir()
+        with zipfile.ZipFile(tmp_path / name / "network.keras", "w") as archive:
+            for member, content in (("metadata.json", date), ("model.weights.h5", weights)):
+                archive.writestr(zipfile.ZipInfo(member, (int(date[:4]), 1, 1, 0, 0, 0)), content)
+        return files.folder_sha256(tmp_path / name)
+
+    assert make("a", "2024") == make("b", "2025")
+    assert make("c", "2024", b"others") != make("d", "2024")
+    path = tmp_path / "a" / "network.keras"
+    path.write_bytes(path.read_bytes().replace(b"weights\n", b"weighty\n").replace(b"PK", b"KP"))
+    with pytest.raises(files.DamagedError, match=r"network\.keras"):
+        files.folder_sha256(tmp_path / "a")

@@ -64,3 +64,24 @@ def test_every_image_of_several_batches_gets_its_label(initial):
     logits = networks.predict(networks.logits_of(initial), images, batch_size=600)
     found = distillation.soft_labels(initial, images, 20.0)
     np.testing.assert_allclose(found, softmax(logits.astype(np.float64), 20.0), rtol=1e-5)
+
+
+def test_soft_labels_that_cannot_be_are_refused():
+    good = np.full((4, 5), 0.2, np.float32)
+    assert distillation.check_soft_labels(good, 4, 5) is good
+    rounded = good + np.float32(1e-6)
+    assert distillation.check_soft_labels(rounded, 4, 5) is rounded
+    for wrong in (np.nan, np.inf, -0.2, 0.3, 1.2):
+        rows = good.copy()
+        rows[2, 3] = wrong
+        with pytest.raises(ValueError, match="for image 2"):
+            distillation.check_soft_labels(rows, 4, 5)
+    rows = good.copy()
+    rows[2, :2] = -0.2, 0.6  # which sum to 1
+    with pytest.raises(ValueError, match="for image 2"):
+        distillation.check_soft_labels(rows, 4, 5)
+    for shape in ((3, 5), (4, 6)):
+        with pytest.raises(ValueError, match=r"\(4, 5\); received"):
+            distillation.check_soft_labels(np.full(shape, 0.2, np.float32), 4, 5)
+    with pytest.raises(ValueError, match="float64"):
+        distillation.check_soft_labels(good.astype(np.float64), 4, 5)

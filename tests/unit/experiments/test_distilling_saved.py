@@ -1,12 +1,13 @@
 """What `bin/distill` does with files: networks and data that are named, and what it leaves."""
 
 import dataclasses
+import shutil
 
 import keras
 import numpy as np
 import pytest
 
-from ddefense import networks, records
+from ddefense import exporting, networks, records
 from ddefense.config import ConfigError
 from ddefense.distill_config import DistillConfig, DistillJob
 from ddefense.experiments import distilling_saved
@@ -142,3 +143,38 @@ def test_the_successor_needs_dropout_before_any_training(job, tmp_path):
     with pytest.raises(ConfigError, match=r"^network: Expected a network with a dropout layer"):
         distilling_saved.run(extended, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.npz"))
+
+
+def test_networks_that_are_not_those_of_the_record_are_written_again(job, tmp_path):
+    run = tmp_path / "run"
+    record = distilling_saved.run(job, run)
+    paths = {name: run / "networks" / f"{name}.keras" for name in ("initial", "distilled")}
+    paths["distilled"].write_bytes(paths["initial"].read_bytes())
+    paths["initial"].unlink()
+    again = distilling_saved.run(job, run)
+    for name, path in paths.items():
+        network = keras.models.load_model(path, compile=False)
+        found = exporting.weights_of(network)[1]
+        assert found == getattr(again, name).weights_sha256
+        assert found == getattr(record, name).weights_sha256
+    assert again.distilled.test_accuracy == record.distilled.test_accuracy
+
+
+def test_soft_labels_of_another_first_network_are_made_again(job, tmp_path, caplog):
+    """Killed while it distilled, and the first network is trained again, which went otherwise."""
+    other, expected = (changed(job, config={"seed": seed}) for seed in (1, 0))
+    distilling_saved.run(other, tmp_path / "other")
+    run, theirs = tmp_path / "run", tmp_path / "other" / "training"
+    first = distilling_saved.run(expected, run)
+    # All but the first network is what was made of another.
+    for name in ("distillation.json", "networks", "training/soft_labels", "training/distilled.npz"):
+        path = run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.copytree(theirs / "soft_labels", run / "training" / "soft_labels")
+    for name in ("distilled.npz", "made_from.sha256"):
+        shutil.copy(theirs / name, run / "training" / name)
+    with caplog.at_level("INFO", logger="absl"):
+        again = distilling_saved.run(expected, run)
+    assert caplog.text.count("initial is not what it was made from") == 1
+    assert again.distilled == first.distilled
+    assert again.soft_labels == first.soft_labels

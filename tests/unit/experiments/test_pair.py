@@ -10,7 +10,7 @@ import pytest
 from ddefense import attacks, datasets, distillation, interruption, networks, records, training
 from ddefense import config as config_lib
 from ddefense.experiments import attacking, pair
-from ddefense.experiments.stages import Artefact, Stages, place_of
+from ddefense.experiments.stages import Stages
 from ddefense.progress import Progress
 from ddefense.records import RunError
 
@@ -75,7 +75,7 @@ def test_soft_labels_are_the_initial_network_at_its_temperature(literal, tiny_da
     scaled = np.exp(logits.astype(np.float64) / 20)
     expected = scaled / scaled.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(
-        pair.load_soft_labels(trained[20.0].soft_labels), expected, rtol=1e-5
+        pair.load_soft_labels(trained[20.0].soft_labels, tiny_dataset), expected, rtol=1e-5
     )
 
 
@@ -94,7 +94,9 @@ def test_soft_labels_of_several_parts_are_in_the_order_of_the_images(
     parts = makers._soft_labels("soft_labels_t20", 20.0, trained[20.0].initial)
     assert made == [32, 32, 6]
     np.testing.assert_allclose(
-        pair.load_soft_labels(parts), pair.load_soft_labels(trained[20.0].soft_labels), rtol=1e-5
+        pair.load_soft_labels(parts, tiny_dataset),
+        pair.load_soft_labels(trained[20.0].soft_labels, tiny_dataset),
+        rtol=1e-5,
     )
 
 
@@ -392,7 +394,7 @@ def test_soft_labels_are_computed_in_float32(half, colourful):
     )
     initial.set_weights(weights(trained.initial))
     np.testing.assert_allclose(
-        pair.load_soft_labels(trained.soft_labels),
+        pair.load_soft_labels(trained.soft_labels, colourful),
         networks.predict(initial, colourful.train.images),
         rtol=1e-6,
     )
@@ -453,10 +455,11 @@ def test_what_does_not_determine_a_network_leaves_it_alone(literal, tiny_dataset
 @pytest.fixture
 def untrained(tmp_path):
     """A baseline whose training was skipped: a network with the weights of its seed."""
-    directory = tmp_path / "stages" / "network"
-    directory.mkdir(parents=True)
-    networks.build("mnist", temperature=1.0, seed=2).save(directory / pair.NETWORK)
-    return pair.Trained("baseline", 1.0, Artefact("network", "digest", place_of(tmp_path)))
+    network = networks.build("mnist", temperature=1.0, seed=2)
+    artefact = Stages(tmp_path).run(
+        "network", {}, [], lambda directory: network.save(directory / pair.NETWORK)
+    )
+    return pair.Trained("baseline", 1.0, artefact)
 
 
 @pytest.fixture

@@ -2,15 +2,17 @@
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 import shutil
 
 import keras
+import numpy as np
 import pytest
 
-from ddefense import attacks, exporting, records
+from ddefense import attacks, exporting, files, records
 from ddefense import config as config_lib
-from ddefense.experiments import attacking_saved, reproduce
+from ddefense.experiments import attacking_saved, reproduce, workdir
 from ddefense.serving import checksums
 
 RUN, EXPORTS = pathlib.Path("run"), pathlib.Path("exported")
@@ -151,3 +153,121 @@ def test_another_card_is_another_version(again):
     path.write_text(records.card_json(dataclasses.replace(card, verdict=verdict)))
     checksums.write(version)
     assert [export.path for export in again().exports] == [FIRST[0], SECOND]
+
+
+# --- what a run was made of is another, or damaged ------------------------------------------------
+
+
+def replace(stage, write):
+    """Puts something else in the place of a finished stage, as if it had been made so."""
+    directory = RUN / "stages" / stage
+    write(directory)
+    record = json.loads((directory / "stage.json").read_text())
+    record["content"] = files.folder_sha256(directory, without=("stage.json",))
+    (directory / "stage.json").write_text(json.dumps(record))
+
+
+def other_weights(directory):
+    """Those of the same network, had it been trained a little otherwise."""
+    path = directory / "network.keras"
+    network = keras.models.load_model(path, compile=False)
+    network.set_weights([1.01 * weight for weight in network.get_weights()])
+    network.save(path)
+
+
+def made(stages=RUN / "stages"):
+    """When each stage was finished."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in stages.glob("*/stage.json")}
+
+
+def test_what_was_measured_of_another_network_is_measured_again(finished, again, caplog):
+    before, deployed = made(), RUN / "networks" / "baseline.keras"
+    kept = (RUN / "networks" / "distilled_t20.keras").read_bytes()
+    replace("baseline", other_weights)
+    with caplog.at_level("INFO", logger="absl"):
+        results = again()
+    changed = {name for name, at in made().items() if at != before[name]}
+    # The samples are the same: nothing that is made from them alone. Of the distilled network its
+    # card alone is another, which compares it with the baseline.
+    assert changed == {
+        "baseline",
+        "samples",
+        "measure_baseline",
+        "jsma_f_on_baseline",
+        "jsma_f_on_baseline_times_20",
+        "export_baseline",
+        "export_distilled_t20",
+    }
+    said = "making measure_baseline again: baseline is not what it was made from"
+    assert caplog.messages.count(said) == 1
+    old, new = ({n.name: n for n in r.networks} for r in (finished[1], results))
+    assert new["baseline"].weights_sha256 != old["baseline"].weights_sha256
+    assert new["baseline"].logits != old["baseline"].logits
+    assert new["distilled_t20"] == old["distilled_t20"]
+    weights = exporting.weights_of(keras.models.load_model(deployed, compile=False))[1]
+    assert weights == new["baseline"].weights_sha256
+    assert (RUN / "networks" / "distilled_t20.keras").read_bytes() == kept
+    assert [export.path for export in results.exports] == ["exported/digits_baseline/2", SECOND]
+    for export in results.exports:
+        card = records.load(
+            records.ModelCard, pathlib.Path(export.path, "assets.extra", "model_card.json")
+        )
+        assert card.weights_sha256 == new[export.network].weights_sha256
+        exporting.check_weights(pathlib.Path(export.path))
+    assert records.load(records.Results, RUN / "results.json") == results
+
+
+def test_soft_labels_that_were_changed_are_not_learnt_from(again):
+    path = RUN / "stages" / "soft_labels_t20" / "soft_labels.npy"
+    rows = np.load(path)
+    np.save(path, np.roll(rows, 1, axis=1))
+    shutil.rmtree(RUN / "stages" / "distilled_t20")
+    with pytest.raises(records.RunError, match="is damaged") as caught:
+        again()
+    assert str(path.parent) in str(caught.value)
+    for wrong in (rows * 6.72, rows[:-1], np.where(rows > 0.5, np.nan, rows), rows[:, :-1]):
+        replace("soft_labels_t20", lambda directory, wrong=wrong: np.save(path, wrong))
+        with pytest.raises(records.RunError, match="is damaged") as caught:
+            again()
+        assert str(path) in str(caught.value)
+        assert "expected" in str(caught.value)
+    assert not (RUN / "stages" / "distilled_t20").exists()
+
+
+def test_a_network_of_another_run_beside_the_results_is_replaced(finished, again):
+    networks = RUN / "networks"
+    shutil.copy(networks / "baseline.keras", networks / "distilled_t20.keras")
+    (networks / "baseline.keras").write_bytes(b"")
+    again()
+    for record in finished[1].networks:
+        network = keras.models.load_model(networks / f"{record.name}.keras", compile=False)
+        assert exporting.weights_of(network)[1] == record.weights_sha256
+
+
+def test_a_run_directory_of_an_earlier_version_is_refused(again):
+    for marker in (RUN / "stages").glob("*/stage.json"):
+        record = json.loads(marker.read_text())
+        del record["content"], record["inputs"]
+        marker.write_text(json.dumps(record))
+    before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    with pytest.raises(records.RunError, match="earlier version") as caught:
+        again()
+    assert "--workdir" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()} == before
+
+
+def test_results_of_other_samples_go_before_these_are_written(finished, again):
+    """A process killed between the two leaves none that do not belong together."""
+    results = finished[1]
+    samples = records.Samples.load(RUN / "samples.npz")
+    (RUN / "report.html").touch()
+    workdir.leave(RUN, results, samples)
+    assert (RUN / "report.html").exists()
+    (RUN / "samples.npz").unlink()
+    (RUN / "samples.npz").mkdir()  # which cannot be written
+    other = dataclasses.replace(results, controls=[])
+    with pytest.raises(OSError, match="directory"):
+        workdir.leave(RUN, other, samples)
+    assert not (RUN / "results.json").exists()
+    assert not (RUN / "report.html").exists()

@@ -4,12 +4,15 @@ import dataclasses
 import functools
 import json
 import pickle
+import shutil
 import uuid
 from pathlib import Path
 
 import pytest
 
-from ddefense.experiments.stages import SCRATCH, Part, Stages, finished, place_of, reading
+from ddefense import files
+from ddefense.experiments.executing import Here
+from ddefense.experiments.stages import SCRATCH, Part, Stages, finished, kept, place_of, reading
 from ddefense.experiments.storage import Storage
 from ddefense.records import RunError
 
@@ -124,13 +127,13 @@ def test_a_failing_stage_leaves_no_artefact(stages, tmp_path):
 
 
 def test_a_damaged_marker_is_named(stages, tmp_path):
-    artefact = stages.run("train", {}, [], writes("one"))
-    marker = artefact.directory / "stage.json"
+    directory = stages.run("train", {}, [], writes("one")).directory
+    marker = directory / "stage.json"
     marker.write_text(marker.read_text()[:20])
     with pytest.raises(RunError) as caught:
         Stages(tmp_path).run("train", {}, [], writes("two"))
     assert str(marker) in str(caught.value)
-    assert content(artefact) == "one"
+    assert (directory / "artefact.txt").read_text() == "one"
 
 
 # --- killed at every change of the file system ----------------------------------------------------
@@ -391,3 +394,221 @@ def test_stages_of_one_machine_are_those_of_the_next_through_a_storage(scheme, t
     assert finished(place, "train")
     stages.forget("train", unless=lambda directory: False)
     assert not finished(place, "train")
+
+
+# --- what was made from other inputs is made again ------------------------------------------------
+
+# Each stage and what it is made from. `count` says little of its input, and `page` is made of that.
+GRAPH = {
+    "train": [],
+    "data": [],
+    "label": ["train"],
+    "distil": ["label", "data"],
+    "attack": ["distil", "data"],
+    "count": ["train"],
+    "page": ["count"],
+}
+
+
+def text_of(name, inputs):
+    return "always the same" if name == "count" else f"{name}({','.join(inputs)})"
+
+
+class Graph:
+    """Runs all stages of the graph and says which were made."""
+
+    def __init__(self, folder, executor=None, storage=None):
+        self.place = dataclasses.replace(place_of(folder), storage=storage)
+        self.stages = Stages(folder, executor=executor, place=self.place)
+        self.calls = []
+
+    def run(self):
+        found = {}
+        for name, inputs in GRAPH.items():
+            work = functools.partial(self.make, name, [found[each] for each in inputs])
+            found[name] = self.stages.run(name, {}, [found[each] for each in inputs], work)
+        return {name: content(artefact) for name, artefact in found.items()}
+
+    def make(self, name, inputs, directory):
+        writes(text_of(name, [content(each) for each in inputs]), self.calls)(directory)
+        self.calls[-1] = name
+
+
+def replace(directory, text):
+    """Puts something else in the place of a finished stage, as if it had been made so."""
+    (directory / "artefact.txt").write_text(text)
+    marker = directory / "stage.json"
+    record = json.loads(marker.read_text())
+    record["content"] = files.folder_sha256(directory, without=("stage.json",))
+    marker.write_text(json.dumps(record))
+
+
+def expected_after(replaced, text):
+    """The texts of all stages afterwards, and which of them have to be made again."""
+    before, after, made = {}, {}, set()
+    for name, inputs in GRAPH.items():
+        before[name] = text_of(name, [before[each] for each in inputs])
+        if any(after[each] != before[each] for each in inputs):
+            made.add(name)
+            after[name] = text_of(name, [after[each] for each in inputs])
+        else:
+            after[name] = text if name == replaced else before[name]
+    return after, made
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["folder", "storage"])
+@pytest.mark.parametrize("executor", [Here, Later])
+@pytest.mark.parametrize("replaced", GRAPH)
+def test_what_depends_on_a_stage_that_is_another_now_is_made_again_and_nothing_else(
+    tmp_path, executor, stored, replaced, caplog
+):
+    storage = Storage((tmp_path / "storage").as_uri()) if stored else None
+    folder = tmp_path / "run"
+    first = Graph(folder, executor(), storage)
+    assert first.run() == expected_after(None, "")[0]
+    assert sorted(first.calls) == sorted(GRAPH)
+    replace((tmp_path / "storage" if stored else folder / "stages") / replaced, "another")
+    texts, made = expected_after(replaced, "another")
+    with caplog.at_level("INFO", logger="absl"):
+        again = Graph(folder, executor(), storage)
+        assert again.run() == texts
+    assert set(again.calls) == made
+    assert len(again.calls) == len(made)
+    for name in GRAPH:
+        said = [line for line in caplog.messages if line.startswith(f"making {name} again: ")]
+        assert len(said) == (name in made)
+        if said and replaced in GRAPH[name]:
+            assert replaced in said[0].partition(": ")[2]
+    third = Graph(folder, executor(), storage)
+    assert third.run() == texts
+    assert third.calls == []
+    if stored:  # another machine, which has copies of what was before
+        other = Graph(tmp_path / "other", executor(), storage)
+        assert other.run() == texts
+        assert other.calls == []
+
+
+def test_a_removed_stage_that_comes_out_the_same_leaves_the_others_alone(tmp_path):
+    Graph(tmp_path).run()
+    shutil.rmtree(tmp_path / "stages" / "train")
+    again = Graph(tmp_path)
+    again.run()
+    assert again.calls == ["train"]
+
+
+def test_a_copy_of_what_the_storage_held_before_is_fetched_anew(tmp_path):
+    storage = Storage((tmp_path / "storage").as_uri())
+    one, two = (Graph(tmp_path / name, storage=storage) for name in ("one", "two"))
+    one.run()
+    two.run()
+    shutil.rmtree(tmp_path / "storage" / "train")
+    replace(tmp_path / "one" / "stages" / "train", "another")
+    texts = expected_after("train", "another")[0]
+    assert Graph(tmp_path / "one", storage=storage).run() == texts
+    assert Graph(tmp_path / "two", storage=storage).run() == texts
+    copy = tmp_path / "two" / "stages" / "train" / "artefact.txt"
+    assert copy.read_text() == "another"
+    assert not [path for path in tmp_path.rglob(".*") if path.name != ".partial-train"]
+
+
+def test_a_stage_with_other_files_than_it_was_finished_with_is_refused(stages, tmp_path):
+    artefact = stages.run("train", {}, [], writes("one"))
+    (artefact.directory / "artefact.txt").write_text("two")
+    with pytest.raises(RunError, match="is damaged") as caught:
+        content(Stages(tmp_path).run("train", {}, [], writes("three")))
+    assert str(tmp_path / "stages" / "train") in str(caught.value)
+    assert "Move that directory away" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("executor", [Here, Later])
+def test_parts_and_scratch_of_other_inputs_are_not_used(tmp_path, executor):
+    """A stage that was killed after one of its parts, before what it is made of was replaced."""
+    seen = []
+
+    def run(kill):
+        stages = Stages(tmp_path, executor=executor())
+        network = stages.run("train", {}, [], writes("network"))
+
+        def part(name, directory):
+            if kill == name:
+                raise KeyboardInterrupt
+            seen.append(f"{name} of {content(network)}")
+            (directory / "part.txt").write_text(seen[-1])
+
+        def join(directory):
+            scratch = directory / SCRATCH
+            assert not (scratch / "checkpoint").exists()
+            (scratch / "checkpoint").write_text("half")
+            if kill == "join":
+                raise KeyboardInterrupt
+            parts = sorted(scratch.glob("p?/part.txt"))
+            writes(" ".join(path.read_text() for path in parts))(directory)
+
+        parts = [Part(name, 1, "part", functools.partial(part, name)) for name in ("p0", "p1")]
+        return content(stages.run("attack", {}, [network], join, parts=parts))
+
+    killed_at = "p1" if executor is Here else "p0"
+    with pytest.raises(KeyboardInterrupt):
+        run(killed_at)
+    kept = seen.pop()
+    assert seen == []
+    replace(tmp_path / "stages" / "train", "another")
+    with pytest.raises(KeyboardInterrupt):
+        run("join")
+    assert sorted(seen) == ["p0 of another", "p1 of another"]
+    assert kept.removesuffix("network") + "another" in seen
+    replace(tmp_path / "stages" / "train", "a third")
+    assert run(None) == "p0 of a third p1 of a third"
+    assert names(tmp_path / "stages") == ["attack", "train"]
+
+
+def test_what_an_earlier_version_made_is_refused(stages, tmp_path):
+    stages.run("train", {}, [], writes("one"))
+    marker = tmp_path / "stages" / "train" / "stage.json"
+    record = json.loads(marker.read_text())
+    del record["content"], record["inputs"]
+    marker.write_text(json.dumps(record))
+    with pytest.raises(RunError, match="earlier version") as caught:
+        Stages(tmp_path).run("train", {}, [], writes("two"))
+    assert "--workdir" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_kept_of_a_stage_is_kept_until_it_is_another(stages, tmp_path):
+    artefact = stages.run("train", {}, [], writes("one"))
+    load = kept(content)
+    assert load(artefact) == load(artefact) == "one"
+    replace(artefact.directory, "two")
+    assert load(artefact) == "two"
+
+
+# --- the recipe -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of a stage."""
+
+    rate: float
+    epochs: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class LaterSettings(Settings):
+    """The same of a later version, which knows of one thing more."""
+
+    decay: float = 1.0
+
+
+def recipe(tmp_path, settings):
+    folder = tmp_path / uuid.uuid4().hex
+    return Stages(folder).run("train", {"settings": settings}, [], writes("one")).digest
+
+
+def test_a_setting_that_is_added_with_a_default_is_no_other_recipe(tmp_path):
+    before = recipe(tmp_path, Settings(0.1))
+    assert recipe(tmp_path, LaterSettings(0.1)) == before
+    assert recipe(tmp_path, Settings(0.1, epochs=3)) == before
+    others = [Settings(0.2), Settings(0.1, epochs=4), LaterSettings(0.1, decay=0.9)]
+    assert len({before, *(recipe(tmp_path, other) for other in others)}) == 4

@@ -6,7 +6,17 @@ import shutil
 import pytest
 
 from ddefense import records
-from ddefense.exporting import adopt, card_of, export_for_serving, is_export_of, notes
+from ddefense.exporting import (
+    ExportError,
+    Findings,
+    adopt,
+    card_of,
+    check_weights,
+    export_for_serving,
+    is_export_of,
+    notes,
+    weights_of,
+)
 from ddefense.serving import checksums
 
 RANGE = (-1.0, 1.0)
@@ -97,11 +107,9 @@ def test_a_damaged_version_is_not_taken(network, card, base, damage):
     assert adopt(network, base, card) is None
 
 
-def test_its_answers_count_and_not_its_papers(make_tiny_network, network, card, base):
-    """Another network's SavedModel under this one's card and a manifest that fits."""
-    other = export_for_serving(
-        make_tiny_network(seed=1), base, value_range=RANGE, notes=notes(card)
-    )
+def test_its_answers_count_and_not_its_papers(network, card, base):
+    """The same weights for features of another range, under this one's card and manifest."""
+    other = export_for_serving(network, base, value_range=(0.0, 1.0), notes=notes(card))
     assert is_export_of(other.path, card)
     assert adopt(network, base, card) is None
 
@@ -117,3 +125,27 @@ def test_what_cannot_be_asked_is_not_taken(network, card, base, name):
 def test_a_card_is_the_same_when_read_back(card, base):
     loaded = records.load(records.ModelCard, base / "1" / "assets.extra" / "model_card.json")
     assert is_export_of(base / "1", loaded)
+
+
+def test_weights_that_are_not_those_of_the_card_are_refused(make_tiny_network, card, base):
+    """Swapped with every checksum made anew."""
+    check_weights(base / "1")
+    network = make_tiny_network(seed=1)
+    other = export_for_serving(network, base, value_range=RANGE, notes=notes(card))
+    with pytest.raises(ExportError, match="about another network") as caught:
+        check_weights(other.path)
+    assert card.weights_sha256 in str(caught.value)
+    assert not is_export_of(other.path, card)
+    assert is_export_of(base / "1", card)
+    (other.path / "assets.extra" / "model_card.json").write_text("{}")
+    with pytest.raises(ExportError, match="cannot be read"):
+        check_weights(other.path)
+    (other.path / "assets.extra" / "model_card.json").unlink()
+    check_weights(other.path)
+
+
+def test_a_card_of_other_weights_is_not_written(network, make_tiny_network):
+    findings = Findings(weights_sha256=weights_of(network)[1])
+    assert card_of(network, name="model", environment={}, findings=findings)
+    with pytest.raises(ValueError, match="about the weights of this network"):
+        card_of(make_tiny_network(seed=1), name="model", environment={}, findings=findings)
