@@ -528,8 +528,10 @@ class Results:
     def comparison(
         self, attack: str, network: NetworkRecord, reference: NetworkRecord
     ) -> ComparisonRecord | None:
-        """What an attack did to two networks; None unless it ran on both alike."""
-        return comparison_of(self.comparisons, attack, network.name, reference.name)
+        """What an attack did to two networks; None unless it ran on both."""
+        found = comparison_of(self.comparisons, attack, network.name, reference.name)
+        both = all(attack in n.attacks or attack in n.norm_attacks for n in (network, reference))
+        return found if both else None
 
     def distilled(self) -> list[NetworkRecord]:
         """The distilled networks by rising temperature."""

@@ -71,7 +71,7 @@ def test_json_is_readable(card):
     assert '\n "name": "distilled_t100",\n' in text
     assert "größte" in text
     found = json.loads(text)
-    assert found["schema_version"] == records.CARD_SCHEMA_VERSION == 1
+    assert found["schema_version"] == records.CARD_SCHEMA_VERSION == 2
     assert found["deployed_temperature"] == 1.0
     assert found["extra_files"] == found["caveats"] == []
     assert found["signatures"]["serving_default"]["inputs"]["images"]["shape"] == [None, 28, 28, 1]
@@ -84,7 +84,7 @@ def test_json_is_readable(card):
         ("defense", "magic"),
         ("weights_sha256", None),
         ("temperature", float("nan")),
-        ("schema_version", 2),
+        ("schema_version", 1),
     ],
 )
 def test_what_is_no_card_is_refused(card, where, value):

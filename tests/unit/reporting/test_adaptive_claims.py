@@ -104,21 +104,16 @@ def test_every_claim_is_tried_both_ways():
 def test_success_is_over_every_target_and_the_distance_over_the_same_one(judge):
     every = {"cw": (1.0, 2.0), "every_target": True}
     verdict = judge("C17", {None: BASE, 100.0: every})
-    assert "100.00 % (180/180) at T = 100; mean L2 2.00 against 2.00 undistilled" in verdict.ours
-    assert "over 20 images, one random target each" in verdict.note
+    assert "100.00 % of 180 attempts at T = 100; mean L2 2.00 against 2.00 undistilled" in verdict.ours
+    assert "over one random target of each of 20 images" in verdict.note
     assert "at most 500 steps at each of 9 constants" in verdict.note
-    assert "neither mean" not in verdict.note
-
-
-def test_means_over_different_pairs_say_so(judge):
-    verdict = judge("C17", {None: {"cw": (0.9, 2.0)}, 100.0: BASE})
-    assert "pairs that were not reached are in neither mean" in verdict.note
+    assert "where both networks are reached" in verdict.note
 
 
 def test_an_attack_that_reaches_nothing_is_measured(judge):
     verdict = judge("C17", {None: BASE, 100.0: {"cw": (0.0, 2.0)}})
     assert verdict.holds == "no"
-    assert verdict.ours == "0.00 % (0/20) at T = 100; no mean L2 to compare"
+    assert verdict.ours == "0.00 % of 20 attempts at T = 100; no mean L2 to compare"
     assert verdict.note.startswith("20 images; at most 500 steps at each of 9 constants")
 
 

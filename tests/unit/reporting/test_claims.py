@@ -197,12 +197,6 @@ def test_the_notes_say_what_stands_in_for_a_missing_temperature(judge):
     assert exact.note == ""
 
 
-def test_baseline_without_the_adaptive_attack_is_judged_by_the_same_attack_at_t_1(judge):
-    verdict = judge("C15", rates(jsma_f=0.95), {100.0: rates(jsma_f=0.0, jsma_f_temperature=0.93)})
-    assert (verdict.holds, verdict.value) == ("yes", pytest.approx(-2.0))
-    assert "jsma_f" in verdict.note
-
-
 def test_the_ceiling_and_the_float32_zeros_are_stated(results):
     notes = {a.claim.id: a.verdict.note for a in claims.answers(results)}
     assert "14.29 % allows +852 % at most" in notes["C11"]  # 100 * (0.142857 / 0.015 - 1)
@@ -366,7 +360,7 @@ PROTECTION = ("C6", "C7", "C8", "C11", "C12", "C16")
 
 
 def undistilled(rate, dataset):
-    return rates(jsma_f=rate) | {"accuracy": 0.8, "capped": 0.015 if dataset == "mnist" else 0.02}
+    return rates(jsma_f=rate, jsma_f_temperature=rate) | {"accuracy": 0.8, "capped": 0.015 if dataset == "mnist" else 0.02}
 
 
 @pytest.mark.parametrize("claim", HOLDING)

@@ -413,6 +413,7 @@ def test_transfer_by_network_and_kappa(full):
         {
             "kappa": 40,
             "samples": 20,
+            "started": 0,
             "crafted_percent": 95,
             "misclassified": 95,
             "misclassified_low": 85,
