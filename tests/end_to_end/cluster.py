@@ -272,6 +272,7 @@ def main():
     folder = pathlib.Path(folder).resolve()
     bring_loopback_up()
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= {"RAY_raylet_start_wait_time_s": "120"}  # a busy machine takes its time
     os.environ.pop("RAY_ADDRESS", None)
     nodes = Nodes(folder)
     try:
