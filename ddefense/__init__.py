@@ -7,6 +7,7 @@
 Importing this package is cheap: it loads no TensorFlow before one of these functions is used.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ddefense.version import __version__
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from ddefense.api import attack, distill, evaluate, export, report
 
 __all__ = ["__version__", "attack", "distill", "evaluate", "export", "report"]
+
+
+# Before TensorFlow is imported, which reads it then. It leaves oneDNN out on processors without
+# AVX-512, and what it does instead rounds the softmax of a certain class to 0.99999994: gradients
+# that are exactly 0 elsewhere are rounding errors there, and results differ between machines.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def __getattr__(name: str) -> Any:
