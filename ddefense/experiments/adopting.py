@@ -286,12 +286,12 @@ def _save(flag: str, network: keras.Model, directory: pathlib.Path) -> None:
     path = directory / NETWORK
     network.save(path)
     try:
-        keras.models.load_model(path, compile=False)
-    except (TypeError, ValueError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
+        networks.load_own(path)
+    except ValueError as error:
+        cause = str(error).removeprefix(f"{NETWORK}: ")
         raise ConfigError(
             f"{flag}: expected a network that Keras can save and load again, received one that it "
-            f"cannot: {lines[0]} Register the classes of your layers: "
+            f"cannot: {cause} Register the classes of your layers: "
             "keras.saving.register_keras_serializable."
         ) from error
 

@@ -304,7 +304,7 @@ class NetworkStages:
 def load_network(artefact: Artefact) -> keras.Model:
     """The network of a training stage, with its softmax at the training temperature."""
     with reading(artefact):
-        return keras.models.load_model(artefact.directory / NETWORK, compile=False)
+        return networks.load_own(artefact.directory / NETWORK)
 
 
 # Every attack and measurement of a network starts from it, and its compiled functions stay with it.

@@ -14,7 +14,7 @@ from ddefense.networks.heads import (
     without_softmax,
 )
 from ddefense.networks.inference import predict
-from ddefense.networks.loading import load
+from ddefense.networks.loading import load, load_own
 from ddefense.networks.outlier_class import with_outlier_class
 from ddefense.networks.paper import NAMES, build
 
@@ -24,6 +24,7 @@ __all__ = [
     "build",
     "deployed",
     "load",
+    "load_own",
     "logits_of",
     "predict",
     "temperature_of",

@@ -4,8 +4,12 @@ Keras' safe mode alone is not relied on: it lets named functions pass in a `Lamb
 other member of the archive, and is off for good once somebody has called
 `keras.config.enable_unsafe_deserialization`. So the archive is read, as data, before Keras
 deserialises anything.
+
+Nor is Keras relied on to notice damage: it reads HDF5 within the archive in pieces, where `zipfile`
+compares no checksum.
 """
 
+import contextlib
 import json
 import pathlib
 import re
@@ -39,10 +43,19 @@ _CONFIG = "config.json"
 _MAX_CONFIG_BYTES = 2**26
 """Largest configuration that is read: a small archive may unpack to more than the memory holds."""
 
+_MAX_EXPANSION = 100
+"""Times its own size that an archive may unpack to; Keras compresses nothing."""
+_PLAUSIBLE_BYTES = 2**28
+"""What any archive may unpack to."""
+_CHUNK_BYTES = 2**20
+
 _NAMED = 8
 """Names in a message, at most."""
 _MAX_CAUSE = 300
 """Characters of Keras' own message, which may hold a layer's whole configuration."""
+
+# What Keras says where weights do not load.
+_EXAMPLE = re.compile(r"(?s)Example error message for object .*?:\n\n(.*?)\n\nList of objects")
 
 _PICKLED_NAMES = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth")
 _PICKLE_START = re.compile(rb"\x80[\x02-\x05]")  # the opcode PROTO and the protocol
@@ -74,17 +87,14 @@ def load(path: pathlib.Path) -> keras.Model:
     """
     _check_path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _whole(path) as archive:
             reason = _reason_to_refuse(archive)
         if reason is None:
             network = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # what is wrong with a file makes Keras fail in any way
-        # Keras puts the cause behind the whole configuration.
-        cause = str(error).split("Exception encountered: ")[-1].strip()
-        first = cause.splitlines()[0][:_MAX_CAUSE] if cause else type(error).__name__
         raise ValueError(
             f"path: expected a .keras file that Keras can load, received {str(path)!r}: "
-            f"{first.rstrip('.')}. If it is damaged, copy it or save it again."
+            f"{_cause(error)}. If it is damaged, copy it or save it again."
         ) from error
     if reason is None and not isinstance(network, keras.Model):
         reason = f"it holds a {type(network).__name__} and no network"
@@ -93,6 +103,50 @@ def load(path: pathlib.Path) -> keras.Model:
             f"path: expected a .keras file of a network, received {str(path)!r}: {reason}."
         )
     return network
+
+
+def load_own(path: pathlib.Path) -> keras.Model:
+    """Loads a network from a `.keras` file of a run directory: trusted, but it may be damaged.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        What was saved, not compiled.
+
+    Raises:
+        ValueError: if it cannot be loaded; the message, one line, names the file and the cause.
+    """
+    try:
+        with _whole(path):
+            pass
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:
+        raise ValueError(f"{path.name}: {_cause(error)}.") from error
+
+
+@contextlib.contextmanager
+def _whole(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+    """Yields an archive, each member of which has been read and has the checksum that it should."""
+    with zipfile.ZipFile(path) as archive:
+        # No more is ever unpacked of a member than it declares.
+        size = sum(info.file_size for info in archive.infolist())
+        if size > max(_PLAUSIBLE_BYTES, _MAX_EXPANSION * path.stat().st_size):
+            raise ValueError(f"it unpacks to {size} bytes, more than any network of its size")
+        for info in archive.infolist():
+            with archive.open(info) as member:
+                while member.read(_CHUNK_BYTES):
+                    pass
+        yield archive
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, in one line; Keras puts it behind whole configurations and objects."""
+    text = str(error).split("Exception encountered: ")[-1]
+    if example := _EXAMPLE.search(text):
+        text = example[1]
+    lines = text.strip().splitlines() or [type(error).__name__]
+    return lines[0][:_MAX_CAUSE].rstrip(".")
 
 
 def _check_path(path: pathlib.Path) -> None:

@@ -141,17 +141,8 @@ class Started:
 
 
 @pytest.fixture(scope="session")
-def start_run(start_python, tmp_path_factory):
-    """Starts a run in a folder, and in what a command before it makes of the world.
-
-    Compiled modules are kept, whatever the environment says: TensorFlow then starts in half the
-    time.
-    """
-    variables = {
-        "PYTHONDONTWRITEBYTECODE": "",
-        "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("pycache")),
-    }
-
+def start_run(start_python):
+    """Starts a run in a folder, and in what a command before it makes of the world."""
     started = []
 
     def start(folder, *arguments, program=("-m", "ddefense.cli"), flags=FLAGS, within=None):
@@ -159,7 +150,7 @@ def start_run(start_python, tmp_path_factory):
         if within is not None:
             command = ["-c", EXECUTE, *within(folder), sys.executable, "-P", *command]
         cwd = folder if within is None else "/"
-        started.append(start_python(*command, cwd=cwd, **variables))
+        started.append(start_python(*command, cwd=cwd))
         return Started(folder, started[-1])
 
     yield start

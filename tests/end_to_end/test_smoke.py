@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 import xml.etree.ElementTree
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from ddefense.experiments import planning
 from ddefense.layers import TemperatureSoftmax
 
 NAMES = ["baseline", "distilled_t20"]
+COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "results" / "digits"
 
 SERVE = """
 import sys
@@ -312,3 +314,22 @@ def test_reports_are_redrawn_byte_by_byte_without_tensorflow(again, start_run, b
     assert set(after) == set(before)
     for path, content in before.items():
         assert after[path] == content, path
+
+
+@pytest.mark.slow
+def test_bin_compare_puts_it_beside_a_committed_run(smoke, results, run_python, tmp_path):
+    program = ("-m", "ddefense.cli.compare")
+    answer = run_python(*program, smoke.workdir, COMMITTED, "--output=compared", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    # Both attacked the digits, the smoke run fewer of them and less hard.
+    assert "WARNING: Other budgets" in answer.stdout
+    assert "Other data" not in answer.stdout
+    with (tmp_path / "compared" / "comparison.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["run"] == "run"]
+    accuracies = {r["network"]: float(r["value"]) for r in rows if r["measure"] == "accuracy"}
+    assert accuracies == pytest.approx(
+        {
+            "undistilled": 100 * results.baseline().test_accuracy,
+            "T = 20": 100 * results.distilled()[0].test_accuracy,
+        }
+    )

@@ -528,6 +528,68 @@ class TestTesting:
         assert notes.read_text() == "A space at the end\n"
 
 
+class TestContinuousIntegration:
+    TOOLS = ("bash", "chmod", "dirname", "env", "git", "mktemp", "rm", "sed", "sh")
+
+    @pytest.fixture
+    def integrate(self, bare, tmp_path):
+        """Runs .ci/run where there are only the Pythons that are given, and 3.12, the checkout's.
+
+        The commands that it runs say what they are and under which Python; a Python is given by
+        its version and the exit status of `bin/test` under it.
+        """
+
+        def script(path, *lines):
+            path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+            path.chmod(0o755)
+
+        def integrate(**statuses):
+            (folder := tmp_path / "a path").mkdir()
+            for tool in self.TOOLS:
+                (folder / tool).symlink_to(shutil.which(tool))
+            script(folder / "chromium")
+            script(folder / "python3", "echo own")
+            for minor, status in statuses.items():
+                version = f"3.{minor[1:]}"
+                # -c: where it is.
+                answers = f'-c) echo "$0";; status) exit {status};; *) echo {version};;'
+                script(folder / f"python{version}", f'case "$1" in {answers} esac')
+            script(bare / ".ci" / "python", "echo 3.12")
+            script(bare / "bin" / "reproduce", 'echo "reproduce $* $(python3)"')
+            script(bare / "bin" / "test", 'echo "test $* $(python3)"', '[ "$1" ] || python3 status')
+            git = ["git", "-C", str(bare), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+            for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "All"]):
+                subprocess.run([*git, *arguments], check=True)
+            (scratch := tmp_path / "scratch").mkdir()
+            answer = run(bare / ".ci" / "run", "-x", PATH=str(folder), TMPDIR=str(scratch))
+            assert not list(scratch.iterdir()), answer.stderr
+            first, *lines = answer.stdout.splitlines()
+            return answer.returncode, first, [line for line in lines if "fresh" not in line]
+
+        return integrate
+
+    def test_the_oldest_and_the_newest_python_do_what_the_readme_says(self, integrate):
+        status, first, lines = integrate(m11=0, m13=0)
+        assert "found Python 3.11 3.12 3.13; not found: none" in first
+        assert lines == [
+            *("reproduce --preset=smoke 3.11", "test  3.11"),
+            *("reproduce --preset=smoke 3.13", "test  3.13"),
+            "test --all -x own",
+        ]
+        assert status == 0
+
+    def test_what_is_not_here_is_said(self, integrate):
+        status, first, lines = integrate(m11=0)
+        assert "found Python 3.11 3.12; not found: 3.13" in first
+        assert lines == ["reproduce --preset=smoke 3.11", "test  3.11", "test --all -x own"]
+        assert status == 0
+
+    def test_it_fails_where_another_python_does(self, integrate):
+        status, _, lines = integrate(m13=3)
+        assert lines == ["reproduce --preset=smoke 3.13", "test  3.13"]
+        assert status == 3
+
+
 def index_is_reachable(folder):
     command = [sys.executable, "-m", "pip", "--retries", "0", "--timeout", "10", "download"]
     return run(*command, "--no-deps", "--dest", folder, "importlib_resources").returncode == 0

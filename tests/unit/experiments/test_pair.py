@@ -68,6 +68,34 @@ def test_networks_keep_the_temperature_they_were_trained_at(literal):
         assert pair.load_training(artefact).temperature == 20.0
 
 
+def a_bit_flipped(content):
+    content[len(content) // 2] ^= 1
+
+
+def cut_short(content):
+    del content[len(content) // 2 :]
+
+
+DAMAGE = {"Bad CRC-32 for file 'model.weights.h5'": a_bit_flipped, "not a zip file": cut_short}
+
+
+@pytest.mark.parametrize("cause", DAMAGE)
+def test_a_damaged_network_is_named_with_the_cause(literal, tmp_path, cause):
+    _, baseline, _ = literal
+    content = bytearray((baseline.network.directory / pair.NETWORK).read_bytes())
+    DAMAGE[cause](content)
+    stage = tmp_path / "stages" / "baseline"
+    stage.mkdir(parents=True)
+    (stage / pair.NETWORK).write_bytes(content)
+    with pytest.raises(RunError) as caught:
+        pair.load_network(Artefact("baseline", "digest", place_of(tmp_path)))
+    message = str(caught.value)
+    assert message.startswith(f"The finished stage in {stage} is damaged: network.keras: ")
+    assert cause in message
+    assert "Example error message" not in message
+    assert "\n" not in message
+
+
 def test_soft_labels_are_the_initial_network_at_its_temperature(literal, tiny_dataset):
     _, _, trained = literal
     initial = pair.load_network(trained[20.0].initial)

@@ -424,15 +424,39 @@ def cut_short(path):
     path.write_bytes((STORED / "baseline.keras").read_bytes()[:9999])
 
 
-def a_bit_flipped(path):
-    content = bytearray((STORED / "baseline.keras").read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+def flipped(member, place):
+    """Flips a bit of the contents of a member, which leaves its checksum."""
+
+    def damage(path):
+        content = bytearray((STORED / "baseline.keras").read_bytes())
+        with zipfile.ZipFile(STORED / "baseline.keras") as archive:
+            inside = archive.read(member)
+        content[content.index(inside) + int(place * (len(inside) - 1))] ^= 1
+        path.write_bytes(content)
+
+    return damage
+
+
+def damaged_before_it_was_archived(path):
+    with zipfile.ZipFile(STORED / "baseline.keras") as archive:
+        weights = archive.read("model.weights.h5")
+    second = weights.index(b"TREE", weights.index(b"TREE") + 1)
+    weights = weights[:second] + b"TRUE" + weights[second + 4 :]
+    rewritten(path, STORED / "baseline.keras", **{"model.weights.h5": weights})
 
 
 def too_large(path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", bytes(2**26 + 1))
+
+
+def a_bomb(path):
+    """A megabyte that unpacks to 257."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.write(__file__, "config.json")
+        with archive.open("model.weights.h5", "w") as member:
+            for _ in range(257):
+                member.write(bytes(2**20))
 
 
 def weights_of_another(path):
@@ -446,7 +470,13 @@ DAMAGE = {
     "text": (lambda path: path.write_text("no network"), "not a zip file. If it is damaged"),
     "empty": (lambda path: path.write_bytes(b""), "not a zip file"),
     "cut short": (cut_short, "not a zip file"),
-    "a bit flipped": (a_bit_flipped, "Bad CRC-32"),
+    "a bit flipped": (flipped("model.weights.h5", 0.5), "Bad CRC-32"),
+    "the first bit": (flipped("model.weights.h5", 0), "Bad CRC-32 for file 'model.weights.h5'"),
+    "the last bit": (flipped("model.weights.h5", 1), "Bad CRC-32 for file 'model.weights.h5'"),
+    "a bit of what is not used": (flipped("metadata.json", 0.5), "Bad CRC-32 for file 'metadata."),
+    "a bit of the configuration": (flipped("config.json", 0.5), "Bad CRC-32 for file 'config."),
+    "within a right checksum": (damaged_before_it_was_archived, "wrong B-tree signature"),
+    "a bomb": (a_bomb, "it unpacks to "),
     "another archive": (lambda path: path.write_bytes(zipped("a.txt", "a")), "'config.json'"),
     "an empty configuration": (with_config("{}"), "config.json describes no network"),
     "a list": (with_config("[]"), "config.json describes no network"),
@@ -462,7 +492,9 @@ DAMAGE = {
 def test_damage_is_refused(tmp_path, name):
     damage, reason = DAMAGE[name]
     damage(tmp_path / "network.keras")
-    assert reason in refusal(tmp_path / "network.keras")
+    message = refusal(tmp_path / "network.keras")
+    assert reason in message
+    assert "Example error message" not in message
 
 
 def test_a_layer_by_itself_is_no_network(tmp_path, save):
