@@ -29,6 +29,7 @@ import tensorflow as tf
 from ddefense import interruption
 from ddefense.attacks.batching import Slots
 from ddefense.attacks.classifier import Classifier, check_inputs, expect_logits
+from ddefense.attacks.input_gradient import gradient_of
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -162,7 +163,7 @@ def compile_margins(attacked: Classifier, *, targeted: bool, kappa: float) -> Ma
             own = tf.reduce_sum(tf.where(named, logits, 0.0), axis=1)
             other = tf.reduce_max(tf.where(named, -np.inf, logits), axis=1)
             margin = own - other if targeted else other - own
-        slope = cut.pull_back(tape.gradient(margin, hidden))
+        slope = cut.pull_back(gradient_of(tape, margin, hidden))
         rounding = _ROUNDING * tf.reduce_max(tf.abs(logits), axis=1)
         return (
             margin,

@@ -28,6 +28,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense.attacks.classifier import Classifier, classifier, expect_logits
+from ddefense.attacks.input_gradient import gradient_of
 
 Scores = tuple[tf.Tensor, ...]
 
@@ -152,7 +153,7 @@ def forward_derivative(
             tape.watch(hidden)
             outputs = tf.cast(cut.tail(hidden), tf.float32)
             scores = score(outputs, target, temperature)
-        gradients = [cut.pull_back(tape.gradient(each, hidden)) for each in scores]
+        gradients = [cut.pull_back(gradient_of(tape, each, hidden)) for each in scores]
         maps = [tf.cast(tf.reshape(g, [-1, features]), tf.float32) for g in gradients]
         return tf.argmax(outputs, axis=1), *maps
 

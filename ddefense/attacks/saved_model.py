@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from ddefense.attacks.input_gradient import gradient_of
 from ddefense.config import ConfigError
 from ddefense.maths.ranges import from_unit
 from ddefense.records import SavedModelRecord
@@ -351,9 +352,7 @@ def _why_no_gradients(signature: Signature, record: SavedModelRecord) -> str:
             tape.watch(images)
             # Not as a layer, in whose errors Keras puts its own words first.
             first = tf.reduce_sum(_Served(signature, record).call(images)[:, 0])
-        gradient = tape.gradient(first, images)
-    except Exception as error:  # an operation without a gradient fails in any way
+        gradient_of(tape, first, images)
+    except Exception as error:  # an operation that refuses its gradient fails in any way
         return f"{type(error).__name__}: {_cause(error)}"
-    if gradient is None:
-        return "its outputs do not depend on the images by differentiable operations"
     return ""
