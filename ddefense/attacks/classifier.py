@@ -10,6 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense.attacks.input_gradient import Passes, passes
+from ddefense.config import is_range
 
 Outputs = Literal["logits", "probabilities"]
 
@@ -145,7 +146,7 @@ def check_inputs(
         ValueError: naming what was received and what was expected.
     """
     low, high = bounds
-    if not low < high:
+    if not is_range(low, high):
         raise ValueError(f"bounds: expected (low, high) with low < high, received {bounds!r}.")
     shape = attacked.image_shape
     checks = [

@@ -62,9 +62,19 @@ def _f_literal(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scor
     # pass for alpha and one for beta, instead of one per class.
     del temperature
     p = tf.stop_gradient(tf.nn.softmax(logits))
-    jacobian = (tf.eye(p.shape[1]) - p[:, :, None]) * p[:, None, :]
-    alpha = tf.reduce_sum(target[:, :, None] * jacobian, axis=1)
-    beta = tf.reduce_sum((1 - target)[:, :, None] * jacobian, axis=1)
+    classes = p.shape[1]
+    one_hot = lambda i: tf.one_hot(i, classes)  # noqa: E731
+    alpha = (target - tf.reduce_sum(target * p, axis=1, keepdims=True)) * p
+    # One row after the other: all of them together take memory by the square of the classes.
+    _, beta = tf.while_loop(
+        lambda i, _: i < classes,
+        lambda i, beta: (
+            i + 1,
+            beta + (1 - target[:, i, None]) * ((one_hot(i) - p[:, i, None]) * p),
+        ),
+        (tf.constant(0), tf.zeros_like(p)),
+    )
+    alpha, beta = tf.stop_gradient(alpha), tf.stop_gradient(beta)
     return tf.reduce_sum(alpha * logits, axis=1), tf.reduce_sum(beta * logits, axis=1)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import attacks, datasets, measurements, networks
-from ddefense.config import JSMA_ATTACKS, Config
-from ddefense.experiments import adopting, norm_attacking
+from ddefense.config import JSMA_ATTACKS, Config, check_temperature
+from ddefense.experiments import adopting, attacking, norm_attacking
 from ddefense.maths.ranges import from_unit
 
 
@@ -71,6 +71,8 @@ def craft(
         ValueError: if an argument is not what it should be.
         StoppedError: if the run was asked to stop.
     """
+    check_temperature(temperature)
+    attacking.check_pairs(config, dataset)
     aims: npt.NDArray[np.int64] | None = None if targets is None else np.asarray(targets, np.int64)
     unit = adopting.in_unit_range(dataset)
     logits = adopting.of_unit_images(networks.without_softmax(network), dataset)

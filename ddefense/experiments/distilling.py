@@ -125,7 +125,7 @@ class _Job:
         self.train, self._validation = examples, extras.validation
         if extras.validation is None and config.validation_share:
             self.train, self._validation = hold_out(examples, config.validation_share, config.seed)
-            _check_left(self.train, self._num_classes)
+            _check_left(self.train, self._num_classes, config.validation_share)
         if config.early_stopping is not None and self._validation is None:
             raise ConfigError(
                 "early_stopping: expected a validation_share > 0, or validation_data, with it, "
@@ -267,7 +267,7 @@ def _copy(name: str, original: keras.Model, config: DistillConfig) -> keras.Mode
     return copy
 
 
-def _check_left(train: Examples, num_classes: int) -> None:
+def _check_left(train: Examples, num_classes: int, share: float) -> None:
     """Refuses to train without a class, all images of which were held out."""
     try:
         check_classes(train.labels, [str(i) for i in range(num_classes)])
@@ -275,7 +275,7 @@ def _check_left(train: Examples, num_classes: int) -> None:
         raise ConfigError(
             "validation_share: expected images of every class among those that are left to train "
             "on (of a stream, the last images are held out: write them in mixed order); received "
-            f"others. {str(error).removeprefix('labels: ')}"
+            f"{share:g}, which leaves {len(train)}. {str(error).removeprefix('labels: ')}"
         ) from error
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import files, networks
+from ddefense.config import is_range
 from ddefense.datasets.decoding import decodable
 from ddefense.exporting import signatures, warm_up
 from ddefense.exporting.signatures import DEFAULT, ENCODED, LABELS, LOGITS, UINT8, Contract
@@ -162,7 +163,7 @@ def _contract(
             f"different; received {len(names)}: {list(names)}."
         )
     low, high = value_range
-    if not (np.isfinite([low, high]).all() and low < high):
+    if not is_range(low, high):
         raise ValueError(
             "Expected a value range of two finite numbers, the lower first; received "
             f"{value_range}."

@@ -105,7 +105,7 @@ def zero_jacobians(network: keras.Model, images: npt.NDArray[np.float32]) -> flo
 
 def _batch_size(image_shape: tuple[int, ...], classes: int) -> int:
     """Images whose Jacobians are held at a time: 64, or fewer where they are large."""
-    entries = classes * max(math.prod(image_shape), classes)
+    entries = classes * math.prod(image_shape)
     return max(1, min(_BATCH, _MOST_ENTRIES // entries))
 
 

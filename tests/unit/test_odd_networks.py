@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import ddefense
-from ddefense.config import ATTACKS
+from ddefense.config import ATTACKS, ConfigError
 
 SHAPE, CLASSES = (8, 8, 1), 3
+PIXEL = {"preset": "smoke", "samples": 2}
 ADVERSARIAL = tuple(name for name in ATTACKS if name != "transfer_cw_l2")
 QUERIES = {"labels_only_queries": 150}
 FEW = {"preset": "smoke", "samples": 2, "max_features": 4, **QUERIES}
@@ -118,3 +119,37 @@ def test_one_is_trained_and_attacked_behind_a_convolution(data):
     pair = ddefense.distill(network, data, 2, epochs=2, optimizer="adam", learning_rate=0.01)
     made = ddefense.attack(pair.distilled, (data[0][:2], data[1][:2]), "cw_l2", cw_steps=20)
     assert np.isfinite(made.images).all()
+
+
+# --- images of a single feature -------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def pixel():
+    """A network for images of one grey pixel, two shades, and these images."""
+    labels = np.arange(12) % 2
+    images = (0.8 * labels[:, None, None, None] + 0.1).astype(np.float32)
+    network = keras.Sequential([keras.Input((1, 1, 1)), keras.layers.Flatten()])
+    network.add(keras.layers.Dense(2))
+    network.set_weights([np.float32([[-9, 9]]), np.float32([4.5, -4.5])])
+    return network, (images, labels)
+
+
+@pytest.mark.parametrize("name", ["jsma_f", "jsma_z"])
+def test_jsma_of_a_single_feature_is_refused(name, pixel):
+    network, data = pixel
+    with pytest.raises(ConfigError, match=r"attacks: expected images of at least two features"):
+        ddefense.attack(network, data, name)
+    with pytest.raises(ConfigError, match=rf"at least two features with {name}"):
+        ddefense.evaluate(network, data, attacks=(name, "fgsm"), **PIXEL)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "cw_l2", "cw_l0", "labels_only"])
+def test_other_attacks_take_a_single_feature(name, pixel):
+    network, data = pixel
+    made = ddefense.attack(network, data, name, epsilon=0.5, cw_steps=100, cw_initial_c=1.0)
+    assert made.success.all()
+
+
+def test_an_evaluation_on_a_single_feature(pixel):
+    network, data = pixel
+    results = ddefense.evaluate(network, data, attacks=("fgsm",), epsilon=0.5, **PIXEL)
+    assert results.networks[-1].norm_attacks["fgsm"].success_rate == 1
