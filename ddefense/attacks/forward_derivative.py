@@ -63,14 +63,13 @@ def _f_literal(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scor
     del temperature
     p = tf.stop_gradient(tf.nn.softmax(logits))
     classes = p.shape[1]
-    one_hot = lambda i: tf.one_hot(i, classes)  # noqa: E731
     alpha = (target - tf.reduce_sum(target * p, axis=1, keepdims=True)) * p
     # One row after the other: all of them together take memory by the square of the classes.
     _, beta = tf.while_loop(
         lambda i, _: i < classes,
         lambda i, beta: (
             i + 1,
-            beta + (1 - target[:, i, None]) * ((one_hot(i) - p[:, i, None]) * p),
+            beta + (1 - target[:, i, None]) * ((tf.one_hot(i, classes) - p[:, i, None]) * p),
         ),
         (tf.constant(0), tf.zeros_like(p)),
     )

@@ -119,7 +119,8 @@ def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: T
         found = np.arange(len(dataset.test))
         if not config.misclassified:
             logits = load_outputs(baseline.network)
-            predicted = networks.predict(logits, dataset.test.images).argmax(axis=1)
+            outputs = networks.predict(logits, dataset.test.images)
+            predicted = networks.predicted_classes(outputs)
             found = np.flatnonzero(predicted == dataset.test.labels)
         if len(found) < config.samples:
             raise records.RunError(

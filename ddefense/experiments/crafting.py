@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import attacks, datasets, measurements, networks
-from ddefense.config import JSMA_ATTACKS, Config, check_temperature
+from ddefense.config import JSMA_ATTACKS, Config, ConfigError, check_temperature
 from ddefense.experiments import adopting, attacking, norm_attacking
 from ddefense.maths.ranges import from_unit
 
@@ -22,7 +22,7 @@ class Adversarial:
         original: row of the image that each was made from, shape [P].
         labels: the true class of each, shape [P].
         targets: the class that each aims at, shape [P]; None for an untargeted attack.
-        predicted: what the network gives each, shape [P].
+        predicted: what the network gives each, shape [P]; -1 where that is NaN or infinite.
         success: whether that is the target, or without targets any wrong class but that for
             outliers, within the attack's bounds, shape [P].
         distance: from the original, of failures too, shape [P]: features changed for `l0`, else in
@@ -76,8 +76,12 @@ def craft(
     aims: npt.NDArray[np.int64] | None = None if targets is None else np.asarray(targets, np.int64)
     unit = adopting.in_unit_range(dataset)
     logits = adopting.of_unit_images(networks.without_softmax(network), dataset)
-    attacked = attacks.classifier(logits, bounds=unit.value_range)
     images, labels = unit.test.images, unit.test.labels
+    try:
+        attacked = attacks.classifier(logits, bounds=unit.value_range)
+        networks.check_finite(networks.predict(logits, images), network=logits, images="images")
+    except ValueError as error:
+        raise ConfigError(f"network: {error}") from error
     rows = np.arange(len(images))
     norm: Literal["l0", "l2", "linf"] = "l0"
     epsilon = None
@@ -123,7 +127,7 @@ def craft(
         original=rows,
         labels=labels[rows],
         targets=aims,
-        predicted=networks.predict(logits, made).argmax(axis=1),
+        predicted=networks.predicted_classes(networks.predict(logits, made)),
         success=success,
         distance=outcome.distance,
         norm=outcome.norm,

@@ -28,6 +28,9 @@ _STALLED = (
     "network that has been trained."
 )
 
+_TRIED = 8
+"""Training images on which a network is tried before it is trained."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Distilled:
@@ -117,6 +120,7 @@ class _Job:
         }
         self._num_classes = self.networks["initial"].output_shape[-1]
         _check_fit(self.networks, examples, outlier_class=config.method == "extended")
+        _check_finite(self.networks, examples)
         training.check_devices(config.devices)
         if config.devices > 1:
             for each in self.networks.values():
@@ -265,6 +269,20 @@ def _copy(name: str, original: keras.Model, config: DistillConfig) -> keras.Mode
         flag = "network" if name == "initial" else "student"
         raise ConfigError(f"{flag}: {error}") from error
     return copy
+
+
+def _check_finite(found: Mapping[str, keras.Model], examples: Examples) -> None:
+    """Refuses networks from whose weights no training can start."""
+    few = next(iter(examples.windows()))[:_TRIED]
+    for name, network in found.items():
+        flag = "network" if name == "initial" else "student"
+        logits = networks.logits_of(network)
+        try:
+            networks.check_finite(
+                networks.predict(logits, few), network=logits, images="training images"
+            )
+        except ValueError as error:
+            raise ConfigError(f"{flag}: {error}") from error
 
 
 def _check_left(train: Examples, num_classes: int, share: float) -> None:

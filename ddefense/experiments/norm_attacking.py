@@ -457,8 +457,8 @@ def transfer(
             )
             by_kappa.append(
                 measurements.transfer_record(
-                    networks.predict(makers, images).argmax(axis=1),
-                    networks.predict(logits, images).argmax(axis=1),
+                    networks.predicted_classes(networks.predict(makers, images)),
+                    networks.predicted_classes(networks.predict(logits, images)),
                     attempts.labels,
                     attempts.chosen,
                     outcome.distance,

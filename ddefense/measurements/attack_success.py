@@ -44,12 +44,14 @@ def judge(
         The outcome, with changed features found by comparing the images.
     """
     outputs = networks.predict(network, made.images)
-    predicted = outputs.argmax(axis=1)
+    predicted = networks.predicted_classes(outputs)
     flat = made.images.reshape(len(originals), -1)
     changed = (flat != originals.reshape(flat.shape)).sum(axis=1)
     inside = (flat >= bounds[0] - _TOLERANCE) & (flat <= bounds[1] + _TOLERANCE)
     success = (predicted == target) & (changed <= max_features) & inside.all(axis=1)
     probabilities = outputs if gives_probabilities else probabilities_of(outputs)
+    answered = predicted != networks.NO_CLASS
+    probabilities = np.where(answered[:, None], probabilities, np.float32(0))
     return AttackOutcome.from_images(originals, made.images, sample, target, success, probabilities)
 
 

@@ -82,13 +82,13 @@ def judge_norm(  # noqa: PLR0913
     for name, classes in (("labels", labels), ("targets", targets)):
         if classes is not None:
             _expect_rows(name, classes, len(made))
-    predicted = networks.predict(network, made).argmax(axis=1)
+    predicted = networks.predicted_classes(networks.predict(network, made))
     change = made.reshape(len(made), -1).astype(np.float64) - originals.reshape(len(made), -1)
     inside = ((made >= bounds[0] - _TOLERANCE) & (made <= bounds[1] + _TOLERANCE)).reshape(
         len(made), -1
     )
     if targets is None:
-        success = (predicted != labels) & (predicted != outlier_class)
+        success = _misclassified(predicted, labels, outlier_class)
     else:
         success = predicted == targets
     success = success & inside.all(axis=1)
@@ -261,7 +261,7 @@ def transfer_record(
     for name, values in columns.items():
         _expect_rows(name, values, len(substitute_predicted))
     crafted = substitute_predicted == targets
-    misclassified = (predicted != labels) & (predicted != outlier_class)
+    misclassified = _misclassified(predicted, labels, outlier_class)
     return TransferRecord(
         kappa=kappa,
         samples=len(labels),
@@ -271,6 +271,14 @@ def transfer_record(
         reached=float((predicted == targets).mean()),
         mean_distance=float(distances[crafted].mean()) if crafted.any() else None,
     )
+
+
+def _misclassified(
+    predicted: npt.NDArray[np.integer], labels: npt.NDArray[np.integer], outlier_class: int | None
+) -> npt.NDArray[np.bool_]:
+    """Whether each image is given another class than its own, and neither none nor the refusal."""
+    answered = (predicted != outlier_class) & (predicted != networks.NO_CLASS)
+    return np.asarray((predicted != labels) & answered)
 
 
 def _expect_rows(name: str, values: npt.NDArray[np.generic], rows: int) -> None:

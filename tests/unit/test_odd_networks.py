@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 import ddefense
+from ddefense import networks
 from ddefense.config import ATTACKS, ConfigError
+from ddefense.records import RunError
 
 SHAPE, CLASSES = (8, 8, 1), 3
 PIXEL = {"preset": "smoke", "samples": 2}
@@ -153,3 +155,110 @@ def test_an_evaluation_on_a_single_feature(pixel):
     network, data = pixel
     results = ddefense.evaluate(network, data, attacks=("fgsm",), epsilon=0.5, **PIXEL)
     assert results.networks[-1].norm_attacks["fgsm"].success_rate == 1
+
+
+# --- NaN and infinity -----------------------------------------------------------------------------
+NOT_FINITE = r"finite answers to any image; received one that gives NaN or infinity for .*"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("function", ["attack", "evaluate", "distill", "export"])
+def test_weights_that_are_not_finite_are_refused_and_named(
+    function, value, trained, data, tmp_path
+):
+    network = trained(lambda images: images)
+    network.layers[-1].bias.assign([0, value, 0])
+    calls = {
+        "attack": lambda: ddefense.attack(network, (data[0][:6], data[1][:6])),
+        "evaluate": lambda: ddefense.evaluate(network, data, attacks=("jsma_f",), **FEW),
+        "distill": lambda: ddefense.distill(network, data, 5, epochs=1),
+        "export": lambda: ddefense.export(network, tmp_path / "model"),
+    }
+    kind = RunError if function == "export" else ConfigError
+    with pytest.raises(kind, match=NOT_FINITE + "bias' are not finite"):
+        calls[function]()
+    assert not list((tmp_path / "model").glob("*"))
+
+
+def test_images_without_an_answer_are_named(trained, data):
+    def divided(images):
+        return images / keras.ops.max(images, axis=(1, 2, 3), keepdims=True)
+
+    network, images = trained(divided), data[0].copy()
+    images[[4, 7]] = 0
+    match = NOT_FINITE + r"2 of 120 (test )?images, the first of them number 4\."
+    with pytest.raises(ConfigError, match=match):
+        ddefense.attack(network, (images, data[1]), "fgsm")
+    with pytest.raises(RunError, match=match):
+        ddefense.evaluate(network, (images, data[1]), attacks=("fgsm",), **FEW)
+
+
+def test_an_image_without_an_answer_is_no_success(trained, data):
+    """The network divides by zero where its image is as dark as the attack can make it."""
+
+    def divided(images):
+        return images + 0 / keras.ops.relu(keras.ops.min(images, axis=(1, 2, 3), keepdims=True))
+
+    images = np.clip(data[0][:3], 0.05, 1)
+    network = trained(divided)
+    made = ddefense.attack(network, (images, data[1][:3]), "fgsm", epsilon=0.3)
+    given = np.isfinite(network.predict(made.images, verbose=0)).all(axis=1)
+    assert not given.all()
+    assert not made.success[~given].any()
+    assert (made.predicted[~given] == -1).all()
+
+
+# --- names and functions --------------------------------------------------------------------------
+NAMES = ["probabilities", "logits", "images", "unit_images", "from_unit", "scaled_logits"]
+
+
+def everything(network, data, tmp_path, value_range=(0.0, 1.0)):
+    """Everything that takes a network takes this one."""
+    images, labels = data
+    images = (images * (value_range[1] - value_range[0]) + value_range[0]).astype(np.float32)
+    settings = {"value_range": value_range}
+    pair = ddefense.distill(network, (images, labels), 2, epochs=1, **settings)
+    for each in (network, pair.distilled):
+        ddefense.attack(each, (images[:2], labels[:2]), "jsma_f", max_features=4, **settings)
+        ddefense.evaluate(
+            each, (images, labels), attacks=("jsma_f",), misclassified=True, **FEW, **settings
+        )
+    return ddefense.export(pair.distilled, tmp_path / "model", **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_may_be_called_as_ours_are(name, data, tmp_path):
+    network = network_of(lambda images: images, name=name)
+    assert everything(network, data, tmp_path, value_range=(0.0, 255.0)).is_dir()
+
+
+@pytest.mark.parametrize("name", ["probabilities", "logits", "logits_1"])
+def test_a_copy_of_such_a_network_answers_alike(name, data):
+    network = network_of(lambda images: images, name=name)
+    expected = keras.ops.softmax(network.predict(data[0][:8], verbose=0))
+    for copy in (networks.deployed(network), networks.trainable_copy(network, 1.0)):
+        np.testing.assert_allclose(copy.predict(data[0][:8], verbose=0), expected, rtol=1e-5)
+        again = networks.deployed(networks.without_softmax(copy))
+        np.testing.assert_allclose(again.predict(data[0][:8], verbose=0), expected, rtol=1e-5)
+
+
+FACTOR = 2.0
+LAMBDAS = {
+    "layer": lambda: keras.layers.Lambda(lambda x: x * FACTOR),
+    "activation": lambda: keras.layers.Activation(lambda x: x * FACTOR),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LAMBDAS)
+def test_a_lambda_of_this_process_is_taken_everywhere(kind, data, tmp_path):
+    assert everything(network_of(LAMBDAS[kind]()), data, tmp_path).is_dir()
+
+
+@pytest.mark.parametrize("kind", LAMBDAS)
+def test_a_copy_calls_the_same_lambda(kind, trained, data):
+    network = trained(LAMBDAS[kind]())
+    copy = networks.trainable_copy(network, 1.0)
+    expected = keras.ops.softmax(network.predict(data[0][:8], verbose=0))
+    np.testing.assert_allclose(copy.predict(data[0][:8], verbose=0), expected, rtol=1e-5)
