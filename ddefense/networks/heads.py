@@ -38,14 +38,14 @@ def logits_of(network: keras.Model) -> keras.Model:
     Raises:
         ValueError: if it has no such layer, or not one input.
     """
-    logits = _known_logits(network)
+    images, logits = _images(network), _known_logits(network)
     if logits is None:
         raise ValueError(
             f"Expected a network with a layer named {LOGITS!r}; received layers "
             f"{[layer.name for layer in network.layers]}. Name the last layer before the softmax "
             "so, without an activation, or use `networks.without_softmax`."
         )
-    return keras.Model(_images(network), logits, name=network.name)
+    return keras.Model(images, logits, name=network.name)
 
 
 def with_temperature(network: keras.Model, temperature: float) -> keras.Model:
@@ -155,7 +155,7 @@ def trainable_copy(
         ValueError: if the network's logits cannot be told; the message says why.
     """
     logits = without_softmax(network)
-    exact = [_call_of(logits.outputs[0])[0], layer_of_logits(logits)]
+    exact = {_call_of(logits.outputs[0])[0].name, layer_of_logits(logits).name}
     copy = keras.models.clone_model(
         logits,
         clone_function=functools.partial(_in_precision, precision=precision, exact=exact),
@@ -187,11 +187,11 @@ def layer_of_logits(logits_network: keras.Model) -> keras.layers.Layer:
 
 
 def _in_precision(
-    layer: keras.layers.Layer, precision: str | None, exact: Collection[keras.layers.Layer]
+    layer: keras.layers.Layer, precision: str | None, exact: Collection[str]
 ) -> keras.layers.Layer:
     if precision is None:
         return clone_layer(layer)
-    kept = any(layer is one for one in exact) or isinstance(layer, _STANDARDIZING)
+    kept = layer.name in exact or isinstance(layer, _STANDARDIZING)
     return clone_layer(layer, dtype="float32" if kept else precision)
 
 
