@@ -324,7 +324,7 @@ def test_outputs_that_are_not_what_is_said_of_them(save):
 
 def test_logits_that_are_infinite(save):
     path = save(serving_default=lambda m, x: {"z": m.logits(x) / 0.0})
-    refused(path, "logits_output: expected finite logits", logits_output="z")
+    refused(path, "logits_output: z: Expected a network with finite answers", logits_output="z")
 
 
 def test_several_outputs_of_probabilities(save):
