@@ -119,7 +119,7 @@ def distill(  # noqa: PLR0913
     extras = KerasExtras(
         callbacks=keras_extras.callbacks(callbacks),
         metrics=keras_extras.metrics(metrics),
-        optimizer=None if isinstance(optimizer, str) else optimizer,
+        optimizer=keras_extras.optimizer(optimizer),
     )
     source = _loaded("network", network, config.seed)
     target = None if student is None else _loaded("student", student, config.seed)

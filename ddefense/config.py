@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -63,6 +64,9 @@ DEFENSES = ("distillation", "adversarial_training")
 """`adversarial_training` adds a network trained on PGD samples, as a yardstick."""
 
 _THETAS = {"cifar10": 0.25}
+
+# Of float32: the smallest that is not flushed to 0, and the largest.
+_SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 """Keras dtype policies for training. float16 would need a scaled loss to keep small gradients."""
@@ -215,7 +219,7 @@ class Config:
         for name in ("warm_start_steps", "seed", "threads"):
             _expect_integer(name, getattr(self, name), minimum=0)
         _expect_integer("max_features", self.max_features, minimum=2)
-        _expect(
+        expect(
             self.max_features % 2 == 0,
             "max_features",
             "an even number, because features are changed in pairs",
@@ -227,21 +231,21 @@ class Config:
             self._check_number(name, "a number in [0, 1)", lambda x: 0 <= x < 1)
         for name in ("learning_rate_decay", "momentum_decay"):
             self._check_number(name, "a number in (0, 1]", lambda x: 0 < x <= 1)
-        _expect(
+        expect(
             self.precision in PRECISIONS, "precision", f"one of {list(PRECISIONS)}", self.precision
         )
         for name in ("jit_compile", "misclassified"):
             received = getattr(self, name)
-            _expect(isinstance(received, bool), name, "true or false", received)
+            expect(isinstance(received, bool), name, "true or false", received)
         check_devices(self.devices, self.batch_size)
-        _expect(
+        expect(
             self.devices == 1 or self.defense == "distillation",
             "devices",
             "1 with adversarial_training, which makes its samples on one",
             self.devices,
         )
         self._check_number("epsilon", "a number in (0, 1]", lambda x: 0 < x <= 1)
-        _expect(self.defense in DEFENSES, "defense", f"one of {list(DEFENSES)}", self.defense)
+        expect(self.defense in DEFENSES, "defense", f"one of {list(DEFENSES)}", self.defense)
         self._check_number("theta", "a number in [-1, 1] other than 0", lambda x: 0 < abs(x) <= 1)
         object.__setattr__(
             self,
@@ -253,16 +257,16 @@ class Config:
 
     def _check_temperatures(self, name: str, may_be_empty: bool = False) -> None:
         received = getattr(self, name)
-        _expect(
+        expect(
             isinstance(received, list | tuple)
             and (len(received) > 0 or may_be_empty)
-            and all(_is_number(t) and t > 0 for t in received),
+            and all(is_number(t) and t > 0 for t in received),
             name,
             f"{'' if may_be_empty else 'one or more '}finite numbers > 0, such as 1,20,100",
             received,
         )
         temperatures = tuple(float(t) for t in received)
-        _expect(
+        expect(
             len({f"{t:g}" for t in temperatures}) == len(temperatures),
             name,
             "each temperature once, told apart by six digits because networks are named after them",
@@ -272,10 +276,10 @@ class Config:
 
     def _check_kappas(self) -> None:
         received = self.kappas
-        _expect(
+        expect(
             isinstance(received, list | tuple)
             and len(received) > 0
-            and all(_is_number(kappa) and kappa >= 0 for kappa in received)
+            and all(is_number(kappa) and kappa >= 0 for kappa in received)
             and all(low < high for low, high in itertools.pairwise(received))
             and len({f"{kappa:g}" for kappa in received}) == len(received),
             "kappas",
@@ -288,13 +292,13 @@ class Config:
         received = self.attacks
         listed = isinstance(received, list | tuple) and len(received) > 0
         unknown = [name for name in received if name not in ATTACKS] if listed else received
-        _expect(listed and not unknown, "attacks", f"names among {list(ATTACKS)}", unknown)
-        _expect(len(set(received)) == len(received), "attacks", "each attack once", received)
+        expect(listed and not unknown, "attacks", f"names among {list(ATTACKS)}", unknown)
+        expect(len(set(received)) == len(received), "attacks", "each attack once", received)
         object.__setattr__(self, "attacks", tuple(received))
 
     def _check_number(self, name: str, expected: str, holds: Callable[[float], bool]) -> None:
         received = getattr(self, name)
-        _expect(_is_number(received) and holds(received), name, expected, received)
+        expect(is_number(received) and holds(received), name, expected, received)
         object.__setattr__(self, name, float(received))
 
     def digest(self) -> str:
@@ -312,12 +316,22 @@ def check_devices(devices: int, batch_size: int) -> None:
     Raises:
         ConfigError: naming both.
     """
-    _expect(
+    expect(
         devices <= batch_size,
         "devices",
         f"at most {batch_size}, the images of a batch (batch_size)",
         devices,
     )
+
+
+def check_temperature(temperature: Any) -> None:
+    """Checks the temperature at which a network was trained.
+
+    Raises:
+        ConfigError: naming what was received and what was expected.
+    """
+    holds = is_number(temperature) and temperature > 0
+    expect(holds, "temperature", "a finite number > 0", temperature)
 
 
 # A digest leaves out what stands at its default, so that a field added later changes no digest, and
@@ -475,17 +489,43 @@ def past_outlier_class(found: Config) -> Config:
     return dataclasses.replace(found, attacks=tuple(name for name in ATTACKS if name in names))
 
 
-def _expect(holds: bool, name: str, expected: str, received: Any) -> None:
+def expect(holds: bool, name: str, expected: str, received: Any) -> None:
+    """Refuses a setting that does not hold.
+
+    Raises:
+        ConfigError: naming the setting, what was expected and what was received.
+    """
     if not holds:
-        raise ConfigError(f"{name}: expected {expected}; received {received!r}.")
+        numbers_in = received if isinstance(received, list | tuple) else [received]
+        beyond = any(_is_real(number) and not is_number(number) for number in numbers_in)
+        why = ", which float32 cannot hold" if beyond else ""
+        raise ConfigError(f"{name}: expected {expected}; received {received!r}{why}.")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether it is a number that float32 neither rounds to 0 nor to infinity.
+
+    NumPy's numbers are some; truth values, NaN and the infinities are none.
+    """
+    return _is_real(value) and (value == 0 or _SMALLEST <= abs(value) <= _LARGEST)
+
+
+def is_range(low: Any, high: Any) -> bool:
+    """Whether they are the ends of a range of float32 numbers, the lower first."""
+    return is_number(low) and is_number(high) and low < high and is_number(float(high) - float(low))
+
+
+def _is_real(value: Any) -> bool:
+    return (
+        isinstance(value, numbers.Real)
+        and not isinstance(value, bool)
+        and value == value
+        and abs(value) != math.inf
+    )
 
 
 def _expect_integer(name: str, value: Any, *, minimum: int) -> None:
-    _expect(
+    expect(
         isinstance(value, int) and not isinstance(value, bool) and value >= minimum,
         name,
         f"an integer >= {minimum}",

@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from ddefense.config import PRECISIONS, ConfigError, check_devices
+from ddefense.config import PRECISIONS, check_devices, expect, is_number
 
 METHODS = ("defensive", "extended")
 """Papernot et al. 2016, and its successor by Papernot and McDaniel (2017)."""
@@ -98,10 +98,10 @@ class DistillConfig:
             ("devices", 1),
         ):
             received = getattr(self, name)
-            _expect(_is_integer(received, minimum), name, f"an integer >= {minimum}", received)
+            expect(_is_integer(received, minimum), name, f"an integer >= {minimum}", received)
             object.__setattr__(self, name, int(received))
         if self.early_stopping is not None:
-            _expect(
+            expect(
                 _is_integer(self.early_stopping, 1),
                 "early_stopping",
                 "an integer >= 1",
@@ -118,10 +118,10 @@ class DistillConfig:
             ("outlier_alpha", "a number in (0, 1]", 0, 1, "(]"),
         ):
             received = getattr(self, name)
-            _expect(_is_within(received, low, high, ends), name, expected, received)
+            expect(_is_within(received, low, high, ends), name, expected, received)
             object.__setattr__(self, name, float(received))
         if self.learning_rate is not None:
-            _expect(
+            expect(
                 _is_within(self.learning_rate, 0, math.inf, "()"),
                 "learning_rate",
                 "a finite number > 0",
@@ -135,24 +135,22 @@ class DistillConfig:
             ("precision", (None, *PRECISIONS)),
         ):
             received = getattr(self, name)
-            _expect(received in choices, name, f"one of {list(choices)}", received)
+            expect(received in choices, name, f"one of {list(choices)}", received)
         self._check_class_weights()
         check_devices(self.devices, self.batch_size)
         if self.optimizer == "adam":
             for name in ("learning_rate_decay", "momentum_decay"):
-                _expect(
-                    getattr(self, name) == 1, name, "1 with optimizer adam", getattr(self, name)
-                )
+                expect(getattr(self, name) == 1, name, "1 with optimizer adam", getattr(self, name))
         if self.method == "extended":
             for name, value in (("temperature", 1.0), ("alpha", 0.0)):
                 received = getattr(self, name)
-                _expect(received == value, name, f"{value:g} with method extended", received)
+                expect(received == value, name, f"{value:g} with method extended", received)
 
     def _check_class_weights(self) -> None:
         received = self.class_weights
         if received is None or received == "balanced":
             return
-        _expect(
+        expect(
             isinstance(received, Mapping)
             and all(
                 _is_integer(index, 0) and _is_within(weight, 0, math.inf, "[)")
@@ -181,11 +179,6 @@ class DistillConfig:
         return found
 
 
-def _expect(holds: bool, name: str, expected: str, received: Any) -> None:
-    if not holds:
-        raise ConfigError(f"{name}: expected {expected}; received {received!r}.")
-
-
 def _is_integer(value: Any, minimum: int) -> bool:
     # Those of NumPy too, as they come out of its functions.
     integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -193,11 +186,9 @@ def _is_integer(value: Any, minimum: int) -> bool:
 
 
 def _is_within(value: Any, low: float, high: float, ends: str) -> bool:
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    if not is_number(value):
         return False
     value = float(value)
-    if not math.isfinite(value):
-        return False
     above = value >= low if ends[0] == "[" else value > low
     return above and (value <= high if ends[1] == "]" else value < high)
 

@@ -29,6 +29,8 @@ import tensorflow as tf
 from ddefense import interruption
 from ddefense.attacks.batching import Slots
 from ddefense.attacks.classifier import Classifier, check_inputs, expect_logits
+from ddefense.attacks.input_gradient import gradient_of
+from ddefense.config import expect, is_number
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -77,10 +79,9 @@ class CarliniWagner:
                 raise ValueError(f"{name}: expected an integer >= 1, received {count!r}.")
         for name in ("learning_rate", "initial_c"):
             number = getattr(self, name)
-            if not (math.isfinite(number) and number > 0):
-                raise ValueError(f"{name}: expected a finite number > 0, received {number!r}.")
-        if not (math.isfinite(self.kappa) and self.kappa >= 0):
-            raise ValueError(f"kappa: expected a finite number >= 0, received {self.kappa!r}.")
+            expect(is_number(number) and number > 0, name, "a finite number > 0", number)
+        holds = is_number(self.kappa) and self.kappa >= 0
+        expect(holds, "kappa", "a finite number >= 0", self.kappa)
 
 
 class Task(NamedTuple):
@@ -162,7 +163,7 @@ def compile_margins(attacked: Classifier, *, targeted: bool, kappa: float) -> Ma
             own = tf.reduce_sum(tf.where(named, logits, 0.0), axis=1)
             other = tf.reduce_max(tf.where(named, -np.inf, logits), axis=1)
             margin = own - other if targeted else other - own
-        slope = cut.pull_back(tape.gradient(margin, hidden))
+        slope = cut.pull_back(gradient_of(tape, margin, hidden))
         rounding = _ROUNDING * tf.reduce_max(tf.abs(logits), axis=1)
         return (
             margin,

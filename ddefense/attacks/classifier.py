@@ -10,6 +10,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense.attacks.input_gradient import Passes, passes
+from ddefense.config import is_range
+from ddefense.networks import check_finite
 
 Outputs = Literal["logits", "probabilities"]
 
@@ -70,7 +72,8 @@ def classifier(
         What attacks take.
 
     Raises:
-        ValueError: if the function returns the other of the two, or no [N, classes] at all.
+        ValueError: if the function returns the other of the two, no [N, classes] at all, or NaN or
+            infinity.
     """
     if outputs not in ("logits", "probabilities"):
         raise ValueError(f"outputs: expected 'logits' or 'probabilities', received {outputs!r}.")
@@ -90,6 +93,7 @@ def classifier(
             f"function: expected outputs of shape [N, classes >= 2], received {found.shape} for "
             f"{len(noise)} images."
         )
+    check_finite(found, network=function if isinstance(function, keras.Model) else None)
     _expect_outputs(found, outputs)
     return Classifier(outputs, shape, found.shape[1], cut)
 
@@ -145,7 +149,7 @@ def check_inputs(
         ValueError: naming what was received and what was expected.
     """
     low, high = bounds
-    if not low < high:
+    if not is_range(low, high):
         raise ValueError(f"bounds: expected (low, high) with low < high, received {bounds!r}.")
     shape = attacked.image_shape
     checks = [

@@ -28,6 +28,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense.attacks.classifier import Classifier, classifier, expect_logits
+from ddefense.attacks.input_gradient import gradient_of
 
 Scores = tuple[tf.Tensor, ...]
 
@@ -61,9 +62,18 @@ def _f_literal(logits: tf.Tensor, target: tf.Tensor, temperature: float) -> Scor
     # pass for alpha and one for beta, instead of one per class.
     del temperature
     p = tf.stop_gradient(tf.nn.softmax(logits))
-    jacobian = (tf.eye(p.shape[1]) - p[:, :, None]) * p[:, None, :]
-    alpha = tf.reduce_sum(target[:, :, None] * jacobian, axis=1)
-    beta = tf.reduce_sum((1 - target)[:, :, None] * jacobian, axis=1)
+    classes = p.shape[1]
+    alpha = (target - tf.reduce_sum(target * p, axis=1, keepdims=True)) * p
+    # One row after the other: all of them together take memory by the square of the classes.
+    _, beta = tf.while_loop(
+        lambda i, _: i < classes,
+        lambda i, beta: (
+            i + 1,
+            beta + (1 - target[:, i, None]) * ((tf.one_hot(i, classes) - p[:, i, None]) * p),
+        ),
+        (tf.constant(0), tf.zeros_like(p)),
+    )
+    alpha, beta = tf.stop_gradient(alpha), tf.stop_gradient(beta)
     return tf.reduce_sum(alpha * logits, axis=1), tf.reduce_sum(beta * logits, axis=1)
 
 
@@ -152,7 +162,7 @@ def forward_derivative(
             tape.watch(hidden)
             outputs = tf.cast(cut.tail(hidden), tf.float32)
             scores = score(outputs, target, temperature)
-        gradients = [cut.pull_back(tape.gradient(each, hidden)) for each in scores]
+        gradients = [cut.pull_back(gradient_of(tape, each, hidden)) for each in scores]
         maps = [tf.cast(tf.reshape(g, [-1, features]), tf.float32) for g in gradients]
         return tf.argmax(outputs, axis=1), *maps
 

@@ -66,6 +66,24 @@ def passes(network: keras.Model) -> Passes:
     )
 
 
+def gradient_of(tape: tf.GradientTape, outputs: Any, watched: Any) -> Any:
+    """The gradient of the sum of some outputs.
+
+    It is zero where no differentiable operation leads from one to the other, as in a network that
+    rounds its images: an attacker who follows gradients stays where he is, on such a network as on
+    one whose gradients underflow.
+
+    Args:
+        tape: that recorded the outputs.
+        outputs: of any shape.
+        watched: by the tape, such as images or what `Passes.head` makes of them.
+
+    Returns:
+        A tensor of the shape of `watched`.
+    """
+    return tape.gradient(outputs, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+
 def _is_standardization(layer: Any, images: Any) -> bool:
     return type(layer) is keras.layers.Normalization and not layer.invert and layer.input is images
 

@@ -15,6 +15,7 @@ from ddefense import interruption
 from ddefense.attacks.batching import Slots
 from ddefense.attacks.classifier import check_inputs
 from ddefense.attacks.forward_derivative import ForwardDerivative
+from ddefense.config import is_number
 from ddefense.maths import saliency
 
 
@@ -132,7 +133,7 @@ def _check(
 ) -> None:
     check_inputs(derivative, images, labels, targets, bounds)
     checks = (
-        (np.isfinite(theta) and theta != 0, f"theta: expected a number not 0, received {theta!r}"),
+        (is_number(theta) and theta != 0, f"theta: expected a number not 0, received {theta!r}"),
         (
             max_features >= 2 and max_features % 2 == 0,
             f"max_features: expected an even count >= 2, received {max_features!r}",

@@ -19,6 +19,7 @@ from typing import Literal
 import tensorflow as tf
 
 from ddefense.attacks.classifier import Classifier, expect_logits
+from ddefense.attacks.input_gradient import gradient_of
 
 Loss = Literal["softmax", "logits"]
 LOSSES: tuple[Loss, ...] = ("softmax", "logits")
@@ -63,8 +64,6 @@ def loss_gradient(attacked: Classifier, loss: Loss, *, temperature: float = 1.0)
             hidden = cut.head(images)
             tape.watch(hidden)
             summed = tf.reduce_sum(losses(tf.cast(cut.tail(hidden), tf.float32), classes))
-        # Zero, not None, where the outputs do not depend on the images at all.
-        slope = tape.gradient(summed, hidden, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return tf.cast(cut.pull_back(slope), tf.float32)
+        return tf.cast(cut.pull_back(gradient_of(tape, summed, hidden)), tf.float32)
 
     return gradient

@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from ddefense.attacks.input_gradient import gradient_of
 from ddefense.config import ConfigError
 from ddefense.maths.ranges import from_unit
+from ddefense.networks import check_finite
 from ddefense.records import SavedModelRecord
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -304,12 +306,15 @@ def _named(flag: str, name: str, classes: Arrays) -> str:
     return name
 
 
+def _check_finite(flag: str, name: str, rows: npt.NDArray[Any]) -> None:
+    try:
+        check_finite(rows)
+    except ValueError as error:
+        raise ConfigError(f"{flag}: {name}: {error}") from error
+
+
 def _expect_logits(name: str, rows: npt.NDArray[Any]) -> None:
-    if not np.isfinite(rows).all():
-        raise ConfigError(
-            f"logits_output: expected finite logits; received {name!r}, which is NaN or infinite "
-            "for some random images."
-        )
+    _check_finite("logits_output", name, rows)
     if _are_probabilities(rows):
         raise ConfigError(
             f"logits_output: expected logits; received {name!r}, whose rows are >= 0 and sum to 1: "
@@ -332,6 +337,8 @@ def _probabilities(asked: str | None, classes: Arrays) -> str:
             "probabilities; received none."
         )
     names = sorted(classes) if asked is None else [asked]
+    for name in names:
+        _check_finite("model", name, classes[name])
     raise ConfigError(
         f"model: expected probabilities in {' or '.join(names)}, but rows are negative or do not "
         "sum to 1. If these are logits, say so: logits_output with the name."
@@ -351,9 +358,7 @@ def _why_no_gradients(signature: Signature, record: SavedModelRecord) -> str:
             tape.watch(images)
             # Not as a layer, in whose errors Keras puts its own words first.
             first = tf.reduce_sum(_Served(signature, record).call(images)[:, 0])
-        gradient = tape.gradient(first, images)
-    except Exception as error:  # an operation without a gradient fails in any way
+        gradient_of(tape, first, images)
+    except Exception as error:  # an operation that refuses its gradient fails in any way
         return f"{type(error).__name__}: {_cause(error)}"
-    if gradient is None:
-        return "its outputs do not depend on the images by differentiable operations"
     return ""

@@ -1,7 +1,6 @@
 """What attacks by the sign of a gradient share: settings, compiled steps, and their checks."""
 
 import dataclasses
-import math
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ import tensorflow as tf
 from ddefense import interruption
 from ddefense.attacks.classifier import Classifier, check_inputs, expect_logits
 from ddefense.attacks.loss_gradient import LOSSES, Loss, LossGradient, loss_gradient
+from ddefense.config import expect, is_number
 
 Images = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.integer]
@@ -54,37 +54,27 @@ class SignAttack:
         for name in ("epsilon", "temperature", "step_size"):
             value = getattr(self, name)
             if value is not None or name != "step_size":
-                _expect(_is_positive(value), name, "a finite number > 0", value)
+                expect(is_number(value) and value > 0, name, "a finite number > 0", value)
         for name, least in (("steps", 1), ("restarts", 1), ("seed", 0)):
             value = getattr(self, name)
-            _expect(_is_integer(value, least), name, f"an integer >= {least}", value)
-        _expect(
+            expect(_is_integer(value, least), name, f"an integer >= {least}", value)
+        expect(
             isinstance(self.random_start, bool), "random_start", "true or false", self.random_start
         )
-        _expect(self.loss in LOSSES, "loss", f"one of {list(LOSSES)}", self.loss)
-        _expect(
+        expect(self.loss in LOSSES, "loss", f"one of {list(LOSSES)}", self.loss)
+        expect(
             self.temperature == 1 or self.loss == "logits",
             "temperature",
             "1 with loss='softmax', the softmax of the deployed network (loss='logits' divides the "
             "logits by a temperature)",
             self.temperature,
         )
-        _expect(
+        expect(
             self.restarts == 1 or self.random_start,
             "restarts",
             "1 with random_start=False, because all would be the same",
             self.restarts,
         )
-
-
-def _expect(holds: bool, name: str, expected: str, received: Any) -> None:
-    if not holds:
-        raise ValueError(f"{name}: expected {expected}; received {received!r}.")
-
-
-def _is_positive(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0
 
 
 def _is_integer(value: Any, least: int) -> bool:
@@ -108,7 +98,7 @@ def check(
     check_inputs(attacked, images, labels, targets, bounds)
     if settings.loss == "logits":
         expect_logits(attacked, "loss='logits'")
-    _expect(_is_integer(batch_size, 1), "batch_size", "an integer >= 1", batch_size)
+    expect(_is_integer(batch_size, 1), "batch_size", "an integer >= 1", batch_size)
 
 
 @dataclasses.dataclass(frozen=True)

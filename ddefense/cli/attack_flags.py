@@ -1,7 +1,6 @@
 """The flags of `bin/attack` and `bin/evaluate`, and the configuration they make."""
 
 import dataclasses
-import math
 import pathlib
 
 from absl import flags
@@ -145,8 +144,8 @@ def check() -> None:
                 f"{name}: expected a .keras file; received {path!r}, which is none.{hint}"
             )
     temperature = _FLAGS.temperature
-    if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigError(f"temperature: expected a finite number > 0; received {temperature!r}.")
+    if temperature is not None:
+        config_lib.check_temperature(temperature)
     if _FLAGS.dataset and _FLAGS.data:
         raise ConfigError(
             f"data: expected without --dataset; received {_FLAGS.data!r} and --dataset="

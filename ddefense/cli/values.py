@@ -4,7 +4,7 @@ import csv
 import math
 import pathlib
 
-from ddefense.config import ConfigError
+from ddefense.config import ConfigError, is_range
 
 
 def class_names(text: str) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def value_range(text: str) -> tuple[float, float]:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
         low = high = math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    if not is_range(low, high):
         raise ConfigError(
             "value_range: expected two finite numbers separated by a comma, the lower first, such "
             f"as 0,255; received {text!r}."

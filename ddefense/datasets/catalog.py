@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ddefense.config import ConfigError
 from ddefense.datasets import pipelines, prepared
 from ddefense.datasets.checking import Declared, ImageShape
 from ddefense.datasets.decoding import decodable, resized, scaled
-from ddefense.datasets.streaming import Source
+from ddefense.datasets.streaming import Source, Window
 from ddefense.maths.ranges import from_unit
 
 _TRAIN, _TESTS = "train", ("test", "validation")
@@ -116,7 +117,13 @@ def _source(
         features, num_parallel_calls=tf.data.AUTOTUNE
     )
     source = pipelines.source_of(dataset)
-    return dataclasses.replace(source, count=builder.info.splits[split].num_examples)
+
+    def read(first: int) -> Iterator[Window]:
+        with prepared.reading(builder):
+            yield from source.read(first)
+
+    count = builder.info.splits[split].num_examples
+    return dataclasses.replace(source, read=read, count=count)
 
 
 def _fixed(shape: tuple[int | None, int | None, int], name: str) -> ImageShape:

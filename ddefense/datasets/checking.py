@@ -1,14 +1,13 @@
 """What a user says of images and classes, and whether the images are that."""
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from ddefense.config import ConfigError
+from ddefense.config import ConfigError, is_range
 
 ImageShape = tuple[int, int, int]
 
@@ -44,7 +43,7 @@ class Declared:
             ConfigError: if it cannot be.
         """
         low, high = self.value_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        if not is_range(low, high):
             raise ConfigError(
                 "value_range: expected two finite numbers, the lower first, such as (0, 255); "
                 f"received {self.value_range}."

@@ -1,17 +1,25 @@
 """Image classification datasets as TFDS prepares them."""
 
+import contextlib
 import pathlib
+import re
+from collections.abc import Iterator
 
 import numpy as np
 import requests
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
+from google.protobuf import json_format
 
 from ddefense.datasets.dataset import Dataset
 from ddefense.datasets.examples import Split
+from ddefense.datasets.streaming import ReadingError
 from ddefense.records import RunError
 
 _PROBE_SECONDS = 5.0
+# Of TensorFlow's errors, where in its graph they come from.
+_NODES = re.compile(r"\{\{.*?\}\}|\[Op:.*")
 
 
 def load(name: str, *, network: str, data_dir: pathlib.Path | None) -> Dataset:
@@ -31,7 +39,10 @@ def load(name: str, *, network: str, data_dir: pathlib.Path | None) -> Dataset:
     builder = prepare(name, data_dir)
     splits = {}
     for split in ("train", "test"):
-        arrays = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, shuffle_files=False))
+        with reading(builder):
+            arrays = tfds.as_numpy(
+                builder.as_dataset(split=split, batch_size=-1, shuffle_files=False)
+            )
         splits[split] = Split(
             arrays["image"].astype(np.float32) / np.float32(255.0),
             arrays["label"].astype(np.int64),
@@ -56,12 +67,41 @@ def prepare(name: str, data_dir: pathlib.Path | None) -> tfds.core.DatasetBuilde
         RunError: if the data is not prepared and its host cannot be reached.
         ValueError: if TFDS has no such dataset.
     """
-    builder = tfds.builder(name, data_dir=data_dir)
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except json_format.ParseError as error:
+        where = data_dir or tfds.core.constants.DATA_DIR
+        reason = f"dataset_info.json: {str(error).rpartition('JSON: ')[2]}"
+        raise _damaged(name, pathlib.Path(where) / name.split(":")[0], reason) from error
     if not builder.is_prepared():
         _check_reachable(builder)
         logging.info("Downloading %s to %s", name, builder.data_dir)
         builder.download_and_prepare()
     return builder
+
+
+@contextlib.contextmanager
+def reading(builder: tfds.core.DatasetBuilder) -> Iterator[None]:
+    """Tells of prepared data that cannot be read.
+
+    Raises:
+        RunError: naming the dataset, its folder and the remedy.
+    """
+    try:
+        yield
+    except (tf.errors.OpError, OSError, ReadingError) as error:
+        raise _damaged(builder.name, pathlib.Path(builder.data_dir), error) from error
+
+
+def _damaged(name: str, folder: pathlib.Path, reason: Exception | str) -> RunError:
+    if isinstance(reason, ReadingError) and reason.__cause__ is not None:
+        return _damaged(name, folder, str(reason.__cause__))
+    told = reason.message if isinstance(reason, tf.errors.OpError) else str(reason)
+    lines = _NODES.sub("", told).strip().splitlines() or [type(reason).__name__]
+    return RunError(
+        f"Dataset {name} in {folder} is damaged: {lines[0].rstrip('. ')}. Remove that folder and "
+        "prepare it again, or copy it again from a machine that has it."
+    )
 
 
 def _check_reachable(builder: tfds.core.DatasetBuilder) -> None:

@@ -21,7 +21,6 @@ from ddefense.datasets.sources import UserData
 from ddefense.experiments import pair
 from ddefense.experiments.pair import NETWORK, Trained
 from ddefense.experiments.stages import Artefact, Stages, kept, reading
-from ddefense.layers import TemperatureSoftmax
 from ddefense.maths.ranges import to_unit
 
 _MODEL, _RECORD = "saved_model", "saved_model.json"
@@ -55,6 +54,7 @@ class Subject:
         settings: what else determines how it is run, as for `Stages.run`.
         save: writes it to the directory of a stage.
         model: how it is run, if it is a SavedModel.
+        network: the deployed network, if it is one of this process and of no file.
     """
 
     label: str
@@ -62,6 +62,7 @@ class Subject:
     settings: dict[str, Any]
     save: Callable[[pathlib.Path], None]
     model: records.SavedModelRecord | None = None
+    network: keras.Model | None = None
 
 
 def dataset_of(data: UserData) -> datasets.Dataset:
@@ -171,19 +172,22 @@ def prepare(
     try:
         logits = networks.without_softmax(network)
         digest = digest or sha256_of(network)
-    except (ValueError, NotImplementedError) as error:  # the latter if it cannot be saved
+    except (ValueError, TypeError, NotImplementedError) as error:  # if it cannot be saved
         raise ConfigError(f"{prefix}{error}") from error
     received = (logits.input_shape[1:], logits.output_shape[-1])
     _check_fits(flag, label, received, dataset, outlier_class=outlier_class)
     try:
         logits = of_unit_images(logits, dataset)
         attacks.classifier(logits)
-        probabilities = TemperatureSoftmax(1.0, name="probabilities")(logits.outputs[0])
-        deployed = keras.Model(logits.inputs[0], probabilities, name=network.name)
+        deployed = networks.with_temperature(logits, 1.0)
+        held = not isinstance(source, pathlib.Path)
+        if held:  # its maker may go on training it
+            deployed = networks.trainable_copy(deployed, 1.0)
     except ValueError as error:
         raise ConfigError(f"{prefix}{error}") from error
     settings = {} if dataset.value_range == _UNIT else {"value_range": list(dataset.value_range)}
-    return Subject(label, digest, settings, functools.partial(_save, flag, deployed))
+    save = functools.partial(_save, deployed)
+    return Subject(label, digest, settings, save, network=deployed if held else None)
 
 
 def adopt(
@@ -215,6 +219,8 @@ def adopt(
     if data is not None:
         settings["data"] = data
     artefact = stages.run(stage or name, settings, [], subject.save)
+    if subject.network is not None:
+        pair.held[artefact] = subject.network
     return Trained(name, 1.0 if temperature is None else temperature, artefact, defense)
 
 
@@ -276,24 +282,17 @@ def of_unit_images(logits: keras.Model, dataset: datasets.Dataset) -> keras.Mode
     if dataset.value_range == _UNIT and logits.input_shape[1:] == dataset.image_shape:
         return logits
     low, high = dataset.value_range
-    images = keras.Input(dataset.image_shape, name="unit_images")
-    inside = keras.layers.Rescaling(high - low, low, dtype="float32", name="from_unit")(images)
+    name = networks.unused_name("unit_images", logits)
+    images = keras.Input(dataset.image_shape, name=name)
+    name = networks.unused_name("from_unit", logits)
+    inside = keras.layers.Rescaling(high - low, low, dtype="float32", name=name)(images)
     # Not the network as one layer: its own layers are called once more, and stay a flat list.
     return keras.Model(images, logits.call(inside), name=logits.name)
 
 
-def _save(flag: str, network: keras.Model, directory: pathlib.Path) -> None:
-    path = directory / NETWORK
-    network.save(path)
-    try:
-        networks.load_own(path)
-    except ValueError as error:
-        cause = str(error).removeprefix(f"{NETWORK}: ")
-        raise ConfigError(
-            f"{flag}: expected a network that Keras can save and load again, received one that it "
-            f"cannot: {cause} Register the classes of your layers: "
-            "keras.saving.register_keras_serializable."
-        ) from error
+def _save(network: keras.Model, directory: pathlib.Path) -> None:
+    with networks.saving_lambdas():
+        network.save(directory / NETWORK)
 
 
 def _saved_model(flag: str, source: SavedModel, dataset: datasets.Dataset) -> Subject:
@@ -316,7 +315,8 @@ def sha256_of(network: keras.Model) -> str:
     Keras numbers layers without a name through the process, so that they are called differently
     each time the network is built.
     """
-    config = json.loads(network.to_json()) | {"compile_config": None}
+    with networks.saving_lambdas():
+        config = json.loads(network.to_json()) | {"compile_config": None}
     names = {name: f"layer {i}" for i, name in enumerate(dict.fromkeys(_layer_names(config)))}
     found = hashlib.sha256(json.dumps(_renamed(config, names), sort_keys=True).encode())
     for weight in network.get_weights():

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import attacks, files, measurements, networks, records
-from ddefense.config import COLOUR_EPSILON, Config, ConfigError, chosen
+from ddefense.config import COLOUR_EPSILON, JSMA_ATTACKS, Config, ConfigError, chosen
 from ddefense.datasets import NAMES as DATASETS
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_classifier, load_outputs, load_record
@@ -50,16 +50,32 @@ def check_fits(config: Config, dataset: Dataset) -> None:
     Raises:
         ConfigError: naming the setting and its limit.
     """
+    check_pairs(config, dataset)
     features = math.prod(dataset.image_shape)
     for name, limit, what in (
         ("samples", len(dataset.test), "the test images"),
-        ("max_features", features, "the features of an image"),
+        ("max_features", max(2, features), "the features of an image"),
     ):
         received = getattr(config, name)
         if received > limit:
             raise ConfigError(
                 f"{name}: expected at most {limit}, {what} of {dataset.name}; received {received}."
             )
+
+
+def check_pairs(config: Config, dataset: Dataset) -> None:
+    """Refuses attacks that change features in pairs on images of a single feature.
+
+    Raises:
+        ConfigError: naming the attacks.
+    """
+    names = [name for name in config.attacks if name in JSMA_ATTACKS]
+    if names and math.prod(dataset.image_shape) < 2:
+        raise ConfigError(
+            "attacks: expected images of at least two features with "
+            f"{', '.join(names)}, because JSMA changes features in pairs; received images of shape "
+            f"{dataset.image_shape}. Leave them out."
+        )
 
 
 def fitted(config: Config, dataset: Dataset, asked: Collection[str] = ()) -> Config:
@@ -75,7 +91,7 @@ def fitted(config: Config, dataset: Dataset, asked: Collection[str] = ()) -> Con
         `config.COLOUR_EPSILON` for colour images of which nobody chose another.
     """
     features = math.prod(dataset.image_shape)
-    limits = {"samples": len(dataset.test), "max_features": features - features % 2}
+    limits = {"samples": len(dataset.test), "max_features": max(2, features - features % 2)}
     changes: dict[str, Any] = {
         name: limit
         for name, limit in limits.items()
@@ -103,7 +119,8 @@ def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: T
         found = np.arange(len(dataset.test))
         if not config.misclassified:
             logits = load_outputs(baseline.network)
-            predicted = networks.predict(logits, dataset.test.images).argmax(axis=1)
+            outputs = networks.predict(logits, dataset.test.images)
+            predicted = networks.predicted_classes(outputs)
             found = np.flatnonzero(predicted == dataset.test.labels)
         if len(found) < config.samples:
             raise records.RunError(

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import attacks, datasets, measurements, networks
-from ddefense.config import JSMA_ATTACKS, Config
-from ddefense.experiments import adopting, norm_attacking
+from ddefense.config import JSMA_ATTACKS, Config, ConfigError, check_temperature
+from ddefense.experiments import adopting, attacking, norm_attacking
 from ddefense.maths.ranges import from_unit
 
 
@@ -23,7 +23,8 @@ class Adversarial:
         labels: the true class of each, shape [P].
         targets: the class that each aims at, shape [P]; None for an untargeted attack.
         start: the class that the network gives each original, shape [P].
-        predicted: the class that it gives each adversarial image, shape [P].
+        predicted: the class that it gives each adversarial image, shape [P]; -1 where its answer
+            is NaN or infinite.
         started: whether `start` is the target already, or without targets any wrong class but that
             for outliers, shape [P]: no success of the attack, and no failure.
         success: whether `predicted` is that, within the attack's bounds, and `start` is not, shape
@@ -82,11 +83,17 @@ def craft(
         ValueError: if an argument is not what it should be.
         StoppedError: if the run was asked to stop.
     """
+    check_temperature(temperature)
+    attacking.check_pairs(config, dataset)
     aims: npt.NDArray[np.int64] | None = None if targets is None else np.asarray(targets, np.int64)
     unit = adopting.in_unit_range(dataset)
     logits = adopting.of_unit_images(networks.without_softmax(network), dataset)
-    attacked = attacks.classifier(logits, bounds=unit.value_range)
     images, labels = unit.test.images, unit.test.labels
+    try:
+        attacked = attacks.classifier(logits, bounds=unit.value_range)
+        networks.check_finite(networks.predict(logits, images), network=logits, images="images")
+    except ValueError as error:
+        raise ConfigError(f"network: {error}") from error
     rows = np.arange(len(images))
     norm: Literal["l0", "l2", "linf"] = "l0"
     epsilon = None

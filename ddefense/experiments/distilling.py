@@ -31,6 +31,9 @@ _STALLED = (
     "network that has been trained."
 )
 
+_TRIED = 8
+"""Training images on which a network is tried before it is trained."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Distilled:
@@ -122,6 +125,7 @@ class _Job:
         }
         self._num_classes = self.networks["initial"].output_shape[-1]
         _check_fit(self.networks, examples, outlier_class=config.method == "extended")
+        _check_finite(self.networks, examples)
         training.check_devices(config.devices)
         if config.devices > 1:
             for each in self.networks.values():
@@ -130,7 +134,7 @@ class _Job:
         self.train, self._validation = examples, extras.validation
         if extras.validation is None and config.validation_share:
             self.train, self._validation = hold_out(examples, config.validation_share, config.seed)
-            _check_left(self.train, self._num_classes)
+            _check_left(self.train, self._num_classes, config.validation_share)
         if config.early_stopping is not None and self._validation is None:
             raise ConfigError(
                 "early_stopping: expected a validation_share > 0, or validation_data, with it, "
@@ -272,7 +276,21 @@ def _copy(name: str, original: keras.Model, config: DistillConfig) -> keras.Mode
     return copy
 
 
-def _check_left(train: Examples, num_classes: int) -> None:
+def _check_finite(found: Mapping[str, keras.Model], examples: Examples) -> None:
+    """Refuses networks from whose weights no training can start."""
+    few = next(iter(examples.windows()))[:_TRIED]
+    for name, network in found.items():
+        flag = "network" if name == "initial" else "student"
+        logits = networks.logits_of(network)
+        try:
+            networks.check_finite(
+                networks.predict(logits, few), network=logits, images="training images"
+            )
+        except ValueError as error:
+            raise ConfigError(f"{flag}: {error}") from error
+
+
+def _check_left(train: Examples, num_classes: int, share: float) -> None:
     """Refuses to train without a class, all images of which were held out."""
     try:
         check_classes(train.labels, [str(i) for i in range(num_classes)])
@@ -280,7 +298,7 @@ def _check_left(train: Examples, num_classes: int) -> None:
         raise ConfigError(
             "validation_share: expected images of every class among those that are left to train "
             "on (of a stream, the last images are held out: write them in mixed order); received "
-            f"others. {str(error).removeprefix('labels: ')}"
+            f"{share:g}, which leaves {len(train)}. {str(error).removeprefix('labels: ')}"
         ) from error
 
 

@@ -107,6 +107,8 @@ def evaluate(  # noqa: PLR0913
     """
     if outlier_class:
         temperature = _temperature_of_extended(temperature)
+    if temperature is not None:
+        config_lib.check_temperature(temperature)
     if undistilled is not None and temperature is None:
         raise ConfigError(
             "temperature: expected the T at which the network was distilled, with an undistilled "

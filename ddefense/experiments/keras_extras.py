@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from ddefense import training
 from ddefense.config import ConfigError, digest
 from ddefense.datasets import Examples
 
@@ -74,12 +75,29 @@ def metrics(given: Sequence[keras.metrics.Metric] | None) -> Sequence[keras.metr
     return given or ()
 
 
+def optimizer(given: str | keras.optimizers.Optimizer) -> keras.optimizers.Optimizer | None:
+    """An optimizer of Keras, of which each training can have a copy; None for a name.
+
+    Raises:
+        ConfigError: if it cannot be copied as it is.
+    """
+    if isinstance(given, str):
+        return None
+    try:
+        training.copy_of(given)
+    except ValueError as error:
+        raise ConfigError(f"{error}") from error
+    return given
+
+
 def described(extras: KerasExtras) -> dict[str, Any]:
     """What a directory keeps of them, to refuse a call with others."""
     optimizer, given = None, extras.callbacks
     if extras.optimizer is not None:
         config = keras.saving.serialize_keras_object(extras.optimizer)
-        optimizer = f"{type(extras.optimizer).__name__} {digest(config)}"
+        excluded = training.excluded_from_decay(extras.optimizer)
+        settings = [config, excluded] if excluded else config
+        optimizer = f"{type(extras.optimizer).__name__} {digest(settings)}"
     return {
         "optimizer": optimizer,
         "metrics": [metric.name for metric in extras.metrics],

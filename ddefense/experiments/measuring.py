@@ -62,6 +62,10 @@ def measure(stages: Stages, config: Config, dataset: Dataset, trained: Trained) 
     def work(directory: pathlib.Path) -> None:
         network = load_outputs(trained.network)
         outputs = networks.predict(network, dataset.test.images)
+        try:
+            networks.check_finite(outputs, network=network, images="test images")
+        except ValueError as error:
+            raise records.RunError(f"{trained.name}: {error}") from error
         model = load_record(trained.network)
         if model is not None:
             found = _of_saved_model(network, outputs, model, config, dataset, trained.temperature)

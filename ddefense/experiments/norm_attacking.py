@@ -453,7 +453,7 @@ def transfer(
             )
             by_kappa.append(
                 measurements.transfer_record(
-                    networks.predict(makers, images).argmax(axis=1),
+                    networks.predicted_classes(networks.predict(makers, images)),
                     outcome,
                     attempts.chosen,
                     kappa,

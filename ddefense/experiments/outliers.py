@@ -78,7 +78,9 @@ def measure(
         logits = load_outputs(trained.network)
 
         def predicted(images: npt.NDArray[np.float32]) -> npt.NDArray[np.integer]:
-            return networks.predict(logits, images).argmax(axis=1)
+            found = networks.predicted_classes(networks.predict(logits, images))
+            # No answer is a refusal too.
+            return np.where(found == networks.NO_CLASS, dataset.num_classes, found)
 
         def rates(made: Attempts) -> records.OutlierAttackRecord:
             return measurements.outlier_rates(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -301,8 +302,15 @@ class NetworkStages:
         return artefact
 
 
+# Networks that their makers hold, by the stages that keep copies of them. One may be made of
+# functions and classes of this process that no file can hold, and none of it need be trusted again.
+held: weakref.WeakValueDictionary[Artefact, keras.Model] = weakref.WeakValueDictionary()
+
+
 def load_network(artefact: Artefact) -> keras.Model:
     """The network of a training stage, with its softmax at the training temperature."""
+    if artefact in held:
+        return held[artefact]
     with reading(artefact):
         return networks.load_own(artefact.directory / NETWORK)
 

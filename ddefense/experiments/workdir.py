@@ -219,10 +219,19 @@ def _load_config(workdir: pathlib.Path, kind: type[Stored]) -> Stored:
 
 
 def _compare(stored: Any, config: Any, workdir: pathlib.Path) -> None:
-    old, new = dataclasses.asdict(stored), dataclasses.asdict(config)
-    differing = [f"{k} ({old[k]!r} there, {new[k]!r} now)" for k in new if old[k] != new[k]]
+    differing = list(_differences(stored, config))
     if differing:
         raise records.RunError(
             f"--workdir: {workdir} belongs to a run with another configuration: "
             f"{'; '.join(differing)}. Choose another --workdir, or repeat its flags."
         )
+
+
+def _differences(stored: Any, config: Any) -> Iterator[str]:
+    """The settings that differ, those of settings within settings one by one."""
+    for field in dataclasses.fields(config):
+        old, new = getattr(stored, field.name), getattr(config, field.name)
+        if dataclasses.is_dataclass(old) and type(old) is type(new):
+            yield from _differences(old, new)
+        elif old != new:
+            yield f"{field.name} ({old!r} there, {new!r} now)"

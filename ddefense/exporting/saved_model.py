@@ -12,6 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import files, networks
+from ddefense.config import is_range
 from ddefense.datasets.decoding import decodable
 from ddefense.exporting import signatures, warm_up
 from ddefense.exporting.signatures import DEFAULT, ENCODED, LABELS, LOGITS, UINT8, Contract
@@ -162,7 +163,7 @@ def _contract(
             f"different; received {len(names)}: {list(names)}."
         )
     low, high = value_range
-    if not (np.isfinite([low, high]).all() and low < high):
+    if not is_range(low, high):
         raise ValueError(
             "Expected a value range of two finite numbers, the lower first; received "
             f"{value_range}."
@@ -199,12 +200,11 @@ def _reference(
             name, question, seen = asked[signature]
             answering = networks.logits_of(network) if signature == LOGITS else network
             answer = networks.predict(answering, from_unit(seen, contract.value_range))
-            if not np.isfinite(answer).all():
-                raise ExportError(
-                    "Expected a network with finite answers to any image in [0, 1]; received one "
-                    f"that gives NaN or infinity for one of {len(seen)} random images, the first "
-                    "of them black. Does it divide by something that is 0 in a black image?"
-                )
+            try:
+                # The first of them is black.
+                networks.check_finite(answer, network=network)
+            except ValueError as error:
+                raise ExportError(f"{error}") from error
             inputs[f"{signature}/{name}/{i}"] = question
             expected[f"{signature}/{i}"] = answer
     return inputs, expected

@@ -1,9 +1,10 @@
 """The softmax at a temperature as a Keras layer."""
 
-import math
 from typing import Any
 
 import keras
+
+from ddefense.config import is_number
 
 
 @keras.saving.register_keras_serializable(package="ddefense")
@@ -28,10 +29,10 @@ class TemperatureSoftmax(keras.layers.Layer):
     def __init__(self, temperature: float = 1.0, *, dtype: Any = "float32", **kwargs: Any) -> None:
         """Checks and stores the temperature."""
         super().__init__(dtype=dtype, **kwargs)
-        valid = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-        if not valid or not math.isfinite(temperature) or temperature <= 0:
+        if not is_number(temperature) or temperature <= 0:
             raise ValueError(
-                "Invalid value received for argument `temperature`. Expected a finite number > 0. "
+                "Invalid value received for argument `temperature`. Expected a finite number > 0 "
+                "that float32 holds. "
                 f"Received: temperature={temperature!r}"
             )
         self._temperature = float(temperature)

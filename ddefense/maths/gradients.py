@@ -18,6 +18,11 @@ import scipy.special
 Floats = npt.NDArray[np.floating]
 
 
+# Of rows by classes by images: rows of the softmax's Jacobian are taken so many at a time, so that
+# memory does not grow by the square of the classes.
+_MOST_ENTRIES = 2**22
+
+
 def softmax_jacobian(logits: Floats, logit_gradients: Floats, temperature: float) -> Floats:
     """The Jacobian of F by the closed form of the talk; underflows where F does.
 
@@ -55,12 +60,17 @@ def log10_mean_abs_jacobian(
     z = logits.astype(np.float64) / temperature
     gradients = logit_gradients.astype(np.float64)
     classes = z.shape[1]
-    without = np.where(np.eye(classes, dtype=bool), -np.inf, z[:, None, :])  # row i lacks class i
+    log_others, bracket = np.empty_like(z), np.empty_like(z)
+    step = max(1, _MOST_ENTRIES // z.size)
+    for first in range(0, classes, step):
+        some = np.arange(first, min(first + step, classes))
+        own = some[:, None] == np.arange(classes)
+        without = np.where(own, -np.inf, z[:, None, :])  # row i lacks class i
+        log_others[:, some] = scipy.special.logsumexp(without, axis=2)
+        weights = np.exp(without - log_others[:, some, None])
+        bracket[:, some] = np.abs(gradients[:, some] - weights @ gradients).mean(axis=2)
     log_sum = scipy.special.logsumexp(z, axis=1, keepdims=True)
-    log_others = scipy.special.logsumexp(without, axis=2)
     log_factor = (z - log_sum) + (log_others - log_sum) - np.log(temperature)
-    weights = np.exp(without - log_others[:, :, None])
-    bracket = np.abs(gradients - weights @ gradients).mean(axis=2)
     with np.errstate(divide="ignore"):
         log_amplitude = scipy.special.logsumexp(log_factor + np.log(bracket), axis=1)
     amplitude: npt.NDArray[np.float64] = (log_amplitude - np.log(classes)) / np.log(10)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import interruption
+from ddefense.attacks.input_gradient import gradient_of
 from ddefense.maths import gradients
 from ddefense.records import GradientRecord
 
@@ -86,7 +87,7 @@ def zero_jacobians(network: keras.Model, images: npt.NDArray[np.float32]) -> flo
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(batch)
             output = tf.gather(network(batch, training=False), index, axis=1)
-        return tf.reduce_any(tf.not_equal(tape.gradient(output, batch), 0.0), axis=[1, 2, 3])
+        return tf.reduce_any(tf.not_equal(gradient_of(tape, output, batch), 0.0), axis=[1, 2, 3])
 
     compiled = moves.get_concrete_function()
     nonzero = 0
@@ -104,7 +105,7 @@ def zero_jacobians(network: keras.Model, images: npt.NDArray[np.float32]) -> flo
 
 def _batch_size(image_shape: tuple[int, ...], classes: int) -> int:
     """Images whose Jacobians are held at a time: 64, or fewer where they are large."""
-    entries = classes * max(math.prod(image_shape), classes)
+    entries = classes * math.prod(image_shape)
     return max(1, min(_BATCH, _MOST_ENTRIES // entries))
 
 
@@ -123,7 +124,7 @@ def _unrolled(
             columns = [tf.unstack(output, num=classes, axis=1) for output in outputs]
 
         def rows(of: list[tf.Tensor]) -> tf.Tensor:
-            found = [tf.reshape(tape.gradient(output, batch), [-1, features]) for output in of]
+            found = [tf.reshape(gradient_of(tape, output, batch), [-1, features]) for output in of]
             return tf.stack(found, axis=1)
 
         return logits, rows(columns[0]), [rows(column) for column in columns[1:]]
@@ -155,7 +156,7 @@ def _row_by_row(
             logits = tf.cast(logits_network(batch, training=False), tf.float32)
             outputs = [logits] + [tf.nn.softmax(logits / t) for t in temperatures]
             columns = [tf.gather(output, index, axis=1) for output in outputs]
-        found = [tf.reshape(tape.gradient(column, batch), [-1, features]) for column in columns]
+        found = [tf.reshape(gradient_of(tape, column, batch), [-1, features]) for column in columns]
         return logits, found
 
     compiled = row.get_concrete_function()

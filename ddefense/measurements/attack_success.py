@@ -46,14 +46,16 @@ def judge(
         The outcome, with changed features found by comparing the images.
     """
     outputs = networks.predict(network, made.images)
-    predicted = outputs.argmax(axis=1)
+    predicted = networks.predicted_classes(outputs)
     flat = made.images.reshape(len(originals), -1)
     changed = (flat != originals.reshape(flat.shape)).sum(axis=1)
     inside = (flat >= bounds[0] - _TOLERANCE) & (flat <= bounds[1] + _TOLERANCE)
-    start = networks.predict(network, originals).argmax(axis=1)
+    start = networks.predicted_classes(networks.predict(network, originals))
     # Rounding depends on what shares a batch, and an unchanged image ends where it starts.
     start = np.where(changed == 0, predicted, start)
     reached = (predicted == target) & (changed <= max_features) & inside.all(axis=1)
+    probabilities = outputs if gives_probabilities else probabilities_of(outputs)
+    answered = predicted != networks.NO_CLASS
     return AttackOutcome.from_images(
         originals,
         made.images,
@@ -62,7 +64,7 @@ def judge(
         start=start,
         end=predicted,
         success=reached & (start != target),
-        probabilities=outputs if gives_probabilities else probabilities_of(outputs),
+        probabilities=np.where(answered[:, None], probabilities, np.float32(0)),
     )
 
 

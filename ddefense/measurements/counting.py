@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ddefense import networks
 from ddefense.maths import statistics
 from ddefense.records import AttackOutcome, Attempts, ComparisonRecord, NetworkRecord
 from ddefense.records.samples import UNTARGETED
@@ -33,7 +34,8 @@ def aimed_at(
     """
     if targets is not None:
         return np.asarray(predicted == targets)
-    return np.asarray((predicted != labels) & (predicted != outlier_class))
+    answered = (predicted != outlier_class) & (predicted != networks.NO_CLASS)
+    return np.asarray((predicted != labels) & answered)
 
 
 def success_counts(success: Flags, started: Flags, sample: Classes, seed: int) -> dict[str, Any]:

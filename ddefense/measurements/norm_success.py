@@ -124,12 +124,12 @@ def judge_norm(  # noqa: PLR0913
     for name, classes in (("labels", labels), ("targets", targets)):
         if classes is not None:
             _expect_rows(name, classes, len(made))
-    predicted = networks.predict(network, made).argmax(axis=1)
+    predicted = networks.predicted_classes(networks.predict(network, made))
     change = made.reshape(len(made), -1).astype(np.float64) - originals.reshape(len(made), -1)
     inside = ((made >= bounds[0] - _TOLERANCE) & (made <= bounds[1] + _TOLERANCE)).reshape(
         len(made), -1
     )
-    start = networks.predict(network, originals).argmax(axis=1)
+    start = networks.predicted_classes(networks.predict(network, originals))
     # Rounding depends on what shares a batch, and an unchanged image ends where it starts.
     start = np.where((change == 0).all(axis=1), predicted, start)
     reached = aimed_at(predicted, labels, targets, outlier_class) & inside.all(axis=1)

@@ -1,7 +1,12 @@
 """Views of one network's weights: its logits, or its probabilities at another temperature."""
 
+import contextlib
 import functools
-from collections.abc import Collection
+import itertools
+import re
+import types
+import warnings
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
@@ -11,6 +16,9 @@ from ddefense.layers import TemperatureSoftmax
 LOGITS = "logits"
 """Name of the layer that gives the logits."""
 
+# As `unused_name` numbers it where a hidden layer has the name.
+_NAMED_LOGITS = re.compile(rf"{LOGITS}(_\d+)?")
+
 _DENSE = (keras.layers.Dense, keras.layers.EinsumDense)
 _STANDARDIZING = (keras.layers.Normalization, keras.layers.Rescaling)
 
@@ -18,10 +26,11 @@ _STANDARDIZING = (keras.layers.Normalization, keras.layers.Rescaling)
 def logits_of(network: keras.Model) -> keras.Model:
     """The network up to its layer of that name, sharing its weights.
 
-    `without_softmax` finds the logits of a network that has no such layer.
+    Of a network that ends in a `TemperatureSoftmax` they are what goes into it, whatever its layers
+    are called. `without_softmax` finds the logits of any other network that has no such layer.
 
     Args:
-        network: a functional or sequential model with one input and a layer named `logits`.
+        network: a functional or sequential model with one input.
 
     Returns:
         A model images -> logits, shape [N, classes].
@@ -29,27 +38,54 @@ def logits_of(network: keras.Model) -> keras.Model:
     Raises:
         ValueError: if it has no such layer, or not one input.
     """
-    if not any(layer.name == LOGITS for layer in network.layers):
+    images, logits = _images(network), _known_logits(network)
+    if logits is None:
         raise ValueError(
             f"Expected a network with a layer named {LOGITS!r}; received layers "
             f"{[layer.name for layer in network.layers]}. Name the last layer before the softmax "
             "so, without an activation, or use `networks.without_softmax`."
         )
-    return keras.Model(_images(network), network.get_layer(LOGITS).output, name=network.name)
+    return keras.Model(images, logits, name=network.name)
 
 
 def with_temperature(network: keras.Model, temperature: float) -> keras.Model:
     """The same weights under a softmax at another temperature.
 
     Args:
-        network: a functional model with a layer named `logits`.
+        network: a functional model that ends in its logits or in a `TemperatureSoftmax`, or has a
+            layer named `logits`.
         temperature: T > 0; 1 is how a network is deployed.
 
     Returns:
         A model images -> probabilities at T that shares the network's weights.
     """
-    softmax = TemperatureSoftmax(temperature, name="probabilities")
-    return keras.Model(network.input, softmax(network.get_layer(LOGITS).output), name=network.name)
+    body = logits_of(network)
+    softmax = TemperatureSoftmax(temperature, name=unused_name("probabilities", body))
+    return keras.Model(body.inputs[0], softmax(body.outputs[0]), name=network.name)
+
+
+def unused_name(name: str, network: keras.Model) -> str:
+    """A name for a layer that is added to a network: this one, or with a number behind it.
+
+    What the layers of a user's network are called is the user's own business.
+    """
+    # Operations that are no layers have names too; a sequential network does not list them.
+    functional = keras.Model(network.inputs, network.outputs)
+    taken = {operation.name for operation in functional.operations}
+    numbered = (f"{name}_{number}" for number in itertools.count(1))
+    return next(free for free in itertools.chain([name], numbered) if free not in taken)
+
+
+def _known_logits(network: keras.Model) -> Any:
+    """The logits by what the network ends in, or by the name of a layer; None if neither tells."""
+    output = network.outputs[0]
+    last, call = _call_of(output)
+    if isinstance(last, TemperatureSoftmax):
+        return call.keras_tensors[0]
+    if _NAMED_LOGITS.fullmatch(last.name) and _is_linear(last):
+        return output
+    named = [layer.output for layer in network.layers if layer.name == LOGITS]
+    return named[0] if named else None
 
 
 def without_softmax(network: keras.Model) -> keras.Model:
@@ -66,7 +102,8 @@ def without_softmax(network: keras.Model) -> keras.Model:
             [N, classes >= 2]; it is left as it is.
 
     Returns:
-        A model images -> logits whose last layer is named `logits`. It shares the network's
+        A model images -> logits whose last layer is named `logits`, with a number behind it if a
+        hidden layer has that name. It shares the network's
         weights, but for those of a last layer with a softmax as its activation: that one is built
         again without, of the same precision, with a copy of the weights.
 
@@ -74,18 +111,12 @@ def without_softmax(network: keras.Model) -> keras.Model:
         ValueError: if the network is none of these; the message says why.
     """
     images = _images(network)
-    logits = _logits(_probabilities_or_logits(network))
+    logits = _logits(_probabilities_or_logits(network), network)
     found = keras.Model(images, logits, name=network.name)
     last, _ = _call_of(logits)
     if last.name == LOGITS and last in found.layers and not isinstance(last, keras.Model):
         return found
-    if any(layer.name == LOGITS for layer in found.layers):
-        raise ValueError(
-            f"Expected the logits, which go into the softmax, from the layer named {LOGITS!r}; "
-            f"received a network in which they come from {_described(last)}. Give that layer the "
-            "name, or none."
-        )
-    named = keras.layers.Activation("linear", dtype="float32", name=LOGITS)
+    named = keras.layers.Activation("linear", dtype="float32", name=unused_name(LOGITS, found))
     return keras.Model(images, named(logits), name=network.name)
 
 
@@ -124,7 +155,7 @@ def trainable_copy(
         ValueError: if the network's logits cannot be told; the message says why.
     """
     logits = without_softmax(network)
-    exact = {LOGITS, layer_of_logits(logits).name}
+    exact = {_call_of(logits.outputs[0])[0].name, layer_of_logits(logits).name}
     copy = keras.models.clone_model(
         logits,
         clone_function=functools.partial(_in_precision, precision=precision, exact=exact),
@@ -158,11 +189,52 @@ def layer_of_logits(logits_network: keras.Model) -> keras.layers.Layer:
 def _in_precision(
     layer: keras.layers.Layer, precision: str | None, exact: Collection[str]
 ) -> keras.layers.Layer:
-    config = layer.get_config()
-    if precision is not None:
-        kept = layer.name in exact or isinstance(layer, _STANDARDIZING)
-        config["dtype"] = "float32" if kept else precision
-    return type(layer).from_config(config)
+    if precision is None:
+        return clone_layer(layer)
+    kept = layer.name in exact or isinstance(layer, _STANDARDIZING)
+    return clone_layer(layer, dtype="float32" if kept else precision)
+
+
+def clone_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
+    """A layer like another one, with weights of its own.
+
+    Functions are those of the other layer, lambdas among them, which Keras would refuse to make of
+    a configuration: they come from this process and from no file.
+
+    Args:
+        layer: to be copied; it may have no weights yet.
+        **changes: of its configuration.
+
+    Raises:
+        ValueError: if Keras cannot make it again.
+    """
+    with saving_lambdas():
+        config = layer.get_config() | changes
+    for key in config.keys() - changes.keys():
+        # A `Lambda` hides one of them.
+        own = getattr(layer, "_output_shape" if key == "output_shape" else key, None)
+        if isinstance(own, types.FunctionType):
+            config[key] = own
+    if type(layer) is keras.layers.Lambda:
+        return keras.layers.Lambda(**config | {"arguments": layer.arguments})
+    try:
+        return type(layer).from_config(config)
+    except (TypeError, ValueError) as error:
+        if "lambda" not in str(error):
+            raise
+        raise ValueError(
+            f"Expected layers that can be copied; received {_described(layer)} with a Python "
+            "lambda in a layer within it. Write a function with a name, and decorate it with "
+            "keras.saving.register_keras_serializable()."
+        ) from error
+
+
+@contextlib.contextmanager
+def saving_lambdas() -> Iterator[None]:
+    """Keeps Keras from warning of lambdas, which come from this process, when it describes them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+        yield
 
 
 def with_scaled_logits(logits_network: keras.Model, factor: float) -> keras.Model:
@@ -175,7 +247,9 @@ def with_scaled_logits(logits_network: keras.Model, factor: float) -> keras.Mode
     Returns:
         A model images -> scaled logits that shares the network's weights.
     """
-    scaled = keras.layers.Rescaling(factor, name="scaled_logits")(logits_network.output)
+    scaled = keras.layers.Rescaling(factor, name=unused_name("scaled_logits", logits_network))(
+        logits_network.output
+    )
     return keras.Model(logits_network.input, scaled, name=logits_network.name)
 
 
@@ -229,28 +303,32 @@ def _probabilities_or_logits(network: keras.Model) -> Any:
     return network.outputs[0]
 
 
-def _logits(output: Any) -> Any:
-    """The symbolic logits of which an output of shape [N, classes] was made."""
+def _logits(output: Any, network: keras.Model) -> Any:
+    """The symbolic logits of which an output of shape [N, classes] of a network was made."""
     last, call = _call_of(output)
     if isinstance(last, keras.Model):
         return without_softmax(last)(*call.args, **call.kwargs)
     if _is_softmax(last):
         return _softmax_input(last, call)
     if type(last) in _DENSE and last.activation is keras.activations.softmax:
-        settings = last.get_config() | {"activation": "linear", "name": LOGITS}
-        linear = type(last).from_config(settings)
+        free = last.name if last.name == LOGITS else unused_name(LOGITS, network)
+        linear = clone_layer(last, activation="linear", name=free)
         logits = linear(*call.args, **call.kwargs)
         linear.set_weights(last.get_weights())
         return logits
-    is_linear = getattr(last, "activation", None) in (None, keras.activations.linear)
+    is_linear = _is_linear(last)
     if is_linear and (last.name == LOGITS or type(last) in _DENSE):
         return output
     if is_linear and type(last) is keras.layers.Activation:  # a change of precision
-        return _logits(call.keras_tensors[0])
+        return _logits(call.keras_tensors[0], network)
     raise ValueError(
         "Expected a network that ends in a softmax, or in logits: a Dense layer without an "
         f"activation, or a layer named {LOGITS!r}; received one that ends in {_described(last)}."
     )
+
+
+def _is_linear(operation: Any) -> bool:
+    return getattr(operation, "activation", None) in (None, keras.activations.linear)
 
 
 def _softmax_input(softmax: Any, call: Any) -> Any:

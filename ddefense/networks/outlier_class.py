@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from ddefense.networks.heads import layer_of_logits, with_temperature, without_softmax
+from ddefense.networks.heads import clone_layer, layer_of_logits, with_temperature, without_softmax
 
 
 def with_outlier_class(network: keras.Model) -> keras.Model:
@@ -32,10 +32,7 @@ def with_outlier_class(network: keras.Model) -> keras.Model:
     last = _last_layer(logits)
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if layer is last:
-            config["units"] += 1
-        return type(layer).from_config(config)
+        return clone_layer(layer, units=last.units + 1) if layer is last else clone_layer(layer)
 
     copy = keras.models.clone_model(logits, clone_function=clone, recursive=True)
     copy.set_weights(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import interruption
-from ddefense.networks.heads import logits_of, trainable_copy
+from ddefense.networks.heads import clone_layer, logits_of, trainable_copy
 
 # Divides the windows of a stream, so that an image meets the same others in memory or not.
 _BATCH = 128
@@ -117,7 +117,7 @@ def _with_dropout_on(network: keras.Model) -> keras.Model:
     def replaced(layer: keras.layers.Layer) -> keras.layers.Layer:
         if not _is_dropout(layer):
             return layer
-        return _AlwaysOn(type(layer).from_config(layer.get_config()), name=layer.name)
+        return _AlwaysOn(clone_layer(layer), name=layer.name)
 
     return keras.models.clone_model(network, clone_function=replaced, recursive=True)
 

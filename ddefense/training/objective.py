@@ -1,7 +1,6 @@
 """What a training minimises, beside what the network's own layers add to it."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from ddefense.config import is_number
 from ddefense.maths.losses import cross_entropies, soft_label_cross_entropy, student_losses
 
 Targets: TypeAlias = tf.Tensor | tuple[tf.Tensor, tf.Tensor]
@@ -41,7 +41,7 @@ class Objective:
         if not 0.0 <= self.alpha <= 1.0:
             raise ValueError(f"alpha: expected a number in [0, 1]; received {self.alpha!r}.")
         for index, weight in (self.class_weights or {}).items():
-            if index < 0 or not math.isfinite(weight) or weight < 0:
+            if index < 0 or not is_number(weight) or weight < 0:
                 raise ValueError(
                     "class_weights: expected finite numbers >= 0 by class index, such as "
                     f"{{0: 1.0, 1: 5.0}}; received {weight!r} for {index!r}."

@@ -18,13 +18,14 @@ def make_optimizer(
         given: the user's own, which is copied; None for stochastic gradient descent.
 
     Raises:
-        ValueError: if the user's own cannot be copied, or the settings have rates of their own.
+        ValueError: if the user's own cannot be copied as it is, or the settings have rates of
+            their own.
     """
     if given is None:
         optimizer = keras.optimizers.SGD(settings.learning_rate, momentum=float(settings.momentum))
     else:
         _refuse_decay(settings)
-        optimizer = _copy(given)
+        optimizer = copy_of(given)
     half = any(layer.compute_dtype == "float16" for layer in network._flatten_layers())
     if half and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -67,12 +68,67 @@ def _refuse_decay(settings: TrainingSettings) -> None:
             )
 
 
-def _copy(given: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+def copy_of(given: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """A copy of a user's optimizer with its settings and none of its state.
+
+    Raises:
+        ValueError: if it cannot be copied, or a copy would lose a setting; or if it has several
+            learning rates.
+    """
+    if isinstance(given, keras.optimizers.MultiOptimizer):
+        raise ValueError(
+            "optimizer: expected one optimizer for all weights, whose learning rate is recorded; "
+            "received MultiOptimizer."
+        )
     try:
-        return type(given).from_config(given.get_config())
+        copy = type(given).from_config(given.get_config())
     except (TypeError, ValueError) as error:
         raise ValueError(
             "optimizer: expected a Keras optimizer that `from_config` makes again of what "
             f"`get_config` gives; received {type(given).__name__}: {error}. Decorate classes of "
             "your own, such as schedules, with `keras.saving.register_keras_serializable()`."
         ) from error
+    for old, new in zip(_nested(given), _nested(copy), strict=True):
+        _carry_over(old, new)
+    return copy
+
+
+def excluded_from_decay(given: keras.optimizers.Optimizer) -> list[str]:
+    """Parts of the names of variables that weight decay leaves alone, sorted.
+
+    Keras keeps them outside of the optimizer's configuration.
+    """
+    patterns = [
+        getattr(each, "_exclude_from_weight_decay_pattern", None) for each in _nested(given)
+    ]
+    return sorted(name for each in patterns if each for name in each.pattern.split("|"))
+
+
+def _nested(given: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """An optimizer and the one that it wraps, if it is one that scales the loss."""
+    inner = getattr(given, "inner_optimizer", None)
+    return [given] if inner is None else [given, *_nested(inner)]
+
+
+def _carry_over(given: keras.optimizers.Optimizer, copy: keras.optimizers.Optimizer) -> None:
+    """Gives a copy what the configuration of an optimizer does not hold."""
+    if getattr(given, "_exclude_from_weight_decay", None):
+        raise ValueError(
+            "optimizer: expected variables excluded from weight decay by parts of their names, "
+            "because the networks that are trained are copies with variables of their own; "
+            "received a list of variables. Call exclude_from_weight_decay(var_names=['bias'])."
+        )
+    excluded = excluded_from_decay(given)
+    if excluded:
+        copy.exclude_from_weight_decay(var_names=excluded)
+    for name, value in vars(given).items():
+        simple = isinstance(value, bool | int | float | str | None)
+        if name.startswith("_") or name == "built" or not simple:
+            continue
+        copied = getattr(copy, name, None)
+        if copied != value:
+            raise ValueError(
+                "optimizer: expected one whose `get_config` holds all of its settings, because it "
+                f"is copied; received {type(given).__name__} with {name}={value!r}, of which a "
+                f"copy has {name}={copied!r}."
+            )

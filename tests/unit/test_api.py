@@ -222,6 +222,8 @@ def test_a_class_that_is_held_out_altogether_is_missed(network, data):
     stream = tf.data.Dataset.from_tensor_slices((images[order], labels[order])).batch(30)
     with pytest.raises(ConfigError, match=r"^validation_share: expected images of every class"):
         ddefense.distill(network, stream, temperature=5, validation_share=0.4, **QUICK)
+    with pytest.raises(ConfigError, match=r"^validation_share: .*received 0.999, which leaves 1\."):
+        ddefense.distill(network, data, temperature=5, validation_share=0.999, **QUICK)
 
 
 def test_validation_data_have_the_classes_of_the_data(network, data, tmp_path):
@@ -261,9 +263,10 @@ def test_a_directory_resumes_and_refuses_another_job(network, data, pair, tmp_pa
     assert list((tmp_path / "soft_labels").glob("*.tfrecord"))
     again = ddefense.distill(network, data, temperature=5, directory=tmp_path, **settings)
     np.testing.assert_array_equal(answers(again.distilled, data), answers(pair.distilled, data))
+    with pytest.raises(RunError, match=r"configuration: temperature \(5.0 there, 6.0 now\)\. "):
+        ddefense.distill(network, data, temperature=6, directory=tmp_path, **settings)
     images, labels = data
     for changed in (
-        {"temperature": 6},
         {"student": build(units=4)},
         {"optimizer": keras.optimizers.Adam(0.01)},
         {"validation_data": (images[:50], labels[:50])},

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 
+import numpy as np
 import pytest
 
 from ddefense import config, datasets
@@ -107,6 +108,37 @@ def test_a_value_out_of_range_is_refused(field, value, expected):
     assert expected in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperatures", (1e39,)),
+        ("temperatures", (20.0, 1e-46)),
+        ("learning_rate", 1e39),
+        ("learning_rate", 10**400),
+        ("cw_learning_rate", 1e-39),
+        ("cw_initial_c", 1e-46),
+        ("epsilon", 1e-46),
+        ("theta", -1e-46),
+        ("kappas", (0, 1e39)),
+        ("momentum", 1e-50),
+    ],
+)
+def test_a_number_that_float32_cannot_hold_is_refused(field, value):
+    message = rf"^{field}: expected .*; received .*, which float32 cannot hold\."
+    with pytest.raises(config.ConfigError, match=message):
+        config.Config(**{field: value})
+
+
+def test_the_ends_of_float32_are_numbers():
+    smallest, largest = np.finfo(np.float32).tiny, np.finfo(np.float32).max
+    for value in (0, smallest, -largest, float(smallest), float(largest), 1):
+        assert config.is_number(value)
+    beyond = (float(smallest) / 2, float(largest) * 2)
+    for value in (*beyond, NAN, INF, -INF, True, "1", None, 1j):
+        assert not config.is_number(value)
+    assert not config.is_range(-largest, largest)
+
+
 @pytest.mark.parametrize(("field", "minimum"), INTEGERS.items())
 def test_an_integer_field_takes_only_integers_from_its_minimum(field, minimum):
     smallest = config.Config(**{field: minimum})
@@ -182,7 +214,7 @@ def test_messages_repeat_what_was_received():
         ("max_features", 2),
         ("learning_rate_decay", 1.0),
         ("momentum_decay", 1.0),
-        ("momentum_decay", 1e-300),
+        ("momentum_decay", 1e-30),
     ],
 )
 def test_the_ends_of_a_range_belong_to_it(field, value):

@@ -12,7 +12,7 @@ from ddefense.config import ConfigError
 from ddefense.distill_config import DistillConfig, DistillJob
 
 REFUSED = [
-    ("temperature", (0, -1.0, math.inf, math.nan, "20", True), "a finite number > 0"),
+    ("temperature", (0, -1.0, math.inf, math.nan, "20", True, 1e39, 1e-46), "a finite number > 0"),
     ("alpha", (-0.1, 1.1, math.nan), r"a number in \[0, 1\]"),
     ("momentum", (-0.1, 1.0), r"a number in \[0, 1\)"),
     ("validation_share", (-0.1, 1.0), r"a number in \[0, 1\)"),
@@ -20,7 +20,7 @@ REFUSED = [
     ("momentum_decay", (0.0, 1.1), r"a number in \(0, 1\]"),
     ("outlier_alpha", (0.0, 1.1), r"a number in \(0, 1\]"),
     ("uncertainty_of", ("classes", None), r"one of \['logits', 'probabilities'\]"),
-    ("learning_rate", (0.0, -1.0, math.inf), "a finite number > 0"),
+    ("learning_rate", (0.0, -1.0, math.inf, 1e39), "a finite number > 0"),
     ("epochs", (0, 1.5, True), "an integer >= 1"),
     ("batch_size", (0,), "an integer >= 1"),
     ("decay_epochs", (0,), "an integer >= 1"),

@@ -148,3 +148,46 @@ def test_every_reading_of_the_settings_exists(network):
 def test_an_unknown_name_is_refused_with_the_known_ones(network):
     with pytest.raises(ValueError, match=r"jsma_f.*jsma_z.*received 'fgsm'"):
         attacks.forward_derivative(network, "fgsm")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_literal_rows_are_summed_in_the_order_of_classes(classes):
+    """Bit for bit what a sum over all rows at once gives, on the CPU and for so few classes."""
+
+    def all_at_once(logits, target):
+        p = tf.nn.softmax(logits)
+        jacobian = (tf.eye(classes) - p[:, :, None]) * p[:, None, :]
+        return [tf.reduce_sum(of[:, :, None] * jacobian, axis=1) for of in (target, 1 - target)]
+
+    rng = np.random.default_rng(0)
+    identity = attacks.classifier(
+        lambda x: tf.reshape(x, [-1, classes]), image_shape=(1, classes, 1), bounds=(-9.0, 9.0)
+    )
+    derivative = attacks.forward_derivative(identity, "jsma_f_literal")
+    for scale in (0.1, 1.0, 10.0, 100.0):
+        logits = (scale * rng.normal(size=(32, 1, classes, 1))).astype(np.float32)
+        targets = rng.integers(0, classes, 32)
+        _, *found = derivative(logits, targets)
+        expected = all_at_once(logits.reshape(32, classes), tf.one_hot(targets, classes))
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_literal_takes_memory_by_the_number_of_classes(run_python, tmp_path):
+    """All rows at once would take 32 x 2000 x 2000 x 4 bytes, 488 MiB, several times."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import resource, numpy as np, tensorflow as tf\n"
+        "from ddefense import attacks\n"
+        "classes = 2000\n"
+        "identity = attacks.classifier(lambda x: tf.reshape(x, [-1, classes]),\n"
+        "    image_shape=(1, classes, 1))\n"
+        "images = np.zeros((32, 1, classes, 1), np.float32)\n"
+        "peaks = []\n"
+        "for name in ('jsma_z', 'jsma_f_literal'):\n"
+        "    attacks.forward_derivative(identity, name)(images, np.arange(32))\n"
+        "    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+        "print(peaks[1] - peaks[0])\n"
+    )
+    assert int(run_python(script, cwd=tmp_path).stdout) < 300

@@ -1,7 +1,9 @@
 """Datasets that TFDS prepares: the real ones, imitations, and what happens without them."""
 
+import os
 import pathlib
 import re
+import shutil
 import socket
 import time
 
@@ -11,7 +13,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from ddefense import datasets, networks
-from ddefense.datasets import prepared
+from ddefense.datasets import catalog, prepared
+from ddefense.datasets.checking import Declared
 from ddefense.records import RunError
 
 
@@ -176,3 +179,42 @@ def test_a_host_that_does_not_answer_is_not_waited_for(tmp_path, proxy, monkeypa
     message, seconds = fail_to_load("cifar10", tmp_path)
     assert "www.cs.toronto.edu cannot be reached" in message
     assert seconds < 10
+
+
+# --- damaged data ---------------------------------------------------------------------------------
+def flipped(shard):
+    with open(shard, "r+b") as file:
+        file.seek(5_000_000)
+        file.write(b"\xff" * 4)
+
+
+def described_by_half(shard):
+    os.truncate(shard.parent / "dataset_info.json", 200)
+
+
+@pytest.mark.parametrize("read", ["in memory", "as a stream"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda shard: os.truncate(shard, 3_000_000),
+        flipped,
+        lambda shard: shard.unlink(),
+        described_by_half,
+    ],
+    ids=["truncated", "flipped", "missing", "description"],
+)
+def test_damaged_data_is_named_with_the_remedy(damage, read, tmp_path, mnist_data):
+    root = pathlib.Path(os.environ["TFDS_DATA_DIR"])
+    shutil.copytree(root / "mnist", tmp_path / "mnist", copy_function=shutil.copyfile)
+    (shard,) = (tmp_path / "mnist").rglob("*train.tfrecord*")
+    damage(shard)
+    reads = {
+        "in memory": lambda: prepared.load("mnist", network="mnist", data_dir=tmp_path),
+        "as a stream": lambda: list(catalog.find("mnist", Declared(), tmp_path).train.read(0)),
+    }
+    with pytest.raises(RunError) as caught:
+        reads[read]()
+    message = str(caught.value)
+    assert message.startswith(f"Dataset mnist in {tmp_path / 'mnist'}")
+    assert "Remove that folder and prepare it again" in message
+    assert "\n" not in message

@@ -53,8 +53,14 @@ class Brightest(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None, *SHAPE], tf.float32)])
     def decide(self, images):
-        """The class alone, as probabilities of 0 and 1."""
+        """The class alone, as probabilities of 0 and 1: its gradients are zero."""
         return {"p": tf.one_hot(tf.argmax(self.classify(images)["z"], axis=1), CLASSES)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *SHAPE], tf.float32)])
+    def refuse(self, images):
+        """Its gradient is an error in TensorFlow."""
+        answer = self.classify(images)["p"]
+        return {"p": tf.raw_ops.PreventGradient(input=answer, message="keep out")}
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def save(tmp_path):
 
     def save(scale=8.0, value_range=(0.0, 1.0), signature="classify", **outputs):
         path, model = tmp_path / "model", Brightest(scale, *value_range)
-        signatures = {"classify": model.classify, "decide": model.decide}
+        signatures = {name: getattr(model, name) for name in ("classify", "decide", "refuse")}
         tf.saved_model.save(model, str(path), signatures=signatures)
         signature = saved_model.load_signature(path, signature)
         asked = outputs or {"probabilities_output": "p"}
@@ -193,7 +199,7 @@ def test_logits_are_attacked_with_everything(tmp_path, toy, save):
 
 
 def test_without_gradients_labels_alone_are_left(tmp_path, toy, save):
-    model = save(signature="decide")
+    model = save(signature="refuse")
     assert attacking_saved.impossible_on(model.record, config_lib.ATTACKS)[0] == tuple(
         name for name in config_lib.ATTACKS if name not in config_lib.GRADIENT_FREE_ATTACKS
     )
@@ -214,6 +220,15 @@ def test_without_gradients_labels_alone_are_left(tmp_path, toy, save):
     # No check by gradients was made, and none is said to have passed.
     assert found.controls == []
     assert found.model.no_gradients != ""
+
+
+def test_gradients_of_zeros_are_found_by_the_check(tmp_path, toy, save):
+    model = save(signature="decide")
+    found = attacking_saved.run(CONFIG, tmp_path / "run", network=model, dataset=toy)
+    assert found.attacks["jsma_f"].zero_maps == found.attacks["jsma_f"].attempts
+    assert found.norm_attacks["fgsm"].successes == 0
+    checks = {check.name: check for check in found.controls}
+    assert (checks["zero_gradients"].value, checks["zero_gradients"].passed) == (1.0, False)
 
 
 def test_a_second_run_finds_the_same(tmp_path, toy, save):

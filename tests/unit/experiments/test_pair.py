@@ -84,11 +84,13 @@ def test_a_damaged_network_is_named_with_the_cause(literal, tmp_path, cause):
     _, baseline, _ = literal
     content = bytearray((baseline.network.directory / pair.NETWORK).read_bytes())
     DAMAGE[cause](content)
+    # Damaged as it was written, so that the record of the stage is about these bytes.
+    artefact = Stages(tmp_path).run(
+        "baseline", {}, [], lambda folder: (folder / pair.NETWORK).write_bytes(content)
+    )
     stage = tmp_path / "stages" / "baseline"
-    stage.mkdir(parents=True)
-    (stage / pair.NETWORK).write_bytes(content)
     with pytest.raises(RunError) as caught:
-        pair.load_network(Artefact("baseline", "digest", place_of(tmp_path)))
+        pair.load_network(artefact)
     message = str(caught.value)
     assert message.startswith(f"The finished stage in {stage} is damaged: network.keras: ")
     assert cause in message

@@ -427,6 +427,7 @@ def test_a_run_that_attacked_nothing(network, results):
         untouched.name,
         dataset=results.dataset,
         networks=[untouched],
+        comparisons=[],
         controls=[],
         environment=ENVIRONMENT,
     )

@@ -247,7 +247,7 @@ def test_a_network_that_gives_nan_is_not_published(make_tiny_network, tmp_path):
     network.get_layer("logits").bias.assign([np.nan, 0.0, 0.0])
     (tmp_path / "1").mkdir()
     with pytest.raises(
-        ExportError, match=r"finite answers to any image .* random images, the first"
+        ExportError, match=r"finite answers to any image; .* random images, the first"
     ):
         export_for_serving(network, tmp_path)
     assert names(tmp_path) == ["1"]

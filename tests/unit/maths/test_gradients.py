@@ -1,6 +1,7 @@
 """The Jacobian of the softmax: the closed form, autodiff and exact decimals agree."""
 
 import decimal
+import tracemalloc
 
 import keras
 import numpy as np
@@ -133,3 +134,22 @@ def test_amplitude_by_hand():
     assert found[0] == pytest.approx(np.log10(0.25))
     closed = gradients.softmax_jacobian(np.zeros((1, 2)), np.array([[[3.0], [1.0]]]), 2.0)
     np.testing.assert_allclose(closed, [[[0.25], [-0.25]]])
+
+
+def test_rows_a_few_at_a_time_give_the_same_amplitude(monkeypatch):
+    rng = np.random.default_rng(0)
+    logits, rows = rng.normal(size=(3, 11)), rng.normal(size=(3, 11, 5))
+    expected = gradients.log10_mean_abs_jacobian(logits, rows, 5.0)
+    monkeypatch.setattr(gradients, "_MOST_ENTRIES", 4 * 3 * 11)
+    found = gradients.log10_mean_abs_jacobian(logits, rows, 5.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_memory_does_not_grow_by_the_square_of_the_classes():
+    classes = 4000
+    logits, rows = np.zeros((1, classes)), np.ones((1, classes, 4))
+    tracemalloc.start()
+    gradients.log10_mean_abs_jacobian(logits, rows, 5.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 9 * gradients._MOST_ENTRIES * np.dtype(np.float64).itemsize

@@ -137,7 +137,8 @@ def test_class_by_class_or_all_in_one_graph(build_network, images, monkeypatch):
         ((32, 32, 3), 10, 64),
         ((224, 224, 3), 100, 2),
         ((224, 224, 3), 1000, 1),
-        ((8, 8, 1), 1000, 33),
+        ((8, 8, 1), 1000, 64),
+        ((8, 8, 1), 10_000, 52),
     ],
 )
 def test_fewer_images_fit_where_jacobians_are_large(shape, classes, expected):

@@ -181,8 +181,8 @@ def test_the_usual_outcome():
         "multiplying the logits of the undistilled network by 100 alone lowers its success there "
         "to 1.2 % (100 images): the gradients are masked. An attacker who uses the logits (cw_l2) "
         "still reaches 100.0 % of 180 targets against 100.0 % undistilled, at 1.07 times the mean "
-        "L2 distance (1.93 against 1.80 over the random targets reached on both). The network is also "
-        "reached by jsma_f_temperature (88.1 % of 900 targets against 88.4 %) and labels_only "
+        "L2 distance (1.93 against 1.80 over the random targets reached on both). The network is "
+        "also reached by jsma_f_temperature (88.1 % of 900 targets against 88.4 %) and labels_only "
         "(100.0 % of 10 images against 100.0 %, at 1.10 times the distance). Defensive "
         "distillation does not stop an adaptive attacker."
     )
@@ -418,7 +418,8 @@ def test_cw_l2_refutes_alone_where_it_is_about_as_near():
     assert found.sentence.endswith(
         "An attacker who uses the logits (cw_l2) still reaches 95.0 % of 20 targets against "
         "100.0 % undistilled, at 2.50 times the mean L2 distance (5.00 against 2.00 over the "
-        "random targets reached on both). Defensive distillation does not stop an adaptive attacker."
+        "random targets reached on both). Defensive distillation does not stop an adaptive "
+        "attacker."
     )
     assert (
         compared(
@@ -485,7 +486,8 @@ def test_few_samples_refute_and_are_named():
     assert found.stops_adaptive_attacker is False
     assert (
         "still reaches 100.0 % of 5 targets against 100.0 % undistilled, at 1.00 times the mean "
-        "L2 distance (2.00 against 2.00 over the random targets reached on both), on few samples (5). "
+        "L2 distance (2.00 against 2.00 over the random targets reached on both), on few samples "
+        "(5). "
     ) in found.sentence
     # 171 targets, but of 19 images.
     found = compared({"jsma_f_exact": jsma(0.9, 900)}, {"jsma_f_exact": jsma(0.9, 171)})

@@ -438,10 +438,6 @@ UNFIT = {
         lambda: on_images(dense("scores", activation="softmax"), keras.layers.Softmax()),
         "Expected one softmax; .* in two, Dense",
     ),
-    "logits before something else": (
-        lambda: on_images(dense("logits"), keras.layers.Rescaling(0.1), keras.layers.Softmax()),
-        r"the layer named 'logits'; .* come from Rescaling \('rescaling",
-    ),
     "two outputs": (two_outputs, "with one output, .* received one with 2"),
     "two inputs": (two_inputs, "one input, the images; received Functional with 2"),
     "subclassed": (subclassed, "received Subclassed with no known inputs"),
@@ -458,3 +454,11 @@ def test_a_network_whose_logits_cannot_be_told_is_refused(name):
     build, reason = UNFIT[name]
     with pytest.raises(ValueError, match=reason):
         networks.deployed(build())
+
+
+def test_a_hidden_layer_may_be_called_logits():
+    network = on_images(dense("logits"), keras.layers.Rescaling(0.1), keras.layers.Softmax())
+    images = np.random.default_rng(0).uniform(size=(5, *network.input_shape[1:]))
+    found = networks.deployed(network)
+    np.testing.assert_allclose(found(images), network(images), rtol=1e-6)
+    assert found.layers[-2].name == "logits_1"

@@ -465,7 +465,7 @@ def test_damaged_results_and_seeds_that_do_not_belong_together(tmp_path, seeds):
     with pytest.raises(records.RunError, match="epochs"):
         comparison.load([mixed])
     (folder / "seed_1" / "results.json").write_text('{"schema_version": 2}')
-    with pytest.raises(records.RunError, match=r"seed_1.results\.json to be .* of schema 1"):
+    with pytest.raises(records.RunError, match=r"seed_1.results\.json to be .* of schema 2"):
         comparison.load([folder])
 
 

@@ -294,8 +294,8 @@ def test_adaptive_draws_two_groups_and_what_was_not_distilled_beside_them(full):
     assert (pytest.approx(89), pytest.approx(95)) in shown  # jsma_f at T = 1
 
 
-def test_adaptive_crosses_a_network_that_did_not_learn(full, network):
-    lost = dataclasses.replace(full.networks[-2], training=network(9.0, {}, stalled=True).training)
+def test_adaptive_crosses_a_network_that_did_not_learn(full):
+    lost = dataclasses.replace(full.networks[-2], test_accuracy=0.1)
     figure = adaptive.draw(dataclasses.replace(full, networks=[*full.networks[:-2], lost]))
     assert list(lines(figure)["JSMA-F"].get_ydata()) == pytest.approx([92, 50, 2])
     crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
@@ -331,8 +331,8 @@ def test_distance_by_temperature_with_its_correlation(full):
     assert figure.axes[0].get_ylim()[0] == 0
 
 
-def test_distance_leaves_out_networks_that_did_not_learn(full, network):
-    lost = dataclasses.replace(full.networks[-2], training=network(9.0, {}, stalled=True).training)
+def test_distance_leaves_out_networks_that_did_not_learn(full):
+    lost = dataclasses.replace(full.networks[-2], test_accuracy=0.1)
     figure = distance.draw(dataclasses.replace(full, networks=[*full.networks[:-2], lost]))
     assert points(lines(figure)["C&W L2, one random target per image"])[0] == [1, 5, 20]
     marks = [line for line in figure.axes[0].lines if line.get_marker() == "v"]

@@ -24,9 +24,27 @@ def test_results_from_before_the_interval_was_measured_are_shown_without(results
 
 def test_an_attack_measured_by_a_norm_has_both_intervals(full):
     found = outcomes.outcome(full.networks[-2], "cw_l2")
-    expected = Outcome(100.0, 95.0, 100.0, 1.8, 1.62, 1.98, 180)
+    expected = Outcome(100.0, 95.0, 100.0, 1.8, 1.62, 1.98, 180, 0, 100.0)
     assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(expected))
     assert found.show(1) == "100.0 [95.0, 100.0]\nat 1.80 [1.62, 1.98]\nn = 180"
+
+
+def test_what_started_there_stands_beside_the_attempts(network):
+    found = network(20.0, {"jsma_f": 0.5}).attacks["jsma_f"]
+    started = dataclasses.replace(found, attempts=856, started=44, success_rate_over_all=0.17)
+    attacked = dataclasses.replace(network(20.0, {}), attacks={"jsma_f": started})
+    shown = outcomes.outcome(attacked, "jsma_f")
+    assert (shown.attempts, shown.started, shown.over_all) == (856, 44, 17)
+    assert shown.show(1).endswith("\nn = 856, 44 started")
+
+
+def test_without_an_attempt_there_is_no_outcome(network):
+    found = network(20.0, {"jsma_f": 0.5}).attacks["jsma_f"]
+    nothing = dataclasses.replace(
+        found, attempts=0, started=900, success_rate=None, success_interval=None
+    )
+    attacked = dataclasses.replace(network(20.0, {}), attacks={"jsma_f": nothing})
+    assert outcomes.outcome(attacked, "jsma_f") is None
 
 
 def test_without_a_success_there_is_no_distance(network, norm_attack):

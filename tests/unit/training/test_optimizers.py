@@ -265,3 +265,83 @@ class TestFloat16:
             for dtype in ("float32", "mixed_float16")
         )
         np.testing.assert_allclose(half.step_loss, full.step_loss, rtol=0.02)
+
+
+# --- settings that no configuration holds ---------------------------------------------------------
+def decaying(decay, *, exclude=(), scaled=False):
+    made = keras.optimizers.AdamW(0.01, weight_decay=decay)
+    if exclude:
+        made.exclude_from_weight_decay(var_names=list(exclude))
+    return keras.optimizers.LossScaleOptimizer(made) if scaled else made
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_what_is_excluded_from_weight_decay_stays_so(
+    make_tiny_network, tiny_images, assert_same_bits, scaled
+):
+    def trained(optimizer):
+        network = make_tiny_network()
+        training.fit(network, tiny_images, LABELS, SETTINGS, options=with_optimizer(optimizer))
+        return network
+
+    without = trained(decaying(0.0, scaled=scaled))
+    assert_same_bits(trained(decaying(0.5, exclude=["kernel", "bias"], scaled=scaled)), without)
+    kernels = trained(decaying(0.5, exclude=["bias"], scaled=scaled))
+    decayed = trained(decaying(0.5, scaled=scaled))
+    distances = [
+        max(
+            np.abs(one - other).max()
+            for one, other in zip(kernels.get_weights(), other.get_weights(), strict=True)
+        )
+        for other in (without, decayed)
+    ]
+    assert min(distances) > 1e-4
+
+
+def test_variables_that_a_copy_does_not_have_are_refused(make_tiny_network):
+    optimizer = decaying(0.5)
+    optimizer.exclude_from_weight_decay(var_list=make_tiny_network().trainable_variables[:1])
+    with pytest.raises(ValueError, match=r"optimizer: .*names.*received a list of variables"):
+        training.copy_of(optimizer)
+
+
+def test_a_setting_that_the_configuration_loses_is_named():
+    class Forgetful(keras.optimizers.SGD):
+        def __init__(self, *arguments, strength=1.0, **settings):
+            super().__init__(*arguments, **settings)
+            self.strength = strength
+
+    with pytest.raises(ValueError, match=r"received Forgetful with strength=2.0"):
+        training.copy_of(Forgetful(0.1, strength=2.0))
+    assert training.copy_of(Forgetful(0.1)).strength == 1.0
+
+
+def test_several_learning_rates_are_refused():
+    inner = keras.optimizers.OptimizerMap(keras.optimizers.SGD())
+    with pytest.raises(ValueError, match="received MultiOptimizer"):
+        training.copy_of(keras.optimizers.MultiOptimizer(inner))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in dir(keras.optimizers)
+        if isinstance(getattr(keras.optimizers, name), type)
+        and issubclass(getattr(keras.optimizers, name), keras.optimizers.Optimizer)
+        and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
+    ],
+)
+def test_a_setting_changed_later_is_that_of_the_copy(name):
+    given = getattr(keras.optimizers, name)()
+    numbers = [
+        key
+        for key, value in vars(given).items()
+        if type(value) in (int, float) and not key.startswith("_")
+    ]
+    for key in numbers:
+        setattr(given, key, getattr(given, key) / 2)
+    copy = training.copy_of(given)
+    assert {key: getattr(copy, key) for key in numbers} == {
+        key: getattr(given, key) for key in numbers
+    }
