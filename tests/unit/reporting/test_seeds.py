@@ -12,6 +12,7 @@ import pytest
 from ddefense import records, reporting
 from ddefense.reporting import passages, runs, seeds_report, summary, tables
 from ddefense.reporting.figures import style, success_rate
+from tests.comparing import comparisons_of
 
 # (seed, jsma_f undistilled, at T = 1 and at T = 100, accuracy): undistilled 90, 92, 97 has mean 93
 # and deviation sqrt((9 + 1 + 16) / 2) = sqrt(13); accuracies 99.3, 99.5, 99.1 deviate by 0.2.
@@ -350,7 +351,10 @@ def full_seeds(full):
         networks[4], norm_attacks=networks[4].norm_attacks | {"cw_l2": cw}
     )
     other = dataclasses.replace(
-        full, networks=networks, config=dataclasses.replace(full.config, seed=1)
+        full,
+        networks=networks,
+        comparisons=comparisons_of(networks),
+        config=dataclasses.replace(full.config, seed=1),
     )
     verdict = dataclasses.replace(
         full.verdict, masks_gradients=None, sentence="Seed 1 says something else."
