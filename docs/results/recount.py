@@ -1,12 +1,15 @@
 """Counts the successes of committed runs again, as decision 0015 says.
 
     python docs/results/recount.py ad3e36b docs/results/mnist
+    python docs/results/recount.py ad3e36b docs/results/digits \\
+        exported_models/digits_distilled_t100/1
 
 The run is read as it stood at a commit before that decision, with the results of schema 1, and is
 written to the same folder with those of schema 2. JSMA is counted from `samples.npz`. Other attacks
 kept no attempts: where a network gets every attacked image right, none of them starts where it aims
 at, and nothing changes; where it does not, they are run again on the committed network, and so are
-their checks for masked gradients. What changed is printed as Markdown.
+their checks for masked gradients. What changed is printed as Markdown. Of a SavedModel of the run,
+the card alone is written again.
 """
 
 import dataclasses
@@ -25,18 +28,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pydantic
 
-from ddefense import attacks, datasets, measurements, networks, records
+from ddefense import attacks, datasets, exporting, measurements, networks, records
 from ddefense.experiments import adopting, controlling, environment, norm_attacking
 from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import Artefact, Stages
 from ddefense.records.samples import UNKNOWN
+from ddefense.serving import checksums
 
 # The undistilled network of one run is that of another.
 _ELSEWHERE = {"cifar10_warm/networks/baseline.keras": "cifar10/networks/baseline.keras"}
 _CLEAN = {"probabilities"}
+_CARD = pathlib.Path("assets.extra/model_card.json")
 
 
-def main(commit: str, folder: pathlib.Path) -> None:
+def main(commit: str, folder: pathlib.Path, *exported: str) -> None:
     """Counts one run again."""
     old = json.loads(_at(commit, folder / "results.json"))
     run = _Recount(folder, old, _samples_at(commit, folder))
@@ -69,6 +74,23 @@ def main(commit: str, folder: pathlib.Path) -> None:
     print(f"| {folder.name} | attack | before | after | both networks |\n|---|---|---|---|---|")
     for was, now in zip(old["networks"], results.networks, strict=True):
         _print_changes(was, now, results)
+    for version in map(pathlib.Path, exported):
+        _write_card(version, json.loads(_at(commit, version / _CARD)), results)
+
+
+def _write_card(version: pathlib.Path, old: dict[str, Any], results: records.Results) -> None:
+    findings = exporting.findings_in(results, old["name"])
+    new = {
+        "schema_version": records.CARD_SCHEMA_VERSION,
+        "measured": findings.measured,
+        "undistilled": findings.undistilled,
+        "verdict": findings.verdict,
+    }
+    known = records.ModelCard.__dataclass_fields__
+    card = _record(records.ModelCard, old | {k: v for k, v in new.items() if k in known})
+    for name, text in exporting.notes(card).items():
+        (version / _CARD).with_name(name).write_text(text)
+    checksums.write(version)
 
 
 class _Recount:
@@ -400,4 +422,4 @@ def _expect_same(what: str, now: np.ndarray, then: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], pathlib.Path(sys.argv[2]))
+    main(sys.argv[1], pathlib.Path(sys.argv[2]), *sys.argv[3:])
