@@ -1,7 +1,7 @@
-"""Counts the successes of committed runs again, as decision 0015 says.
+r"""Counts the successes of committed runs again, as decision 0015 says.
 
     python docs/results/recount.py ad3e36b docs/results/mnist
-    python docs/results/recount.py ad3e36b docs/results/digits \\
+    python docs/results/recount.py ad3e36b docs/results/digits \
         exported_models/digits_distilled_t100/1
 
 The run is read as it stood at a commit before that decision, with the results of schema 1, and is
