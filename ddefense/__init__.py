@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "attack", "distill", "evaluate", "export", "report"]
 
 
-# Before TensorFlow is imported, which reads it then. It leaves oneDNN out on processors without
-# AVX-512, and what it does instead rounds the softmax of a certain class to 0.99999994: gradients
-# that are exactly 0 elsewhere are rounding errors there, and results differ between machines.
+# Before TensorFlow is imported, which reads it then. On some processors (seen on one with AVX2
+# alone) it leaves oneDNN out, and what it does instead rounds the softmax of a certain class to
+# 0.99999994: gradients that are exactly 0 elsewhere are rounding errors there, and the same network
+# would be judged differently.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 

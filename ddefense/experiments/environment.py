@@ -40,6 +40,7 @@ def describe() -> dict[str, Any]:
         "gpus": [_gpu(device) for device in tf.config.list_physical_devices("GPU")],
         "placement": _placement(),
         "op_determinism": tf_config.is_op_determinism_enabled(),
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
     }
 
 
@@ -49,7 +50,7 @@ def provenance() -> dict[str, str]:
     found = describe()
     keys = (
         *("ddefense", "commit", "tensorflow", "keras", "numpy"),
-        *("cpu", "cores", "intra_op_threads", "gpus", "placement"),
+        *("cpu", "cores", "intra_op_threads", "gpus", "placement", "onednn"),
     )
     return {key: str(found[key]) for key in keys}
 

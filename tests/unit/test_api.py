@@ -84,6 +84,20 @@ else:
     repository_python(program)
 
 
+def test_importing_the_package_asks_for_one_softmax_unless_told(repository_python):
+    program = """
+import importlib, os
+for given, expected in ((None, "1"), ("0", "0")):
+    os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
+    if given is not None:
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = given
+    import ddefense
+    importlib.reload(ddefense)
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == expected
+"""
+    repository_python(program)
+
+
 def test_both_networks_are_deployed_at_temperature_1_and_have_learnt(pair, data):
     for name in ("initial", "distilled"):
         network, history = getattr(pair, name), getattr(pair.history, name)
