@@ -518,12 +518,13 @@ def _check_content(directory: pathlib.Path, original: str = "") -> None:
         stats = [(str(path), path.stat()) for path in sorted(inside)]
         seen = tuple((path, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in stats)
         good = record is not None and _content(directory, seen) == record.content
-    except (OSError, files.DamagedError):
-        good = False
-    if not good:
+        cause = "" if good else "its files are not those that it was finished with."
+    except (OSError, files.DamagedError) as error:
+        cause = str(error).rstrip(".") + "."
+    if cause:
         raise records.RunError(
-            f"The finished stage in {directory} is damaged: its files are not those that it was "
-            f"finished with. Move that directory{original} away to run the stage again."
+            f"The finished stage in {directory} is damaged: {cause} Move that directory{original} "
+            "away to run the stage again."
         )
 
 

@@ -127,7 +127,8 @@ def test_committed_results_are_what_a_run_leaves(run: str) -> None:
         for attack, record in network.attacks.items():
             outcome = samples.outcomes[network.name, attack]
             assert outcome.success.sum() == record.successes
-            assert len(outcome.success) == record.attempts
+            assert (~outcome.started).sum() == record.attempts
+            assert outcome.started.sum() == record.started
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_wrong_use_is_explained(cli, folder, arguments, expected):
     assert sorted(folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"schema_version": 1}'])
+@pytest.mark.parametrize("text", ["", "{", '{"schema_version": 2}'])
 def test_damaged_results_are_an_error_of_one_line(cli, tmp_path, text):
     (tmp_path / "results.json").write_text(text)
     answer = cli(DIGITS, str(tmp_path))
@@ -189,11 +189,11 @@ def test_damaged_results_are_an_error_of_one_line(cli, tmp_path, text):
 
 def test_another_schema_is_an_error_of_one_line(cli, tmp_path):
     results = json.loads((RESULTS / "digits" / "results.json").read_text())
-    (tmp_path / "results.json").write_text(json.dumps(results | {"schema_version": 2}))
+    (tmp_path / "results.json").write_text(json.dumps(results | {"schema_version": 1}))
     answer = cli(str(tmp_path))
     assert (answer.returncode, answer.stdout) == (RUN, "")
     assert len(answer.stderr.splitlines()) == 1
-    assert "of schema 1, but schema_version" in answer.stderr
+    assert "of schema 2, but schema_version" in answer.stderr
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_shown(cli, tmp_path):

@@ -82,13 +82,14 @@ DAMAGE = {"Bad CRC-32 for file 'model.weights.h5'": a_bit_flipped, "not a zip fi
 @pytest.mark.parametrize("cause", DAMAGE)
 def test_a_damaged_network_is_named_with_the_cause(literal, tmp_path, cause):
     _, baseline, _ = literal
-    content = bytearray((baseline.network.directory / pair.NETWORK).read_bytes())
+    whole = (baseline.network.directory / pair.NETWORK).read_bytes()
+    content = bytearray(whole)
     DAMAGE[cause](content)
-    # Damaged as it was written, so that the record of the stage is about these bytes.
     artefact = Stages(tmp_path).run(
-        "baseline", {}, [], lambda folder: (folder / pair.NETWORK).write_bytes(content)
+        "baseline", {}, [], lambda folder: (folder / pair.NETWORK).write_bytes(whole)
     )
-    stage = tmp_path / "stages" / "baseline"
+    stage = artefact.directory
+    (stage / pair.NETWORK).write_bytes(content)
     with pytest.raises(RunError) as caught:
         pair.load_network(artefact)
     message = str(caught.value)
