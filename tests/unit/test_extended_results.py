@@ -73,21 +73,13 @@ def test_the_table_of_clean_images(results: dict[str, list[records.Results]]) ->
 
 
 def test_what_the_verdicts_say(results: dict[str, list[records.Results]]) -> None:
-    stopped = {}
-    for kind, runs in results.items():
+    for runs in results.values():
         for seed, run in zip(SEEDS, runs, strict=True):
             assert run.config.seed == seed
             assert run.verdict is not None
-            stopped[kind, seed] = run.verdict.stops_adaptive_attacker
-    assert stopped.pop(("12_epochs", 0)) is None
-    assert set(stopped.values()) == {False}
-    ninth = results["12_epochs"][0]
-    assert ninth.verdict is not None
-    assert "the distances of cw_l2 do not compare" in ninth.verdict.sentence
-    record = ninth.networks[1].norm_attacks["cw_l2"]
-    assert (record.already, record.success_rate) == (1, 1.0)
+            assert run.verdict.stops_adaptive_attacker is False
     page = " ".join(_PAGE.split())
-    assert "an adaptive attacker is not stopped in eight of the nine runs" in page
+    assert "an adaptive attacker is not stopped in any of the nine runs" in page
     worst = max(_outliers(run).false_detections for run in results["12_epochs"])
     assert f"up to {100 * worst:.1f} % of them" in page
 
