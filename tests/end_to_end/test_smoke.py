@@ -126,7 +126,9 @@ def test_results_are_complete(results, jsma):
 
 
 def test_the_verdict_is_drawn_from_the_measurements(results):
-    expected = measurements.verdict(results.networks, results.controls, results.dataset)
+    expected = measurements.verdict(
+        results.networks, results.comparisons, results.controls, results.dataset
+    )
     assert results.verdict == expected
     assert results.verdict.masks_gradients is True
     assert results.verdict.stops_adaptive_attacker is False
