@@ -2,6 +2,7 @@
 
 import keras
 
+from ddefense import networks
 from ddefense.records import LayerRecord
 
 _DETAILS = ("filters", "kernel_size", "pool_size", "units", "padding", "rate", "temperature")
@@ -18,10 +19,13 @@ def architecture(network: keras.Model) -> list[LayerRecord]:
     """
     rows = []
     for layer in network.layers:
-        settings = layer.get_config()
+        with networks.saving_lambdas():
+            settings = layer.get_config()
         details = [f"{k.replace('_', ' ')} {_text(settings[k])}" for k in _DETAILS if k in settings]
-        if settings.get("activation", "linear") != "linear":
-            details.append(settings["activation"])
+        activation = settings.get("activation", "linear")
+        if activation != "linear":
+            # A function of the user's own has more than a name.
+            details.append(activation if isinstance(activation, str) else "own activation")
         rows.append(
             LayerRecord(
                 name=layer.name,

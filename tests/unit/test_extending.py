@@ -17,6 +17,12 @@ _BLOCKS = [
     (block["kind"], block["path"], block["text"]) for block in _BLOCK.finditer(_PAGE.read_text())
 ]
 _COMMANDS = re.findall(r"^```sh\n(.*?)^```$", _PAGE.read_text(), re.M | re.S)
+_SHARED = (
+    "pyproject.toml",
+    "tests/conftest.py",
+    "tests/comparing.py",
+    "tests/unit/reporting/conftest.py",
+)
 _TESTS = sorted({path for _, path, _ in _BLOCKS if path.startswith("tests/")})
 
 
@@ -26,7 +32,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     copy = tmp_path_factory.mktemp("extended")
     unwanted = shutil.ignore_patterns("__pycache__")
     shutil.copytree(_ROOT / "ddefense", copy / "ddefense", ignore=unwanted)
-    for name in ("pyproject.toml", "tests/conftest.py", "tests/unit/reporting/conftest.py"):
+    for name in _SHARED:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(_ROOT / name, copy / name)
     for kind, path, text in _BLOCKS:
