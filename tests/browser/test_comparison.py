@@ -8,6 +8,8 @@ from axe_playwright_python.sync_playwright import Axe
 
 from ddefense.reporting import comparison, comparison_report
 
+pytestmark = pytest.mark.slow
+
 _RESULTS = pathlib.Path(__file__).parents[2] / "docs/results"
 RUNS = ("mnist", "digits", "cifar10")
 

@@ -15,6 +15,8 @@ from PIL import Image
 from ddefense import records
 from ddefense.reporting import page as pages
 
+pytestmark = pytest.mark.slow
+
 _RESULTS = pathlib.Path(__file__).parents[2] / "docs/results"
 RUNS = ("digits", "mnist")
 

@@ -5,6 +5,8 @@ import subprocess
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def refused(start_python, tmp_path_factory):

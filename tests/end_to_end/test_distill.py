@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from ddefense import networks, records
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("left", "middle", "right")
 COMMAND = (
     "--data=photos",

@@ -12,6 +12,8 @@ import sklearn.datasets
 
 from ddefense import records
 
+pytestmark = pytest.mark.slow
+
 # Two stages of attack on each of two networks.
 ATTACKS = ("jsma_f", "jsma_f_temperature", "pgd_linf", "cw_l2")
 T = 50.0

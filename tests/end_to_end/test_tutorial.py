@@ -12,6 +12,8 @@ import pytest
 from ddefense import records
 from ddefense.distill_config import DistillConfig
 
+pytestmark = pytest.mark.slow
+
 _ROOT = pathlib.Path(__file__).parents[2]
 _PAGE = (_ROOT / "docs/tutorial.md").read_text()
 _COMMANDS = re.findall(r"^```sh\n(.*?)^```$", _PAGE, re.M | re.S)

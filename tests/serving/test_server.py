@@ -20,6 +20,8 @@ from tensorflow_serving.apis import (
     prediction_log_pb2,
 )
 
+pytestmark = pytest.mark.slow
+
 NAME = "digits_distilled_t100"
 SIGNATURES = ("serving_default", "serving_uint8", "serving_encoded", "serving_labels", "logits")
 FILES = ("serving_encoded", "serving_labels")

@@ -15,6 +15,8 @@ from ddefense.experiments.pair import NetworkStages, load_network
 from ddefense.experiments.stages import Stages
 from ddefense.records import RunError
 
+pytestmark = pytest.mark.slow
+
 CLASSES, SHAPE = 4, (9, 8, 3)
 
 

@@ -16,6 +16,8 @@ import pytest
 from ddefense import networks, records
 from ddefense.reporting import claims, distillation, evaluation
 
+pytestmark = pytest.mark.slow
+
 _ROOT = pathlib.Path(__file__).parents[2]
 _README = (_ROOT / "README.md").read_text()
 _RUNS = ("digits", "mnist", "cifar10")

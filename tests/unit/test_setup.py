@@ -23,6 +23,8 @@ from packaging.utils import canonicalize_name
 
 import ddefense
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ["requirements.lock", "requirements-gpu.lock"]
 COPIED = [

@@ -13,6 +13,8 @@ from ddefense import records
 from ddefense.cli import attack_flags
 from ddefense.experiments import workdir
 
+pytestmark = pytest.mark.slow
+
 USAGE, RUN = 2, 1
 ROOT = Path(__file__).resolve().parents[3]
 NETWORKS = ROOT / "docs" / "results" / "digits" / "networks"

@@ -17,6 +17,8 @@ import pytest
 from ddefense import records
 from ddefense.reporting import summary
 
+pytestmark = pytest.mark.slow
+
 _ROOT = pathlib.Path(__file__).parents[3]
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 _CODE = """

@@ -16,6 +16,8 @@ from ddefense.config import ConfigError
 from ddefense.experiments import adopting, attacking_saved
 from ddefense.records import RunError
 
+pytestmark = pytest.mark.slow
+
 SHAPE, CLASSES = (1, 4, 1), 3
 CONFIG = config_lib.Config(
     dataset="toy",

@@ -18,6 +18,8 @@ from ddefense.layers import TemperatureSoftmax
 from ddefense.networks import LOGITS
 from ddefense.records import RunError
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = Path(__file__).parents[3] / "docs" / "results" / "digits" / "networks"
 CONFIG = config_lib.preset(
     "smoke",

@@ -13,6 +13,8 @@ from ddefense.distill_config import DistillConfig, DistillJob
 from ddefense.experiments import distilling_saved
 from ddefense.records import RunError
 
+pytestmark = pytest.mark.slow
+
 SHAPE, CLASSES = (6, 6, 1), 3
 
 

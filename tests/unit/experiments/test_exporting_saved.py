@@ -19,6 +19,8 @@ from ddefense.experiments import (
     known_results,
 )
 
+pytestmark = pytest.mark.slow
+
 DIGITS = Path(__file__).resolve().parents[3] / "docs" / "results" / "digits"
 OURS = DIGITS / "networks" / "distilled_t20.keras"
 

@@ -13,6 +13,8 @@ from ddefense.experiments.stages import Stages
 from ddefense.progress import Progress
 from ddefense.records import RunError
 
+pytestmark = pytest.mark.slow
+
 T = 1024.0  # a power of two, so that logits times T / T are the same bits
 SEED = 3
 CONFIG = config_lib.Config(

@@ -14,6 +14,8 @@ from ddefense.experiments.stages import Stages
 from ddefense.progress import Progress
 from ddefense.records import RunError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = config_lib.Config(
     temperatures=(1.0, 20.0), epochs=1, batch_size=32, samples=3, dropout=0.5, seed=1
 )

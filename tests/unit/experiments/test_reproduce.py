@@ -15,6 +15,8 @@ from ddefense import config as config_lib
 from ddefense.experiments import attacking_saved, reproduce, workdir
 from ddefense.serving import checksums
 
+pytestmark = pytest.mark.slow
+
 RUN, EXPORTS = pathlib.Path("run"), pathlib.Path("exported")
 FIRST = ["exported/digits_baseline/1", "exported/digits_distilled_t20/1"]
 SECOND = "exported/digits_distilled_t20/2"

@@ -9,6 +9,8 @@ import pytest
 from ddefense import records, reporting
 from ddefense.reporting import figures, report, tables
 
+pytestmark = pytest.mark.slow
+
 
 def save(workdir, results, samples):
     records.dump(results, workdir / "results.json")

@@ -12,6 +12,8 @@ from ddefense import distillation, training
 from ddefense.config import ConfigError
 from ddefense.training import loop
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = training.TrainingSettings(
     temperature=5.0, epochs=2, batch_size=4, learning_rate=0.5, momentum=0.5, seed=3
 )

@@ -9,6 +9,8 @@ import pytest
 from ddefense import distillation, networks, training
 from ddefense.training import loop
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = training.TrainingSettings(
     temperature=5.0, epochs=3, batch_size=4, learning_rate=0.3, momentum=0.5, seed=3
 )

@@ -12,6 +12,8 @@ from ddefense.layers import TemperatureSoftmax
 from ddefense.records import RunError
 from ddefense.training import TrainingOptions
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = training.TrainingSettings(
     temperature=1.0, epochs=2, batch_size=4, learning_rate=0.5, momentum=0.5, seed=3
 )

@@ -15,6 +15,8 @@ from ddefense import distillation, interruption, networks, training
 from ddefense.progress import Progress
 from ddefense.records import RunError
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = training.TrainingSettings(
     temperature=5.0, epochs=2, batch_size=4, learning_rate=0.5, momentum=0.5, seed=3
 )

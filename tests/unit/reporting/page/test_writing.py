@@ -15,6 +15,8 @@ from ddefense import records, reporting
 from ddefense.reporting import claims, outcomes, page, tables
 from ddefense.reporting.page import content
 
+pytestmark = pytest.mark.slow
+
 _ROOT = pathlib.Path(reporting.__file__).parents[2]
 
 
