@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import importlib.util
 import pathlib
 from collections.abc import Iterator
@@ -138,15 +139,14 @@ def executor(config: Config, workdir: pathlib.Path) -> Iterator[Executor]:
     if _FLAGS.executor == "local":
         yield Here()
         return
-    from ddefense.experiments import on_ray
-
     given: dict[str, Any] = {
         name: _FLAGS[name].value for name in _OF_RAY if _FLAGS[name].value is not None
     }
-    address = given.pop("ray_address", None)
-    cluster = on_ray.Cluster(
-        address=address, num_cpus=config.threads, devices=config.devices, **given
-    )
+    if address := given.pop("ray_address", None):
+        os.environ["RAY_ADDRESS"] = address
+    from ddefense.experiments import on_ray
+
+    cluster = on_ray.Cluster(num_cpus=config.threads, devices=config.devices, **given)
     # What a run has beside the seed is the same for all seeds.
     prepare = functools.partial(program.start_tensorflow, config)
     with on_ray.connected(cluster, prepare, workdir, storage()) as found:

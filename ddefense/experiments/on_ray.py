@@ -13,6 +13,7 @@ import os
 import pathlib
 import pickle
 import platform
+import secrets
 import shutil
 import socket
 import time
@@ -21,6 +22,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if not os.environ.get("RAY_ADDRESS"):
+    # The cluster of this machine alone: it listens on loopback, and whoever connects needs a token
+    # that lives as long as this process. Ray reads these when it is imported; the first one says
+    # whether a machine can belong to a larger cluster, on Linux too.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 import ray
 from absl import logging
@@ -45,12 +53,13 @@ _PROBE_SECONDS = 120.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Which cluster, and what a task takes of it.
+    """What a task takes of the cluster, which is that of the environment variable RAY_ADDRESS.
+
+    RAY_ADDRESS is `auto` for the one that this machine belongs to, or `<host>:<port>`. Without it
+    there is one of this machine alone, which ends with the run. It must be set before this module
+    is imported.
 
     Attributes:
-        address: `auto` for the one that this machine belongs to, or `<host>:<port>`; None for that
-            of the environment variable RAY_ADDRESS, else one of this machine alone, which ends
-            with the run.
         num_cpus: CPUs that a task takes, as many as it has threads.
         num_gpus: GPUs that a task takes; a fraction lets several tasks share one.
         devices: GPUs that a training takes at least, if tasks take any.
@@ -58,7 +67,6 @@ class Cluster:
         task_retries: how often a task is tried again after its worker or node was lost.
     """
 
-    address: str | None = None
     num_cpus: int = 1
     num_gpus: float = 0.0
     devices: int = 1
@@ -85,7 +93,7 @@ def connected(
     """Connects to a cluster, checks its nodes, and disconnects when the block ends.
 
     Args:
-        cluster: which.
+        cluster: what a task takes.
         prepare: called once in every worker, before anything else.
         workdir: the run directory.
         storage: where finished stages go; None for the run directory, which all nodes must see.
@@ -102,7 +110,7 @@ def connected(
             f"storage: expected one that other processes see, with --executor=ray; received "
             f"{storage.url}."
         )
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS")
     _check_reachable(address)
     settings: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
     try:
@@ -113,9 +121,12 @@ def connected(
             log_to_driver=False,
         )
     except Exception as error:  # of many classes, private ones among them
+        cause = _first_line(error)
         raise ConfigError(
-            f"ray_address: expected the address of a Ray cluster, received {address or 'none'}: "
-            f"{_first_line(error)} Start one with: ray start --head"
+            f"ray_address: expected the address of a Ray cluster, received {address}: {cause} "
+            "Start one with: ray start --head"
+            if address
+            else f"executor: Ray did not start on this machine: {cause} Use --executor=local."
         ) from error
     try:
         nodes = _nodes()

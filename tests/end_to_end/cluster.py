@@ -236,6 +236,7 @@ def replaced(nodes, folder, storage):
     """The first of a few stages is another one when they are run again, then nothing is."""
     nodes.start()
     nodes.start()
+    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{PORT}"
     program = (
         "-P",
         str(pathlib.Path(__file__).with_name("graph.py")),

@@ -37,7 +37,7 @@ def main():
     logging.set_verbosity(logging.INFO)
     logging.set_stderrthreshold(logging.INFO)
     work, log = folder / "run", folder / "made"
-    with on_ray.connected(on_ray.Cluster(address="127.0.0.1:6379"), int, work, storage) as executor:
+    with on_ray.connected(on_ray.Cluster(), int, work, storage) as executor:
         place = dataclasses.replace(place_of(work), storage=storage)
         stages = Stages(work, executor=executor, place=place)
 

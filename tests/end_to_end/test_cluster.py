@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import ipaddress
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -184,3 +186,53 @@ def test_nodes_that_share_nothing_but_a_storage_will_do(play, tmp_path, local):
     names = sorted(os.listdir(tmp_path / "shared"))
     assert "distilled_t20" in names
     assert not [name for name in names if name.startswith(".")]
+
+
+# Prints where the cluster is, then keeps a worker busy.
+ALONE = """
+import pathlib, sys, time
+from ddefense.experiments import on_ray
+with on_ray.connected(on_ray.Cluster(), int, pathlib.Path(sys.argv[1])):
+    print(on_ray.ray.get_runtime_context().gcs_address, flush=True)
+    on_ray.ray.get(on_ray.ray.remote(time.sleep).remote(600))
+"""
+# Asks the cluster for its nodes.
+STRANGER = """
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    assert GcsClient(address=sys.argv[1]).get_all_node_info()
+except AuthenticationError:
+    print("refused")
+"""
+
+
+def test_the_cluster_of_one_run_is_closed_to_others_and_ends_with_it(
+    start_python, run_python, tmp_path
+):
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a guess"}
+    driver = start_python("-c", ALONE, tmp_path, cwd=tmp_path, RAY_raylet_start_wait_time_s="120")
+    try:
+        address = driver.stdout.readline().strip()
+        processes = psutil.Process(driver.pid).children(recursive=True)
+        listening = [
+            ipaddress.ip_address(connection.laddr.ip.removeprefix("::ffff:"))
+            for process in (psutil.Process(driver.pid), *processes)
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert len(listening) >= 3
+        assert all(found.is_loopback for found in listening)
+        for variables in (token, {"RAY_AUTH_MODE": "disabled"}):
+            found = run_python("-c", STRANGER, address, cwd=tmp_path, **variables)
+            assert found.stdout == "refused\n", found.stderr
+        environ = psutil.Process(processes[0].pid).environ()
+        token["RAY_AUTH_TOKEN"] = environ["RAY_AUTH_TOKEN"]
+        found = run_python("-c", STRANGER, address, cwd=tmp_path, **token)
+        assert found.returncode == 0, found.stderr
+        assert not found.stdout
+    finally:
+        driver.kill()
+    _, left = psutil.wait_procs(processes, timeout=10)
+    assert not left
