@@ -27,6 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ddefense.files import odd_kind
 from ddefense.networks import known_objects
 
 _SAVE = "save it as one (network.save('network.keras'))."
@@ -167,6 +168,8 @@ def _check_path(path: pathlib.Path) -> None:
     if path.is_dir():
         graphs = [*path.glob("saved_model.pb"), *path.glob("*/saved_model.pb")]
         raise ValueError(f"{expected}, a folder. {_GRAPH if graphs else _UNKNOWN}")
+    if kind := odd_kind(path):
+        raise ValueError(f"{expected}, {kind}. {_UNKNOWN}")
     if not path.is_file():
         raise ValueError(f"{expected}: there is no such file.")
     if path.suffix != ".keras":

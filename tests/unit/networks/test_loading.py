@@ -5,6 +5,7 @@ import concurrent.futures
 import io
 import json
 import marshal
+import os
 import pathlib
 import pickle
 import random
@@ -800,6 +801,11 @@ def test_a_saved_model_is_refused_as_such(tmp_path, name, graph):
     (tmp_path / name / graph).mkdir(parents=True)
     (tmp_path / name / graph / "saved_model.pb").touch()
     assert "a folder. A SavedModel is a graph without layers" in refusal(tmp_path / name)
+
+
+def test_a_fifo_is_refused_and_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "network.keras")
+    assert "network.keras', a FIFO." in refusal(tmp_path / "network.keras")
 
 
 def test_nothing_and_a_folder_are_refused(tmp_path):
