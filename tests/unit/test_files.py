@@ -174,9 +174,11 @@ def test_a_network_saved_on_another_day_is_the_same_content(tmp_path):
 
 def test_a_fifo_is_no_npz_file_and_is_never_opened(tmp_path):
     os.mkfifo(tmp_path / "data.npz")
-    with pytest.raises(files.DamagedError, match="it is a FIFO"):
-        with files.read_npz(tmp_path / "data.npz"):
-            pass
+    with (
+        pytest.raises(files.DamagedError, match="it is a FIFO"),
+        files.read_npz(tmp_path / "data.npz"),
+    ):
+        pass
 
 
 def test_what_is_there_or_not_is_not_odd(tmp_path):
