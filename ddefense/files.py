@@ -1,10 +1,12 @@
 """Writing so that nothing is ever seen half-written, and reading what may be damaged."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
 import shutil
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -15,6 +17,31 @@ import numpy as np
 
 class DamagedError(Exception):
     """A file that is missing, cut short, or not what it should be."""
+
+
+def odd_kind(path: pathlib.Path) -> str | None:
+    """What a path is that is neither a file nor a folder; it is not opened, which might not end.
+
+    Returns:
+        Such as `a FIFO`, or `a link to a folder`; None for a file, a folder, and where nothing is.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if not path.is_symlink():
+            return None
+        return "a link to itself" if error.errno == errno.ELOOP else "a link to nothing"
+    if stat.S_ISDIR(mode):
+        return "a link to a folder" if path.is_symlink() else None
+    return next((name for holds, name in _ODD if holds(mode)), None)
+
+
+_ODD = (
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 @contextlib.contextmanager
@@ -134,6 +161,8 @@ def read_npz(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
         DamagedError: if the file or an array in it cannot be read, or the block finds that they do
             not fit (by a ValueError or KeyError).
     """
+    if kind := odd_kind(path):
+        raise DamagedError(f"it is {kind}")
     try:
         # Opened here: NumPy leaves the file open where the archive in it is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

@@ -10,6 +10,7 @@ from ddefense import datasets
 from ddefense.cli import data_flags, values
 from ddefense.cli import flags as cli_flags
 from ddefense.config import ConfigError
+from ddefense.files import odd_kind
 from ddefense.serving.versions import GRAPH, versions
 
 _FLAGS = flags.FLAGS
@@ -141,7 +142,8 @@ def check() -> None:
             if "model" in _FLAGS and name == "network" and version_of(pathlib.Path(path)):
                 hint = f" A SavedModel goes with --model={path}."
             raise ConfigError(
-                f"{name}: expected a .keras file; received {path!r}, which is none.{hint}"
+                f"{name}: expected a .keras file; received {path!r}, which is "
+                f"{odd_kind(pathlib.Path(path)) or 'none'}.{hint}"
             )
     temperature = _FLAGS.temperature
     if temperature is not None:

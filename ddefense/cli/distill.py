@@ -14,6 +14,7 @@ from ddefense.cli import flags as cli_flags
 from ddefense.config import ConfigError, digest
 from ddefense.distill_config import DistillJob
 from ddefense.experiments import workdir as experiment_dirs
+from ddefense.files import odd_kind
 
 
 def run() -> None:
@@ -54,7 +55,7 @@ def _check_network(flag: str, received: str | None) -> None:
         return
     raise ConfigError(
         f"{flag}: expected a .keras file, or one of {list(distill_flags.NETWORKS)}; received "
-        f"{received!r}, which is neither."
+        f"{received!r}, which is {odd_kind(pathlib.Path(received)) or 'neither'}."
     )
 
 

@@ -17,6 +17,7 @@ from ddefense.cli import program, values
 from ddefense.config import ConfigError
 from ddefense.experiments import known_results
 from ddefense.experiments import workdir as experiment_dirs
+from ddefense.files import odd_kind
 from ddefense.records import RunError
 from ddefense.serving import server_config, verifying
 
@@ -80,7 +81,8 @@ def _configure_export(network: pathlib.Path) -> Job:
     asked = flags.FLAGS
     if not network.is_file():
         raise ConfigError(
-            f"network: expected a .keras file; received {str(network)!r}, which is none."
+            f"network: expected a .keras file; received {str(network)!r}, which is "
+            f"{odd_kind(network) or 'none'}."
         )
     if asked.quantize and not asked.dataset:
         raise ConfigError(

@@ -17,6 +17,7 @@ from absl import flags
 from ddefense import datasets
 from ddefense.cli import program, query_flags
 from ddefense.config import ConfigError
+from ddefense.files import odd_kind
 from ddefense.maths import ranges
 from ddefense.serving import client
 
@@ -76,7 +77,8 @@ def _configure() -> Asked:
         )
     for path in asked.images or ():
         if not pathlib.Path(path).is_file():
-            raise ConfigError(f"images: expected PNG or JPEG files; received {path!r}, no file.")
+            kind = odd_kind(pathlib.Path(path)) or "no file"
+            raise ConfigError(f"images: expected PNG or JPEG files; received {path!r}, {kind}.")
     if not (math.isfinite(asked.timeout) and asked.timeout > 0):
         raise ConfigError(
             f"timeout: expected a finite number of seconds > 0; received {asked.timeout!r}."

@@ -10,6 +10,78 @@ def decodable(channels: int) -> bool:
     return channels in (1, 3)
 
 
+MOST_PIXELS, LEAST_LIMIT, PER_INPUT_PIXEL = 2**26, 2**22, 2**10
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+"""How files of these kinds begin."""
+PNG_LEAST = 33
+"""Bytes of a PNG file's signature and header."""
+_GIF, _BMP = b"GIF8", b"BM"
+
+
+def most_pixels(image_shape: ImageShape | None) -> int:
+    """Most pixels of an image file that is decoded: a small file may fill the memory.
+
+    Decoding and resizing take about 16 bytes for a pixel.
+
+    Args:
+        image_shape: (height, width, channels) that it is brought to, or None if it stays as it is.
+
+    Returns:
+        32 times the height and width: a photo of 50 megapixels for a network of 224x224. At least
+        4 megapixels (2^22), at most 67 (2^26), and never less than the network's own input.
+    """
+    if image_shape is None:
+        return MOST_PIXELS
+    own = image_shape[0] * image_shape[1]
+    return max(own, LEAST_LIMIT, min(PER_INPUT_PIXEL * own, MOST_PIXELS))
+
+
+def png_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Pixels of a PNG file of at least `PNG_LEAST` bytes, by its header; int64."""
+    return _sides(image_bytes, 16, tf.int32, little_endian=False)
+
+
+def jpeg_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Pixels of a JPEG file, by its header; int64."""
+    return tf.reduce_prod(tf.image.extract_jpeg_shape(image_bytes, tf.int64)[:2])
+
+
+def _sides(
+    image_bytes: tf.Tensor, start: int, dtype: tf.DType, *, little_endian: bool
+) -> tf.Tensor:
+    size = tf.strings.substr(image_bytes, start, 2 * dtype.size)
+    sides = tf.io.decode_raw(size, dtype, little_endian=little_endian)
+    return tf.abs(tf.reduce_prod(tf.cast(sides, tf.int64)))
+
+
+def checked(image_bytes: tf.Tensor, limit: int) -> tf.Tensor:
+    """A PNG, JPEG, BMP or GIF file, unless its header has more pixels than are allowed.
+
+    Args:
+        image_bytes: a scalar; what is none of these is left to the decoder.
+        limit: pixels.
+    """
+    length = tf.strings.length(image_bytes)
+
+    def begins(signature: bytes, least: int) -> tf.Tensor:
+        start = tf.strings.substr(image_bytes, 0, tf.minimum(len(signature), length))
+        return (start == signature) & (length >= least)
+
+    pixels = tf.case(
+        [
+            (begins(PNG, PNG_LEAST), lambda: png_pixels(image_bytes)),
+            (begins(JPEG, len(JPEG)), lambda: jpeg_pixels(image_bytes)),
+            (begins(_GIF, 10), lambda: _sides(image_bytes, 6, tf.uint16, little_endian=True)),
+            (begins(_BMP, 26), lambda: _sides(image_bytes, 18, tf.int32, little_endian=True)),
+        ],
+        default=lambda: tf.constant(0, tf.int64),
+    )
+    message = tf.strings.format(f"expected at most {limit} pixels, received {{}}", pixels)
+    with tf.control_dependencies([tf.debugging.Assert(pixels <= limit, [message])]):
+        return tf.identity(image_bytes)
+
+
 def decoded(image_bytes: tf.Tensor, image_shape: ImageShape) -> tf.Tensor:
     """Decodes and resizes one image.
 

@@ -15,8 +15,9 @@ from absl import logging
 
 from ddefense.config import ConfigError
 from ddefense.datasets.checking import OUTLIER_HINT, Declared, ImageShape
-from ddefense.datasets.decoding import decodable, decoded
+from ddefense.datasets.decoding import checked, decodable, decoded, most_pixels
 from ddefense.datasets.streaming import ReadingError, Source, Window, window_size
+from ddefense.files import odd_kind
 from ddefense.maths.ranges import from_unit
 
 TRAIN, TESTS = "train", ("test", "val", "validation")
@@ -26,6 +27,8 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 _OTHER_IMAGES = (".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".svg", ".ppm")
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
 _DECODED_TOGETHER = 256
+_NAMED = 5
+"""Files in a warning, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +91,16 @@ def find(root: pathlib.Path, declared: Declared) -> Folder:
         raise ConfigError(f"data: expected a folder of images; received {root}, which is none.")
     train_root, test_root = _split_roots(root)
     folders = _class_folders(train_root)
+    if train_root != root:
+        _warn_of(_besides(root, (TRAIN, *TESTS)), root)
+    _warn_of(_besides(train_root, [folder.name for folder in folders]), train_root)
     class_names, order = _numbered([folder.name for folder in folders], declared, train_root)
     classes = dict(zip((folder.name for folder in folders), order, strict=True))
     train = _image_files(train_root, classes)
     if test_root is None:
         return Folder(class_names, train, None)
     tested = [folder.name for folder in _class_folders(test_root)]
+    _warn_of(_besides(test_root, tested), test_root)
     if unknown := [name for name in tested if name not in classes]:
         raise ConfigError(
             f"data: expected only classes in {test_root} that {train_root} has; received "
@@ -156,7 +163,8 @@ def source_of(
         )
 
     def decode(image_bytes: Any) -> Any:
-        return from_unit(decoded(image_bytes, image_shape), value_range)
+        whole = checked(image_bytes, most_pixels(image_shape))
+        return from_unit(decoded(whole, image_shape), value_range)
 
     window = window_size(image_shape)
 
@@ -181,7 +189,8 @@ def common_shape(files: ImageFiles) -> ImageShape:
     """
 
     def decode(image_bytes: Any) -> Any:
-        return tf.shape(tf.io.decode_image(image_bytes, expand_animations=False))
+        whole = checked(image_bytes, most_pixels(None))
+        return tf.shape(tf.io.decode_image(whole, expand_animations=False))
 
     shapes: list[npt.NDArray[np.int32]] = []
     try:
@@ -306,8 +315,12 @@ def _image_files(root: pathlib.Path, classes: dict[str, int]) -> ImageFiles:
         found: list[str] = []
         for path in sorted((root / folder).rglob("*")):
             name = path.relative_to(root).as_posix()
-            if path.is_file() and not any(part.startswith(".") for part in name.split("/")):
+            if any(part.startswith(".") for part in name.split("/")):
+                continue
+            if path.is_file():
                 (found if _is_image(path) else strange).append(name)
+            elif kind := odd_kind(path):  # never opened
+                strange.append(f"{name}, {kind}")
         if not found:
             raise ConfigError(
                 f"data: expected PNG, JPEG, BMP or GIF images in the class folder {root / folder}; "
@@ -315,14 +328,26 @@ def _image_files(root: pathlib.Path, classes: dict[str, int]) -> ImageFiles:
             )
         names.extend(found)
         labels.extend([label] * len(found))
+    _warn_of(strange, root)
+    order = sorted(range(len(names)), key=lambda i: _hash(names[i]))
+    return ImageFiles(root, tuple(names), np.array(labels, np.int64)).take(order)
+
+
+def _warn_of(strange: Sequence[str], root: pathlib.Path) -> None:
     if strange:
         logging.warning(
-            "%d files in %s are no images and are left out, %s for one.",
-            *(len(strange), root, strange[0]),
+            "%d files in %s are no images of a class and are left out: %s.",
+            *(len(strange), root, "; ".join(strange[:_NAMED])),
         )
-    order = sorted(range(len(names)), key=lambda i: _hash(names[i]))
-    files = ImageFiles(root, tuple(names), np.array(labels, np.int64))
-    return files.take(order)
+
+
+def _besides(root: pathlib.Path, used: Sequence[str]) -> list[str]:
+    """What lies in a folder and is not read, hidden files apart."""
+    names = (path.name for path in root.iterdir() if not path.name.startswith("."))
+    return [
+        f"{name}, {kind}" if (kind := odd_kind(root / name)) else name
+        for name in sorted(set(names) - set(used))
+    ]
 
 
 def _is_image(path: pathlib.Path) -> bool:

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from ddefense import networks
+from ddefense.datasets import decoding
 from ddefense.datasets.decoding import decodable, decoded, scaled
 from ddefense.maths.ranges import from_unit
 
@@ -21,13 +22,6 @@ DEFAULT, UINT8, ENCODED, LABELS, LOGITS = (
     "logits",
 )
 """Names of the signatures."""
-
-MAX_PIXELS = 2**26
-"""Largest encoded image that is decoded: a small file may hold a picture that fills the memory."""
-
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-# A PNG file begins with its signature and a header of 25 bytes, with width and height, big-endian.
-_PNG_LEAST, _PNG_SIZE_AT, _PNG_SIZE_BYTES = 33, 16, 8
 
 Outputs = dict[str, tf.Tensor]
 
@@ -133,13 +127,17 @@ class Served(tf.Module):
         return tf.map_fn(
             self._decode_one,
             _shaped(image_bytes, "image_bytes", []),
+            # One after another: each may take the memory of the largest image.
+            parallel_iterations=1,
             fn_output_signature=tf.TensorSpec(self._contract.image_shape, tf.float32),
         )
 
     def _decode_one(self, image_bytes: tf.Tensor) -> tf.Tensor:
         size = tf.strings.length(image_bytes)
-        is_png = (tf.strings.substr(image_bytes, 0, len(_PNG)) == _PNG) & (size >= _PNG_LEAST)
-        is_jpeg = tf.strings.substr(image_bytes, 0, len(_JPEG)) == _JPEG
+        is_png = (tf.strings.substr(image_bytes, 0, len(decoding.PNG)) == decoding.PNG) & (
+            size >= decoding.PNG_LEAST
+        )
+        is_jpeg = tf.strings.substr(image_bytes, 0, len(decoding.JPEG)) == decoding.JPEG
         message = tf.strings.format(
             "image_bytes: expected the bytes of a PNG or JPEG file; received {} bytes that are "
             "neither. In JSON send them in base64, under the key b64.",
@@ -148,13 +146,18 @@ class Served(tf.Module):
         with tf.control_dependencies([tf.debugging.Assert(is_png | is_jpeg, [message])]):
             image_bytes = tf.identity(image_bytes)
         pixels = tf.cond(
-            is_png, lambda: _png_pixels(image_bytes), lambda: _jpeg_pixels(image_bytes)
+            is_png,
+            lambda: decoding.png_pixels(image_bytes),
+            lambda: decoding.jpeg_pixels(image_bytes),
         )
+        height, width, _ = self._contract.image_shape
+        limit = decoding.most_pixels(self._contract.image_shape)
         too_large = tf.strings.format(
-            f"image_bytes: expected an image of 1 to {MAX_PIXELS} pixels; received one of {{}}.",
+            f"image_bytes: expected an image of 1 to {limit} pixels for a network of "
+            f"{height}x{width}; received one of {{}}. Make it smaller first.",
             pixels,
         )
-        fits = (pixels > 0) & (pixels <= MAX_PIXELS)
+        fits = (pixels > 0) & (pixels <= limit)
         with tf.control_dependencies([tf.debugging.Assert(fits, [too_large])]):
             image_bytes = tf.identity(image_bytes)
         return decoded(image_bytes, self._contract.image_shape)
@@ -188,16 +191,6 @@ def _shaped(batch: tf.Tensor, name: str, shape: list[int]) -> tf.Tensor:
     )
     with tf.control_dependencies([tf.debugging.Assert(right, [message])]):
         return tf.identity(batch)
-
-
-def _png_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
-    size = tf.strings.substr(image_bytes, _PNG_SIZE_AT, _PNG_SIZE_BYTES)
-    sides = tf.io.decode_raw(size, tf.int32, little_endian=False)
-    return tf.reduce_prod(tf.cast(sides, tf.int64))
-
-
-def _jpeg_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_prod(tf.image.extract_jpeg_shape(image_bytes, tf.int64)[:2])
 
 
 def default_class_names(num_classes: int) -> Sequence[str]:

@@ -5,20 +5,30 @@ other member of the archive, and is off for good once somebody has called
 `keras.config.enable_unsafe_deserialization`. So the archive is read, as data, before Keras
 deserialises anything.
 
+Nor does Keras compare what a configuration asks for with the weights that are there before it
+allocates it. So the network is made without values first, and its sizes are looked at.
+
 Nor is Keras relied on to notice damage: it reads HDF5 within the archive in pieces, where `zipfile`
 compares no checksum.
 """
 
 import contextlib
 import json
+import math
 import pathlib
+import random
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
+import h5py
 import keras
 import numpy as np
+import tensorflow as tf
+
+from ddefense.files import odd_kind
+from ddefense.networks import known_objects
 
 _SAVE = "save it as one (network.save('network.keras'))."
 _UNKNOWN = f"Load it with Keras and {_SAVE}"
@@ -39,14 +49,17 @@ _HINTS = {
     "": _UNKNOWN,
 }
 
-_CONFIG = "config.json"
+_CONFIG, _WEIGHTS_FILE = "config.json", "model.weights.h5"
 _MAX_CONFIG_BYTES = 2**26
 """Largest configuration that is read: a small archive may unpack to more than the memory holds."""
 
 _MAX_EXPANSION = 100
 """Times its own size that an archive may unpack to; Keras compresses nothing."""
 _PLAUSIBLE_BYTES = 2**28
-"""What any archive may unpack to."""
+"""What any archive may unpack to, and any network may take."""
+_MAX_RATIO = 2
+"""Times the size of its archive, unpacked, that a network's weights may take: some are saved in
+half of their width."""
 _CHUNK_BYTES = 2**20
 
 _NAMED = 8
@@ -61,8 +74,6 @@ _PICKLED_NAMES = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth")
 _PICKLE_START = re.compile(rb"\x80[\x02-\x05]")  # the opcode PROTO and the protocol
 _NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
 
-# Layers that are made of code, or of files outside the archive.
-_CODE_LAYERS = ("Lambda", "TFSMLayer", "TorchModuleWrapper")
 # Base64 of a marshalled code object of fewer than 16 arguments. Keras writes a lambda that is an
 # activation without saying what it is.
 _MARSHALLED = re.compile(r"[4Y]w[A-Za-z0-9+/]AAA")
@@ -118,8 +129,8 @@ def load_own(path: pathlib.Path) -> keras.Model:
         ValueError: if it cannot be loaded; the message, one line, names the file and the cause.
     """
     try:
-        with _whole(path):
-            pass
+        with _whole(path) as archive:
+            _array_bytes(archive)
         return keras.models.load_model(path, compile=False)
     except Exception as error:
         raise ValueError(f"{path.name}: {_cause(error)}.") from error
@@ -146,6 +157,8 @@ def _cause(error: Exception) -> str:
     if example := _EXAMPLE.search(text):
         text = example[1]
     lines = text.strip().splitlines() or [type(error).__name__]
+    if isinstance(error, zipfile.BadZipFile):
+        lines[0] = f"it is damaged, or another kind of file: {lines[0]}"
     return lines[0][:_MAX_CAUSE].rstrip(".")
 
 
@@ -155,6 +168,8 @@ def _check_path(path: pathlib.Path) -> None:
     if path.is_dir():
         graphs = [*path.glob("saved_model.pb"), *path.glob("*/saved_model.pb")]
         raise ValueError(f"{expected}, a folder. {_GRAPH if graphs else _UNKNOWN}")
+    if kind := odd_kind(path):
+        raise ValueError(f"{expected}, {kind}. {_UNKNOWN}")
     if not path.is_file():
         raise ValueError(f"{expected}: there is no such file.")
     if path.suffix != ".keras":
@@ -181,13 +196,71 @@ def _reason_to_refuse(archive: zipfile.ZipFile) -> str | None:
             "layers and functions in the place of Lambda layers and lambdas, and save it again"
         )
     # What the whole was compiled with is not made.
-    if unknown := _unknown_classes(config | {"compile_config": None}):
+    config["compile_config"] = None
+    if unknown := _unknown(config):
         return (
-            f"Keras does not know the class of {_listed(unknown)}. Only Keras' own layers and "
-            "ddefense's TemperatureSoftmax can be loaded: build the network of these and save it "
-            "again"
+            f"Keras knows no such part of a network: {_listed(unknown)}. Only Keras' own layers, "
+            "ddefense's TemperatureSoftmax and what this process has registered can be loaded: "
+            "build the network of these and save it again"
+        )
+    if constant := _calls_without_inputs(config):
+        return f"it computes something at once, of no image, in {_few(constant)}"
+    return _reason_of_sizes(archive, config)
+
+
+def _reason_of_sizes(archive: zipfile.ZipFile, config: dict[str, Any]) -> str | None:
+    """Why a network is larger than the archive that it would be loaded from; None if it is not."""
+    held = sum(info.file_size for info in archive.infolist())
+    limit = max(_PLAUSIBLE_BYTES, _MAX_RATIO * held)
+    stored = _array_bytes(archive)
+    if stored > limit:
+        return f"its {_WEIGHTS_FILE} declares arrays of {stored} bytes and holds {held} at most"
+    asked = _weight_bytes(config)
+    if asked > limit:
+        return (
+            f"its {_CONFIG} asks for weights of {asked} bytes ({asked / 2**30:.1f} GiB), and the "
+            f"whole archive holds {held}"
         )
     return None
+
+
+def _array_bytes(archive: zipfile.ZipFile) -> int:
+    """Bytes that the arrays of the weights declare; a file may declare more than it holds."""
+    found: list[int] = []
+    if _WEIGHTS_FILE not in archive.namelist():
+        return 0
+
+    def add(_: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found.append(item.nbytes)
+
+    try:
+        with archive.open(_WEIGHTS_FILE) as member, h5py.File(member) as file:
+            file.visititems(add)
+    except Exception as error:  # h5py raises what it likes
+        raise ValueError(f"its {_WEIGHTS_FILE} is damaged: {_cause(error)}") from error
+    return sum(found)
+
+
+def _weight_bytes(config: dict[str, Any]) -> int:
+    """Bytes of the variables that a network would have; nothing of that size is allocated.
+
+    Registered classes may need values to be made; networks of such are taken as they are, if they
+    cannot be made without.
+    """
+    drawn = random.getstate()  # of which Keras seeds what it makes
+    try:
+        # The graph is for what Keras would compute at once of variables that have no values.
+        with tf.Graph().as_default(), keras.StatelessScope(initialize_variables=False):
+            network = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)))
+    except Exception:
+        if any(known_objects.is_of_user(part) for _, part in _objects(config)):
+            return 0
+        raise
+    finally:
+        random.setstate(drawn)
+    variables = getattr(network, "variables", [])  # or it is no network
+    return sum(math.prod(each.shape) * tf.as_dtype(each.dtype).size for each in variables)
 
 
 def _listed(found: Mapping[str, str]) -> str:
@@ -229,27 +302,43 @@ def _code(config: Any) -> dict[str, str]:
     """Where a configuration has code, and what: layers that are made of it, or a Python lambda."""
     found: dict[str, str] = {}
     for owner, part in _parts(config, "the network"):
-        kind = part.get("class_name") if isinstance(part, dict) else None
-        if kind in _CODE_LAYERS:
-            found[owner] = str(kind)
-        elif kind == "__lambda__" or (isinstance(part, str) and _MARSHALLED.match(part)):
+        if isinstance(part, str) and _MARSHALLED.match(part):
             found.setdefault(owner, "a lambda")
+        elif _is_object(part) and known_objects.kind_of(part) is known_objects.Kind.CODE:
+            name = part["class_name"]
+            found.setdefault(owner, "a lambda" if name == "__lambda__" else name)
     return found
 
 
-def _unknown_classes(config: Any) -> dict[str, str]:
-    """Objects whose class is neither Keras' own nor registered with it, and that class."""
+def _unknown(config: Any) -> dict[str, str]:
+    """Objects whose class, or functions that, neither Keras nor this process knows, by name."""
     found: dict[str, str] = {}
-    for owner, part in _parts(config, "the network"):
-        if not isinstance(part, dict) or not {"module", "class_name"} <= part.keys():
-            continue
-        name, module = part["class_name"], str(part["module"])
-        # Functions are left to Keras, which looks them up by name in a few modules of its own.
-        known = name == "function" or module == "keras" or module.startswith("keras.")
-        registered = keras.saving.get_registered_object(part.get("registered_name") or name)
-        if not known and registered is None:
-            found[owner] = repr(name)
+    for owner, part in _objects(config):
+        if known_objects.kind_of(part) is known_objects.Kind.UNKNOWN:
+            name = part["config"] if part["class_name"] == "function" else part["class_name"]
+            found[owner] = repr(name) if "module" in part else f"{name!r} without its module"
     return found
+
+
+def _calls_without_inputs(config: Any) -> list[str]:
+    """Layers that are called on constants: Keras does it while it loads, and never saves that."""
+    return [
+        owner
+        for owner, part in _parts(config, "the network")
+        if isinstance(part, dict) and isinstance(part.get("inbound_nodes"), list)
+        for node in part["inbound_nodes"]
+        if isinstance(node, dict)
+        and not any(each["class_name"] == "__keras_tensor__" for _, each in _objects(node))
+    ]
+
+
+def _objects(config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What a configuration describes objects by, with the layer that each belongs to."""
+    return ((owner, part) for owner, part in _parts(config, "the network") if _is_object(part))
+
+
+def _is_object(part: Any) -> bool:
+    return isinstance(part, dict) and {"class_name", "config"} <= part.keys()
 
 
 def _parts(part: Any, owner: str) -> Iterator[tuple[str, Any]]:

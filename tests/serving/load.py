@@ -17,9 +17,11 @@ import importlib.util
 import json
 import os
 import pathlib
+import struct
 import sys
 import threading
 import time
+import zlib
 
 import grpc
 import numpy as np
@@ -93,6 +95,19 @@ def request(signature, **inputs):
     return made
 
 
+def flat_png(side):
+    """A grey PNG file of one colour, side by side pixels."""
+
+    def chunk(kind, content):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(side * (side + 1)), 9)
+    parts = (b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
 def malformed(questions):
     """One request of every kind that must be refused."""
     floats = questions["serving_default"].values[:2]
@@ -120,6 +135,8 @@ def malformed(questions):
         request("serving_encoded", image_bytes=cut_off),
         request("serving_labels", image_bytes=np.array([b"no image"], object)),
         request("serving_labels", image_bytes=files[:0]),
+        # 65 kB each that would take a gigabyte.
+        request("serving_labels", image_bytes=np.array([flat_png(8192)] * 2, object)),
     ]
 
 

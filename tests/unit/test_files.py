@@ -170,3 +170,19 @@ def test_a_network_saved_on_another_day_is_the_same_content(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"weights\n", b"weighty\n").replace(b"PK", b"KP"))
     with pytest.raises(files.DamagedError, match=r"network\.keras"):
         files.folder_sha256(tmp_path / "a")
+
+
+def test_a_fifo_is_no_npz_file_and_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "data.npz")
+    with (
+        pytest.raises(files.DamagedError, match="it is a FIFO"),
+        files.read_npz(tmp_path / "data.npz"),
+    ):
+        pass
+
+
+def test_what_is_there_or_not_is_not_odd(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for name in (".", "file", "link", "nothing"):
+        assert files.odd_kind(tmp_path / name) is None

@@ -48,6 +48,7 @@ def folder(tmp_path_factory):
         ([MODEL, "--images="], ["--images: expected either", "neither"]),
         ([MODEL, IMAGES, DIGITS], ["--images: expected either", "received both"]),
         ([MODEL, "--images=one.png,missing.png"], ["--images", "'missing.png', no file"]),
+        ([MODEL, "--images=/dev/null"], ["--images", "'/dev/null', a device"]),
         ([MODEL, "--images=models"], ["--images", "'models', no file"]),
         ([MODEL, "--dataset=letters"], ["--dataset=letters", "digits", "mnist"]),
         ([IMAGES], ["--model: expected the name", "--saved_model", "received none"]),

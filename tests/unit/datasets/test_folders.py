@@ -3,7 +3,10 @@
 import hashlib
 import io
 import os
+import pathlib
 import re
+import socket
+import struct
 
 import keras
 import numpy as np
@@ -80,7 +83,7 @@ class TestFind:
         (root / ".git").mkdir()
         assert len(find(root).train) == 12
         (record,) = caplog.records
-        assert re.search(r"^2 files in .* cat/(Thumbs\.db|notes\.txt) for one", record.getMessage())
+        assert re.search(r"^2 files in .*: cat/Thumbs\.db; cat/notes\.txt\.$", record.getMessage())
 
     def test_an_image_without_an_ending_is_one(self, root):
         os.rename(root / "cat" / "0.png", root / "cat" / "first")
@@ -310,6 +313,49 @@ class TestDamaged:
             list(stream.windows())
 
 
+def header_png(height, width):
+    """A PNG file that declares so many pixels and has none."""
+    header = struct.pack(">II", width, height) + bytes([8, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + bytes(4)
+
+
+def header_jpeg(height, width):
+    content = io.BytesIO()
+    PIL.Image.new("RGB", (5, 6)).save(content, "JPEG")
+    whole = content.getvalue()
+    start = whole.index(b"\xff\xc0") + 5  # after the marker, its length and the precision
+    return whole[:start] + struct.pack(">HH", height, width) + whole[start + 4 :]
+
+
+HEADERS = {
+    "png": header_png,
+    "jpg": header_jpeg,
+    "gif": lambda height, width: b"GIF89a" + struct.pack("<HH", width, height) + bytes(20),
+    "bmp": lambda height, width: b"BM" + bytes(16) + struct.pack("<ii", width, -height) + bytes(30),
+}
+
+
+class TestLargeImages:
+    @pytest.mark.parametrize("ending", HEADERS)
+    def test_more_pixels_than_the_network_needs(self, root, ending):
+        (root / "dog" / f"large.{ending}").write_bytes(HEADERS[ending](2049, 2048))
+        with pytest.raises(
+            ConfigError, match=rf"dog/large\.{ending}: .*at most 4194304 pixels, received 4196352"
+        ):
+            load(find(root).train)
+
+    def test_of_no_given_size(self, root):
+        (root / "dog" / "large.png").write_bytes(header_png(8193, 8192))
+        with pytest.raises(ConfigError, match=r"dog/large\.png: .*at most 67108864 pixels"):
+            folders.common_shape(find(root).train)
+
+    def test_the_largest_that_is_taken(self, root):
+        write(root / "dog" / "0.png", np.full((2048, 2048, 1), 255, np.uint8))
+        files = find(root).train
+        found = load(files).images[files.names.index("dog/0.png")]
+        np.testing.assert_allclose(found, 1, atol=1e-4)
+
+
 class TestCommonShape:
     def test_of_colors_or_greys(self, root, tmp_path):
         assert folders.common_shape(find(root).train) == SHAPE
@@ -333,6 +379,50 @@ class TestCommonShape:
         assert "6x5" in message
         assert "cat/large.png of 7x5" in message
         assert "image_shape" in message
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+def make_socket(path):
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.close()
+
+
+ODD = {
+    "a FIFO": make_fifo,
+    "a socket": make_socket,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "a link to nothing": lambda path: path.symlink_to(path.with_name("gone")),
+    "a link to a folder": lambda path: path.symlink_to(path.parent),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_file_is_named_and_never_opened(root, caplog, kind, monkeypatch):
+    monkeypatch.chdir(root / "cat")  # the path of a socket must be short
+    ODD[kind](pathlib.Path("9.png"))
+    with caplog.at_level("WARNING"):
+        found = find(root)
+    assert len(found.train) == 12
+    assert f"1 files in {root} are no images of a class and are left out: cat/9.png, {kind}." in (
+        caplog.text
+    )
+    assert load(found.train).images.shape == (12, *SHAPE)
+
+
+def test_what_lies_beside_the_classes_is_named(root, caplog):
+    (root / "labels.csv").write_text("no image")
+    write(root / "loose.png", pixels(1))
+    os.mkfifo(root / "pipe.png")
+    (root / ".hidden").touch()
+    with caplog.at_level("WARNING"):
+        find(root)
+    assert f"3 files in {root} are " in caplog.text
+    assert "labels.csv; loose.png; pipe.png, a FIFO." in caplog.text
 
 
 def test_a_jpeg_of_another_size_is_averaged_down(tmp_path):

@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 
 from ddefense import networks
-from ddefense.exporting import signatures
 from ddefense.layers import TemperatureSoftmax
 from ddefense.serving.runtime import StatusError
 
@@ -308,24 +307,28 @@ class TestRefusals:
         header = struct.pack(">II", 100_000, 100_000) + bytes([8, 2, 0, 0, 0])
         bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + bytes(4)
         message = refusal(photo_model, "serving_encoded", "image_bytes", strings(bomb))
-        assert f"of 1 to {signatures.MAX_PIXELS} pixels; received one of 10000000000." in message
+        assert (
+            "of 1 to 4194304 pixels for a network of 6x5; received one of 10000000000." in message
+        )
 
     def test_a_jpeg_that_would_fill_the_memory(self, photo_model, photos):
         whole = jpeg(photos[0])
         start = whole.index(b"\xff\xc0") + 5  # after the marker, its length and the precision
         bomb = whole[:start] + struct.pack(">HH", 60_000, 50_000) + whole[start + 4 :]
         message = refusal(photo_model, "serving_encoded", "image_bytes", strings(bomb))
-        assert "pixels; received one of 3000000000." in message
+        assert "network of 6x5; received one of 3000000000." in message
 
     def test_the_largest_image_that_is_taken(self, photo_model):
-        side = int(signatures.MAX_PIXELS**0.5)
-        assert side**2 == signatures.MAX_PIXELS
+        side = 2048
         white = tf.io.encode_png(np.full((side, side, 1), 255, np.uint8), compression=1).numpy()
         answer = photo_model.run("serving_encoded", {"image_bytes": strings(white)})
         images = np.ones((1, 6, 5, 3), np.float32)
         expected = photo_model.run("serving_default", {"images": images})
         # A mean of a million weights is 1 up to its rounding.
         np.testing.assert_allclose(answer["probabilities"], expected["probabilities"], atol=1e-4)
+        more = tf.io.encode_png(np.zeros((side + 1, side, 1), np.uint8), compression=1).numpy()
+        message = refusal(photo_model, "serving_encoded", "image_bytes", strings(more))
+        assert "received one of 4196352." in message
 
     def test_an_image_of_which_the_network_makes_nan(self, open_export):
         images = keras.Input((4, 4, 1))

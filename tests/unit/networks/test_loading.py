@@ -5,12 +5,15 @@ import concurrent.futures
 import io
 import json
 import marshal
+import os
 import pathlib
 import pickle
+import random
 import shutil
 import warnings
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -257,6 +260,130 @@ def test_marshalled_code_is_refused_wherever_it_is(save, tmp_path):
     assert "in 'flat' (a lambda)" in refusal(path)
 
 
+def renaming(**changes):
+    """Changes what the first layer behind the input is."""
+
+    def edit(config):
+        config["config"]["layers"][1] |= changes
+
+    return edit
+
+
+def lambda_config(function):
+    return {"name": "evil", "function": function, "trainable": True}
+
+
+def function(module, name):
+    return {
+        "module": module,
+        "class_name": "function",
+        "config": name,
+        "registered_name": name,
+    }
+
+
+RELU = function("builtins", "relu")
+DISGUISES = {
+    "a dotted name": ("keras", "layers.Lambda"),
+    "where it is defined": ("keras.src.layers.core.lambda_layer", "Lambda"),
+    "where it is imported": ("keras.src.layers", "Lambda"),
+    "a longer dotted name": ("keras", "src.layers.core.lambda_layer.Lambda"),
+    "where files are": ("keras.src.export.tfsm_layer", "TFSMLayer"),
+    "of JAX": ("keras.layers", "JaxLayer"),
+    "of Flax": ("keras", "layers.FlaxLayer"),
+    "of PyTorch": ("keras", "layers.TorchModuleWrapper"),
+}
+
+
+@pytest.mark.parametrize("name", DISGUISES)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_layer_of_code_is_refused_under_each_of_its_names(save, tmp_path, name, wrapped):
+    module, class_name = DISGUISES[name]
+    layer = {
+        "module": module,
+        "class_name": class_name,
+        "config": lambda_config(RELU),
+        "registered_name": None,
+    }
+
+    def edit(config):
+        if wrapped:
+            config["config"]["layers"][1]["config"]["layer"] = layer
+        else:
+            config["config"]["layers"][1] |= layer
+
+    wrapper = keras.layers.TimeDistributed(keras.layers.Flatten())
+    path = edited(tmp_path / "edited.keras", save(on_images(wrapper)), edit)
+    message = refusal(path)
+    assert f"it carries code, or loads it from elsewhere, in 'evil' ({class_name})." in message
+
+
+FUNCTIONS = {
+    "of the configuration": ("keras.config", "set_floatx"),
+    "by a dotted name": ("keras", "config.set_floatx"),
+    "of files": ("keras.utils", "get_file"),
+    "that makes a network": ("keras.applications", "VGG16"),
+    "of another module": ("keras.src.utils.file_utils.os", "system"),
+    "of Python": ("os", "system"),
+    "that makes objects": ("builtins", "deserialize"),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_that_is_no_part_of_a_network_is_refused(save, tmp_path, name):
+    module, called = FUNCTIONS[name]
+
+    def edit(config):
+        config["config"]["layers"][1]["inbound_nodes"][0]["kwargs"]["mask"] = function(
+            module, called
+        )
+
+    path = edited(tmp_path / "edited.keras", save(on_images(dense(name="last"))), edit)
+    assert f"Keras knows no such part of a network: 'last' ({called!r})" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("keras.callbacks", "ModelCheckpoint"),
+        ("keras", "utils.PyDataset"),
+        ("keras.utils", "get_file"),
+        ("keras.src.saving.saving_lib", "H5IOStore"),
+        ("keras", "src.utils.file_utils.os.system"),
+    ],
+)
+def test_a_class_that_is_no_part_of_a_network_is_refused(save, tmp_path, module, name):
+    edit = renaming(module=module, class_name=name)
+    path = edited(tmp_path / "edited.keras", save(on_images(dense(name="last"))), edit)
+    assert f"Keras knows no such part of a network: 'last' ({name!r})" in refusal(path)
+
+
+def test_a_layer_of_the_older_format_is_refused(save, tmp_path):
+    def edit(config):
+        del config["config"]["layers"][1]["module"]
+
+    path = edited(tmp_path / "edited.keras", save(on_images(dense(name="last"))), edit)
+    assert "'last' ('Dense' without its module)" in refusal(path)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def doubled(x):
+    return 2 * x
+
+
+def test_what_is_known_by_another_name_loads(save, tmp_path, tiny_images):
+    network = on_images(keras.layers.Flatten(), dense(activation=doubled))
+    source = save(network)
+    path = edited(
+        tmp_path / "edited.keras",
+        source,
+        renaming(module="keras", class_name="layers.Flatten"),
+    )
+    np.testing.assert_array_equal(
+        networks.predict(networks.load(path), tiny_images), networks.predict(network, tiny_images)
+    )
+
+
 # --- pickled objects ------------------------------------------------------------------------------
 
 
@@ -388,7 +515,7 @@ def test_a_layer_of_an_unknown_class_is_refused(tmp_path, save):
     inner = keras.Sequential([keras.Input((4, 4, 1)), Registered(name="odd")])
     path = renamed(tmp_path / "a.keras", save(on_images(inner)), "Registered", "Missing")
     message = refusal(path)
-    assert "Keras does not know the class of 'odd' ('Missing'). Only Keras' own" in message
+    assert "Keras knows no such part of a network: 'odd' ('Missing'). Only Keras' own" in message
     assert TemperatureSoftmax.__name__ in message
 
 
@@ -396,7 +523,7 @@ def test_a_subclassed_network_is_refused(tmp_path, save):
     network = Whole(name="whole")
     network(np.zeros((1, 3), np.float32))
     message = refusal(save(network))
-    assert "Keras does not know the class of the network ('Whole')" in message
+    assert "Keras knows no such part of a network: the network ('Whole')" in message
 
 
 @pytest.mark.parametrize("module", ["keras_hub.layers", "os", "kerasx", "builtins"])
@@ -420,6 +547,17 @@ def with_config(content):
     return lambda path: rewritten(path, STORED / "baseline.keras", **{"config.json": content})
 
 
+def with_weights(change):
+    """Other weights, under a right checksum."""
+
+    def damage(path):
+        with zipfile.ZipFile(STORED / "baseline.keras") as archive:
+            weights = archive.read("model.weights.h5")
+        rewritten(path, STORED / "baseline.keras", **{"model.weights.h5": change(weights)})
+
+    return damage
+
+
 def cut_short(path):
     path.write_bytes((STORED / "baseline.keras").read_bytes()[:9999])
 
@@ -437,12 +575,9 @@ def flipped(member, place):
     return damage
 
 
-def damaged_before_it_was_archived(path):
-    with zipfile.ZipFile(STORED / "baseline.keras") as archive:
-        weights = archive.read("model.weights.h5")
+def of_another_tree(weights):
     second = weights.index(b"TREE", weights.index(b"TREE") + 1)
-    weights = weights[:second] + b"TRUE" + weights[second + 4 :]
-    rewritten(path, STORED / "baseline.keras", **{"model.weights.h5": weights})
+    return weights[:second] + b"TRUE" + weights[second + 4 :]
 
 
 def too_large(path):
@@ -469,13 +604,21 @@ def weights_of_another(path):
 DAMAGE = {
     "text": (lambda path: path.write_text("no network"), "not a zip file. If it is damaged"),
     "empty": (lambda path: path.write_bytes(b""), "not a zip file"),
-    "cut short": (cut_short, "not a zip file"),
+    "cut short": (cut_short, ": it is damaged, or another kind of file: File is not a zip file. "),
+    "weights cut short": (
+        with_weights(lambda weights: weights[:2000]),
+        ": its model.weights.h5 is damaged: Unable to synchronously open file (truncated file",
+    ),
+    "weights of text": (
+        with_weights(lambda weights: b"no weights"),
+        ": its model.weights.h5 is damaged: Unable to synchronously open file (file signature",
+    ),
     "a bit flipped": (flipped("model.weights.h5", 0.5), "Bad CRC-32"),
     "the first bit": (flipped("model.weights.h5", 0), "Bad CRC-32 for file 'model.weights.h5'"),
     "the last bit": (flipped("model.weights.h5", 1), "Bad CRC-32 for file 'model.weights.h5'"),
     "a bit of what is not used": (flipped("metadata.json", 0.5), "Bad CRC-32 for file 'metadata."),
     "a bit of the configuration": (flipped("config.json", 0.5), "Bad CRC-32 for file 'config."),
-    "within a right checksum": (damaged_before_it_was_archived, "wrong B-tree signature"),
+    "within a right checksum": (with_weights(of_another_tree), "model.weights.h5 is damaged: "),
     "a bomb": (a_bomb, "it unpacks to "),
     "another archive": (lambda path: path.write_bytes(zipped("a.txt", "a")), "'config.json'"),
     "an empty configuration": (with_config("{}"), "config.json describes no network"),
@@ -497,11 +640,131 @@ def test_damage_is_refused(tmp_path, name):
     assert "Example error message" not in message
 
 
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut_short, "it is damaged"),
+        (with_weights(lambda weights: weights[:2000]), "its model.weights.h5 is damaged: "),
+    ],
+)
+def test_damage_to_a_file_of_a_run_is_named(tmp_path, damage, reason):
+    damage(tmp_path / "network.keras")
+    with pytest.raises(ValueError, match=rf"\Anetwork\.keras: {reason}"):
+        networks.load_own(tmp_path / "network.keras")
+
+
 def test_a_layer_by_itself_is_no_network(tmp_path, save):
     source = save(on_images(dense(name="last")))
     layer = keras.saving.serialize_keras_object(keras.layers.Softmax())
     path = rewritten(tmp_path / "layer.keras", source, **{"config.json": json.dumps(layer)})
     assert "it holds a Softmax and no network" in refusal(path)
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+
+def of_units(config):
+    config["config"]["layers"][-1]["config"]["units"] = 200_000_000
+
+
+def of_a_wide_input(config):
+    config["config"]["layers"][0]["config"]["batch_shape"] = [None, 4, 4, 10**9]
+    for layer in config["config"]["layers"][1:]:
+        layer["build_config"]["input_shape"] = [None, 4, 4, 10**9]
+
+
+def at_once(config):
+    """A layer that repeats a number, while it is loaded."""
+    layers = config["config"]["layers"]
+    layers.append(
+        {
+            "module": "keras.src.ops.numpy",
+            "class_name": "Repeat",
+            "config": {"name": "filler", "repeats": 2 * 10**9},
+            "registered_name": None,
+            "name": "filler",
+            "inbound_nodes": [
+                {
+                    "args": [{"class_name": "__tensor__", "config": {"value": 1.0, "dtype": None}}],
+                    "kwargs": {},
+                }
+            ],
+        }
+    )
+
+
+def declared(path):
+    """Weights of which one declares eight gigabytes and holds nothing."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("layers/dense/vars/0", (2 * 10**9,), np.float32, chunks=(1024,))
+    return path.read_bytes()
+
+
+FILLERS = {
+    "a layer": (of_units, "asks for weights of"),
+    "a layer that computes of its weights": (of_a_wide_input, "asks for weights of"),
+    "an operation": (at_once, "it computes something at once, of no image, in 'filler'"),
+    "an array": (lambda config: None, "declares arrays of 8000000000 bytes"),
+}
+
+LOADING = """
+import pathlib, resource, sys
+from ddefense import networks
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[1:]:
+    try:
+        networks.load(pathlib.Path(path))
+        print("loaded")
+    except ValueError as error:
+        print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_a_small_file_does_not_fill_the_memory(save, tmp_path, run_python):
+    """Each of these would take more than a gigabyte."""
+    source = save(on_images(keras.layers.Flatten(), dense()))
+    statistics = save(on_images(keras.layers.Normalization()), "statistics.keras")
+    arrays = declared(tmp_path / "declared.h5")
+    paths = []
+    for i, (edit, _) in enumerate(FILLERS.values()):
+        edited_source = statistics if edit is of_a_wide_input else source
+        paths.append(edited(tmp_path / f"{i}.keras", edited_source, edit))
+    rewritten(paths[-1], source, **{"model.weights.h5": arrays})
+    assert all(path.stat().st_size < 50_000 for path in paths)
+    *said, grown = run_python("-c", LOADING, *paths, cwd=tmp_path).stdout.splitlines()
+    for message, (_, reason) in zip(said, FILLERS.values(), strict=True):
+        assert reason in message
+    assert int(grown) < 300_000  # KiB
+
+
+def test_looking_at_sizes_draws_no_random_number(save):
+    path = save(on_images(keras.layers.Flatten(), keras.layers.Dropout(0.5), dense()))
+    found = []
+    for load in (networks.load, lambda path: keras.models.load_model(path, compile=False)):
+        keras.utils.set_random_seed(3)
+        load(path)
+        found.append(random.random())
+    assert found[0] == found[1]
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Scaled(keras.layers.Layer):
+    """Its variable has a value from the start, which cannot be made without one."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.scale = keras.Variable(np.float32([2]), trainable=False)
+
+    def call(self, inputs):
+        return self.scale * inputs
+
+
+def test_a_registered_layer_that_needs_values_loads(save, tiny_images):
+    network = on_images(Scaled(), keras.layers.Flatten())
+    found = networks.predict(networks.load(save(network)), tiny_images)
+    np.testing.assert_array_equal(found, 2 * tiny_images.reshape(10, 16))
 
 
 # --- other kinds of file --------------------------------------------------------------------------
@@ -538,6 +801,11 @@ def test_a_saved_model_is_refused_as_such(tmp_path, name, graph):
     (tmp_path / name / graph).mkdir(parents=True)
     (tmp_path / name / graph / "saved_model.pb").touch()
     assert "a folder. A SavedModel is a graph without layers" in refusal(tmp_path / name)
+
+
+def test_a_fifo_is_refused_and_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "network.keras")
+    assert "network.keras', a FIFO." in refusal(tmp_path / "network.keras")
 
 
 def test_nothing_and_a_folder_are_refused(tmp_path):
