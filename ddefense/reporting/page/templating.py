@@ -9,6 +9,8 @@ import jinja2
 import markdown_it
 import markupsafe
 
+from ddefense import markdown
+
 _STATIC = importlib.resources.files(__package__) / "static"
 
 
@@ -55,5 +57,5 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     found.globals["static"] = _static
-    found.filters["markdown"] = html
+    found.filters["markdown"] = lambda note: html(markdown.text(note))
     return found
