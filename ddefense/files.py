@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import zipfile
@@ -15,6 +16,17 @@ import numpy as np
 
 class DamagedError(Exception):
     """A file that is missing, cut short, or not what it should be."""
+
+
+# How TensorFlow says where in a graph an error arose.
+_NODES = re.compile(r"\{\{.*?\}\}|\[Op:.*")
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line without a full stop, whatever library it is from."""
+    told = getattr(error, "message", None) or str(error)
+    lines = _NODES.sub("", told).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(". ")
 
 
 @contextlib.contextmanager
