@@ -217,10 +217,10 @@ class Config:
             "adversarial_steps",
             "devices",
         ):
-            expect_integer(name, getattr(self, name), minimum=1)
+            self._check_integer(name, 1)
         for name in ("warm_start_steps", "seed", "threads"):
-            expect_integer(name, getattr(self, name), minimum=0)
-        expect_integer("max_features", self.max_features, minimum=2)
+            self._check_integer(name, 0)
+        self._check_integer("max_features", 2)
         expect(
             self.max_features % 2 == 0,
             "max_features",
@@ -297,6 +297,11 @@ class Config:
         expect(listed and not unknown, "attacks", f"names among {list(ATTACKS)}", unknown)
         expect(len(set(received)) == len(received), "attacks", "each attack once", received)
         object.__setattr__(self, "attacks", tuple(received))
+
+    def _check_integer(self, name: str, minimum: int) -> None:
+        received = getattr(self, name)
+        expect_integer(name, received, minimum=minimum)
+        object.__setattr__(self, name, int(received))
 
     def _check_number(self, name: str, expected: str, holds: Callable[[float], bool]) -> None:
         received = getattr(self, name)

@@ -223,7 +223,10 @@ def _load_config(workdir: pathlib.Path, kind: type[Stored]) -> Stored:
         return records.load(kind, path)
     except records.RunError as error:
         results = workdir / _RESULTS
-        still = f" Its results are left: bin/compare {workdir} shows them, --report_only draws their report."
+        still = (
+            f" Its results are left: bin/compare {workdir} shows them, and --report_only draws "
+            "their report."
+        )
         raise records.RunError(
             f"--workdir: expected the configuration of an earlier run at {path}, but that file "
             "is damaged, or of another version or command. Choose another --workdir."

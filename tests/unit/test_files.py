@@ -170,3 +170,22 @@ def test_a_network_saved_on_another_day_is_the_same_content(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"weights\n", b"weighty\n").replace(b"PK", b"KP"))
     with pytest.raises(files.DamagedError, match=r"network\.keras"):
         files.folder_sha256(tmp_path / "a")
+
+
+class FailedError(Exception):
+    """As TensorFlow's errors are: with a message of its own."""
+
+    message = "{{function_node __wrapped__Save_device_/CPU:0}} No space left.\nMore [Op:Save]"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FailedError(), "No space left"),
+        (ValueError("{{node Read}} is damaged. [Op:ReadFile] name: "), "is damaged"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_the_reason_of_an_error_names_no_node_of_a_graph(error, words):
+    assert files.reason(error) == words
