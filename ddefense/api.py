@@ -410,8 +410,8 @@ def _in_words_of_python() -> Iterator[None]:
     """Errors of a run name flags, of which the arguments here have the names."""
     try:
         yield
-    except records.RunError as error:
-        text = re.sub(r"--workdir\b", "directory", str(error))
+    except (records.RunError, ConfigError) as error:
+        text = re.sub(r"--workdir\b|^workdir\b", "directory", str(error))
         raise type(error)(re.sub(r"--(?=[a-z])", "", text)) from error
 
 

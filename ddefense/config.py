@@ -65,6 +65,8 @@ DEFENSES = ("distillation", "adversarial_training")
 
 _THETAS = {"cifar10": 0.25}
 
+LARGEST_INTEGER = 2**31 - 1
+"""Of a setting: what TensorFlow's 32-bit integers hold."""
 # Of float32: the smallest that is not flushed to 0, and the largest.
 _SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
@@ -215,10 +217,10 @@ class Config:
             "adversarial_steps",
             "devices",
         ):
-            _expect_integer(name, getattr(self, name), minimum=1)
+            self._check_integer(name, 1)
         for name in ("warm_start_steps", "seed", "threads"):
-            _expect_integer(name, getattr(self, name), minimum=0)
-        _expect_integer("max_features", self.max_features, minimum=2)
+            self._check_integer(name, 0)
+        self._check_integer("max_features", 2)
         expect(
             self.max_features % 2 == 0,
             "max_features",
@@ -295,6 +297,11 @@ class Config:
         expect(listed and not unknown, "attacks", f"names among {list(ATTACKS)}", unknown)
         expect(len(set(received)) == len(received), "attacks", "each attack once", received)
         object.__setattr__(self, "attacks", tuple(received))
+
+    def _check_integer(self, name: str, minimum: int) -> None:
+        received = getattr(self, name)
+        expect_integer(name, received, minimum=minimum)
+        object.__setattr__(self, name, int(received))
 
     def _check_number(self, name: str, expected: str, holds: Callable[[float], bool]) -> None:
         received = getattr(self, name)
@@ -524,10 +531,13 @@ def _is_real(value: Any) -> bool:
     )
 
 
-def _expect_integer(name: str, value: Any, *, minimum: int) -> None:
-    expect(
-        isinstance(value, int) and not isinstance(value, bool) and value >= minimum,
-        name,
-        f"an integer >= {minimum}",
-        value,
-    )
+def expect_integer(name: str, value: Any, *, minimum: int) -> None:
+    """Refuses a setting that is no integer from `minimum` to `LARGEST_INTEGER`.
+
+    Raises:
+        ConfigError: naming the setting, what was expected and what was received.
+    """
+    # Those of NumPy too, as they come out of its functions.
+    integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    expect(integral and value >= minimum, name, f"an integer >= {minimum}", value)
+    expect(value <= LARGEST_INTEGER, name, f"an integer <= {LARGEST_INTEGER}", value)

@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from ddefense.config import PRECISIONS, check_devices, expect, is_number
+from ddefense.config import PRECISIONS, check_devices, expect, expect_integer, is_number
 
 METHODS = ("defensive", "extended")
 """Papernot et al. 2016, and its successor by Papernot and McDaniel (2017)."""
@@ -98,15 +98,10 @@ class DistillConfig:
             ("devices", 1),
         ):
             received = getattr(self, name)
-            expect(_is_integer(received, minimum), name, f"an integer >= {minimum}", received)
+            expect_integer(name, received, minimum=minimum)
             object.__setattr__(self, name, int(received))
         if self.early_stopping is not None:
-            expect(
-                _is_integer(self.early_stopping, 1),
-                "early_stopping",
-                "an integer >= 1",
-                self.early_stopping,
-            )
+            expect_integer("early_stopping", self.early_stopping, minimum=1)
             object.__setattr__(self, "early_stopping", int(self.early_stopping))
         for name, expected, low, high, ends in (
             ("temperature", "a finite number > 0", 0, math.inf, "()"),

@@ -16,6 +16,9 @@ ACCURACY_LOSS_LIMIT = 0.05
 protection without naming the loss. The paper allows 0.0137."""
 TELLING_LIMIT = 0.5
 """An attack that succeeds less often than this on the undistilled network tells nothing."""
+FARTHER_LIMIT = 2.5
+"""Without a bound, an attack reaches a network at up to this many times the distance: far enough
+away any network gives another class."""
 
 # Differences of shares are exact up to here.
 _ROUNDING = 1e-9

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import stat
 import tempfile
@@ -42,6 +43,17 @@ _ODD = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+# How TensorFlow says where in a graph an error arose.
+_NODES = re.compile(r"\{\{.*?\}\}|\[Op:.*")
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line without a full stop, whatever library it is from."""
+    told = getattr(error, "message", None) or str(error)
+    lines = _NODES.sub("", told).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(". ")
 
 
 @contextlib.contextmanager

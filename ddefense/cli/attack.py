@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
-from ddefense.cli import attack_flags, attacked_data, program
+from ddefense.cli import attack_flags, attacked_data, program, values
 from ddefense.cli import flags as cli_flags
 from ddefense.config import Config, digest
 from ddefense.experiments import workdir as experiment_dirs
@@ -33,8 +33,8 @@ def _configure() -> tuple[Config, pathlib.Path]:
     attack_flags.check()
     config = attack_flags.config()
     data = attack_flags.user_data()
-    if asked.workdir:
-        return config, pathlib.Path(asked.workdir)
+    if asked.workdir is not None:
+        return config, values.directory("workdir", asked.workdir)
     what = [asked.network, asked.substitute, asked.temperature, config.digest()]
     if asked.model:
         what += [asked.model, asked.signature, asked.logits_output, asked.probabilities_output]
@@ -51,7 +51,7 @@ def _attack(config: Config, workdir: pathlib.Path) -> None:
     if data is None and not asked.model:
         experiment_dirs.check(workdir, config)
     else:  # what the data or the model allow is part of the configuration, and not known yet
-        experiment_dirs.check_writable("--workdir", workdir)
+        experiment_dirs.check_writable("workdir", workdir)
     for sentence in attack_flags.left_out():
         logging.info("%s", sentence)
     program.start_tensorflow(config)

@@ -10,8 +10,7 @@ import pathlib
 
 from absl import flags, logging
 
-from ddefense.cli import comparison_text, program
-from ddefense.experiments import workdir as experiment_dirs
+from ddefense.cli import comparison_text, program, values
 from ddefense.reporting import comparison, comparison_report
 
 Asked = tuple[comparison.Comparison, pathlib.Path | None]
@@ -34,18 +33,13 @@ def define() -> None:
 
 def _configure(arguments: list[str]) -> Asked:
     output = flags.FLAGS.output
-    if output == "":
-        raise program.ArgumentError("--output: expected a directory; received ''.")
     try:
         if "" in arguments:
             raise comparison.NoRunError("expected the path of a run; received ''.")
         found = comparison.load([pathlib.Path(argument) for argument in arguments])
     except comparison.NoRunError as error:
         raise program.ArgumentError(str(error)) from error
-    directory = None if output is None else pathlib.Path(output)
-    if directory is not None:
-        experiment_dirs.check_writable("--output", directory)
-    return found, directory
+    return found, None if output is None else values.directory("output", output)
 
 
 def _compare(asked: Asked) -> None:

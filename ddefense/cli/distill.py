@@ -9,7 +9,7 @@ import sys
 
 from absl import flags, logging
 
-from ddefense.cli import data_flags, distill_flags, program
+from ddefense.cli import data_flags, distill_flags, program, values
 from ddefense.cli import flags as cli_flags
 from ddefense.config import ConfigError, digest
 from ddefense.distill_config import DistillJob
@@ -44,8 +44,8 @@ def _configure() -> tuple[DistillJob, pathlib.Path]:
         config=distill_flags.config(),
         tensorboard=asked.tensorboard,
     )
-    if asked.workdir:
-        return job, pathlib.Path(asked.workdir)
+    if asked.workdir is not None:
+        return job, values.directory("workdir", asked.workdir)
     stem = pathlib.Path(asked.network).stem
     return job, pathlib.Path("runs", f"distill_{stem}_{digest(job.fields())}")
 

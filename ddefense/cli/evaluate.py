@@ -9,7 +9,7 @@ import sys
 
 from absl import flags, logging
 
-from ddefense.cli import attack_flags, attacked_data, program
+from ddefense.cli import attack_flags, attacked_data, program, values
 from ddefense.config import Config, ConfigError, digest
 from ddefense.experiments import workdir as experiment_dirs
 
@@ -36,8 +36,8 @@ def _configure() -> tuple[Config, pathlib.Path]:
         )
     config = attack_flags.config()
     data = attack_flags.user_data()
-    if asked.workdir:
-        return config, pathlib.Path(asked.workdir)
+    if asked.workdir is not None:
+        return config, values.directory("workdir", asked.workdir)
     what = [
         *(asked.network, asked.undistilled, asked.substitute, asked.temperature),
         *(("outlier_class",) if asked.outlier_class else ()),
@@ -54,7 +54,7 @@ def _evaluate(config: Config, workdir: pathlib.Path) -> None:
     if attack_flags.user_data() is None:
         experiment_dirs.check(workdir, config)
     else:  # what the data allow is part of the configuration, and not known yet
-        experiment_dirs.check_writable("--workdir", workdir)
+        experiment_dirs.check_writable("workdir", workdir)
     for sentence in attack_flags.left_out():
         logging.info("%s", sentence)
     program.start_tensorflow(config)

@@ -13,7 +13,7 @@ from absl import flags
 
 from ddefense import interruption
 from ddefense.cli import program
-from ddefense.config import Config, ConfigError
+from ddefense.config import LARGEST_INTEGER, Config, ConfigError, is_number
 from ddefense.experiments.executing import Executor, Here
 from ddefense.experiments.storage import Storage
 
@@ -51,6 +51,7 @@ def define() -> None:
         "With --executor=ray: most tasks that are handed to the cluster at a time. Default: as "
         "many as it has room for.",
         lower_bound=1,
+        upper_bound=LARGEST_INTEGER,
     )
     flags.DEFINE_integer(
         "task_retries",
@@ -58,6 +59,7 @@ def define() -> None:
         "With --executor=ray: how often a task is tried again after its worker or node was lost. "
         "Default: 10.",
         lower_bound=0,
+        upper_bound=LARGEST_INTEGER,
     )
     flags.DEFINE_string(
         "storage",
@@ -83,6 +85,8 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: if a flag needs another, or something that is not installed.
     """
+    if _FLAGS.num_gpus is not None and not is_number(_FLAGS.num_gpus):
+        raise ConfigError(f"num_gpus: expected a number >= 0; received {_FLAGS.num_gpus}.")
     if _FLAGS.executor == "ray":
         if _FLAGS.threads == 0:
             raise ConfigError(

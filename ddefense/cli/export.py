@@ -5,6 +5,7 @@ Usage: bin/export --network=<file>.keras [flags]
        bin/export --write_server_config [flags]
 """
 
+import os
 import pathlib
 import re
 import sys
@@ -68,7 +69,7 @@ def _refuse_beside(flag: str, allowed: tuple[str, ...] = ()) -> None:
 
 
 def _configure_verify(directory: str) -> Job:
-    if not (directory and pathlib.Path(directory).is_dir()):
+    if not os.path.isdir(directory):
         raise ConfigError(
             "verify: expected the directory of an exported model, of one version of it, or of "
             f"several models; received {directory!r}, which is none."
@@ -98,11 +99,12 @@ def _configure_export(network: pathlib.Path) -> Job:
             f"dataset: expected {measured_on}, on which the network was measured; received "
             f"{asked.dataset}."
         )
-    base = pathlib.Path(asked.export_dir) / _name(network, measured_on or asked.dataset)
+    base = values.directory("export_dir", asked.export_dir)
+    base /= _name(network, measured_on or asked.dataset)
 
     def export() -> None:
         # Before TensorFlow is imported, which takes seconds.
-        experiment_dirs.check_writable("--export_dir", base)
+        experiment_dirs.check_writable("export_dir", base)
         logging.info("exporting %s as the next version of %s", network, base)
         if known is not None:
             logging.info("results about it: %s", known.path)
@@ -186,8 +188,7 @@ def _check_weights(version: pathlib.Path) -> None:
 
 def _write_server_config() -> None:
     asked = flags.FLAGS
-    folder = pathlib.Path(asked.export_dir)
-    experiment_dirs.check_writable("--export_dir", folder)
+    folder = values.directory("export_dir", asked.export_dir)
     for name, ours in server_config.write(folder, asked.server_base).items():
         note = "written" if ours else "kept, for it was edited"
         logging.info("%s: %s", folder / name, note)

@@ -9,7 +9,7 @@ from absl import flags
 
 from ddefense import config as config_lib
 from ddefense import datasets
-from ddefense.cli import executor_flags
+from ddefense.cli import executor_flags, values
 from ddefense.serving import server_config
 
 _FLAGS = flags.FLAGS
@@ -357,13 +357,14 @@ def seeds() -> tuple[int, ...] | None:
             "seeds: expected different integers >= 0 separated by commas, such as 0,1,2; received "
             f"{','.join(received)!r}."
         )
+    config_lib.expect_integer("seeds", max(found), minimum=0)
     return found
 
 
 def workdir(config: config_lib.Config) -> pathlib.Path:
     """The run directory: `--workdir`, or one named after the configuration."""
-    if _FLAGS.workdir:
-        return pathlib.Path(_FLAGS.workdir)
+    if _FLAGS.workdir is not None:
+        return values.directory("workdir", _FLAGS.workdir)
     name = f"{config.dataset}_{config.preset}"
     if config != config_lib.preset(config.preset, config.dataset):
         name += f"_{config.digest()}"

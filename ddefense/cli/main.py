@@ -8,7 +8,7 @@ import sys
 from absl import flags, logging
 
 from ddefense import records
-from ddefense.cli import executor_flags, program
+from ddefense.cli import executor_flags, program, values
 from ddefense.cli import flags as cli_flags
 from ddefense.config import Config, ConfigError
 from ddefense.experiments import workdir as experiment_dirs
@@ -41,7 +41,7 @@ def _reproduce(config: Config, workdir: pathlib.Path) -> None:
             experiment_dirs.check(workdir, config)
         else:
             experiment_dirs.check_seeds(workdir, configs)
-        experiment_dirs.check_writable("--export_dir", pathlib.Path(flags.FLAGS.export_dir))
+        values.directory("export_dir", flags.FLAGS.export_dir)
         _experiment(configs, workdir, seeds is not None)
     _report(workdir)
 
@@ -83,14 +83,16 @@ def _report(workdir: pathlib.Path) -> None:
         for directory, results in zip(several, found.by_seed.values(), strict=True):
             logging.info("results: %s", directory / "results.json")
             folders = {pathlib.Path(export.path).parents[1] for export in results.exports}
-            for folder in sorted(folders):
+            for folder in sorted(filter(pathlib.Path.exists, folders)):
                 logging.info("models: %s", folder)
     else:
         results = records.load(records.Results, workdir / "results.json")
         terminal.summary(summary.of_run(results), [results])
         logging.info("results: %s", workdir / "results.json")
         for export in results.exports:
-            logging.info("model: %s", export.path)
+            # Somebody may have moved it since, or copied the results here.
+            if pathlib.Path(export.path).exists():
+                logging.info("model: %s", export.path)
     for directory in several or [workdir]:
         if (directory / "tensorboard").exists():
             logging.info("TensorBoard logs: %s", directory / "tensorboard")

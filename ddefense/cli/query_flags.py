@@ -3,6 +3,7 @@
 from absl import flags
 
 from ddefense import datasets
+from ddefense.config import LARGEST_INTEGER
 from ddefense.serving import client
 
 
@@ -13,7 +14,11 @@ def define() -> None:
         "dataset", None, datasets.NAMES, "Send test images of this dataset instead of --images."
     )
     flags.DEFINE_integer(
-        "samples", 3, "Test images of --dataset to send, the first ones.", lower_bound=1
+        "samples",
+        3,
+        "Test images of --dataset to send, the first ones.",
+        lower_bound=1,
+        upper_bound=LARGEST_INTEGER,
     )
     flags.DEFINE_string(
         "data_dir", None, "Folder of prepared TFDS data. Default: TFDS_DATA_DIR, else TFDS's own."
@@ -42,5 +47,7 @@ def define() -> None:
         "Signature to ask. Default: serving_labels for --images, serving_default for --dataset.",
     )
     flags.DEFINE_float("timeout", 10.0, "Seconds to wait for the server, > 0.")
-    flags.DEFINE_integer("top", 3, "Most probable classes to show.", lower_bound=1)
+    flags.DEFINE_integer(
+        "top", 3, "Most probable classes to show.", lower_bound=1, upper_bound=LARGEST_INTEGER
+    )
     flags.DEFINE_bool("json", False, "Print JSON, with the probabilities of all classes.")

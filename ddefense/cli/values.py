@@ -5,6 +5,7 @@ import math
 import pathlib
 
 from ddefense.config import ConfigError, is_range
+from ddefense.experiments import workdir
 
 
 def class_names(text: str) -> tuple[str, ...]:
@@ -70,5 +71,20 @@ def image_shape(text: str) -> tuple[int, int, int]:
             "image_shape: expected height, width and perhaps channels separated by an x, such as "
             f"64x48 or 64x48x1; received {text!r}."
         )
+    if any(len(part) > 9 for part in parts):
+        raise ConfigError(f"image_shape: expected sizes below 10 digits; received {text!r}.")
     height, width, *channels = map(int, parts)
     return height, width, channels[0] if channels else 3
+
+
+def directory(flag: str, text: str) -> pathlib.Path:
+    """A directory to write to, which is made later where it is missing.
+
+    Raises:
+        ConfigError: if it cannot be.
+    """
+    if not text or "\0" in text:
+        raise ConfigError(f"{flag}: expected the path of a directory; received {text!r}.")
+    path = pathlib.Path(text)
+    workdir.check_writable(flag, path)
+    return path

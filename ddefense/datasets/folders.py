@@ -13,6 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from absl import logging
 
+from ddefense import files as files_lib
 from ddefense.config import ConfigError
 from ddefense.datasets.checking import OUTLIER_HINT, Declared, ImageShape
 from ddefense.datasets.decoding import checked, decodable, decoded, most_pixels
@@ -231,7 +232,7 @@ def _decoded_windows(
         except tf.errors.OpError as error:
             # Of the files read at the same time, TensorFlow does not say which.
             raise _first_damaged(files, begin, begin + window, decode) or ReadingError(
-                f"data: expected images in {files.root} that can be read: {_line(error)}"
+                f"data: expected images in {files.root} that can be read: {files_lib.reason(error)}"
             ) from error
 
 
@@ -243,13 +244,9 @@ def _first_damaged(files: ImageFiles, start: int, stop: int, decode: Any) -> Rea
         except tf.errors.OpError as error:
             return ReadingError(
                 f"data: expected an image that can be decoded (PNG, JPEG, BMP or GIF); received "
-                f"{path}: {_line(error)}. Repair that file, or take it away."
+                f"{path}: {files_lib.reason(error)}. Repair that file, or take it away."
             )
     return None
-
-
-def _line(error: tf.errors.OpError) -> str:
-    return error.message.strip().splitlines()[0].removesuffix(".")
 
 
 def _split_roots(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:

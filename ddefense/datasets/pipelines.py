@@ -1,19 +1,17 @@
 """`tf.data.Dataset` pipelines of users, and those made here, as sources of windows."""
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
+from ddefense import files
 from ddefense.config import ConfigError
 from ddefense.datasets.checking import ImageShape, check_shape
 from ddefense.datasets.streaming import ReadingError, Source, Window, window_size
 
 _MOST_CHANNELS = 4
-# Of TensorFlow's errors, where in its graph they come from.
-_NODES = re.compile(r"\{\{.*?\}\}|\[Op:.*")
 
 
 def source_of(dataset: tf.data.Dataset, *, name: str = "data", window: int | None = None) -> Source:
@@ -86,10 +84,9 @@ def reading(what: str) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        message = _NODES.sub("", error.message).strip().splitlines()[0]
         raise ReadingError(
             f"images: expected a dataset that can be read to its end, of images of one shape; "
-            f"received an error at {what}: {message}"
+            f"received an error at {what}: {files.reason(error)}"
         ) from error
 
 

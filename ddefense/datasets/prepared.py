@@ -2,7 +2,6 @@
 
 import contextlib
 import pathlib
-import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,14 +11,13 @@ import tensorflow_datasets as tfds
 from absl import logging
 from google.protobuf import json_format
 
+from ddefense import files
 from ddefense.datasets.dataset import Dataset
 from ddefense.datasets.examples import Split
 from ddefense.datasets.streaming import ReadingError
 from ddefense.records import RunError
 
 _PROBE_SECONDS = 5.0
-# Of TensorFlow's errors, where in its graph they come from.
-_NODES = re.compile(r"\{\{.*?\}\}|\[Op:.*")
 
 
 def load(name: str, *, network: str, data_dir: pathlib.Path | None) -> Dataset:
@@ -96,10 +94,9 @@ def reading(builder: tfds.core.DatasetBuilder) -> Iterator[None]:
 def _damaged(name: str, folder: pathlib.Path, reason: Exception | str) -> RunError:
     if isinstance(reason, ReadingError) and reason.__cause__ is not None:
         return _damaged(name, folder, str(reason.__cause__))
-    told = reason.message if isinstance(reason, tf.errors.OpError) else str(reason)
-    lines = _NODES.sub("", told).strip().splitlines() or [type(reason).__name__]
+    told = reason if isinstance(reason, str) else files.reason(reason)
     return RunError(
-        f"Dataset {name} in {folder} is damaged: {lines[0].rstrip('. ')}. Remove that folder and "
+        f"Dataset {name} in {folder} is damaged: {told.rstrip('. ')}. Remove that folder and "
         "prepare it again, or copy it again from a machine that has it."
     )
 

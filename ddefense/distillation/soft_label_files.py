@@ -75,8 +75,8 @@ class SoftLabelFiles:
             index, rows = _read(path, self._num_classes)
         except tf.errors.OpError as error:
             raise RunError(
-                f"Expected soft labels at {path}, but they cannot be read: {error.message} Delete "
-                "that file to make them again."
+                f"Expected soft labels at {path}, but they cannot be read: {files.reason(error)}. "
+                "Delete that file to make them again."
             ) from error
         if not np.array_equal(index, expected):
             raise RunError(

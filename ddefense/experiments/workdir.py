@@ -29,10 +29,11 @@ def check(workdir: pathlib.Path, config: Any) -> None:
         config: of this run: a `Config`, or another dataclass that says all that was asked for.
 
     Raises:
-        RunError: if the directory cannot be written, holds something else, belongs to another
-            configuration or an earlier version, or is held by another process.
+        ConfigError: if the directory cannot be written.
+        RunError: if it holds something else, belongs to another configuration or an earlier
+            version, or is held by another process.
     """
-    check_writable("--workdir", workdir)
+    check_writable("workdir", workdir)
     _check_free(workdir)
     path = workdir / _CONFIG
     if path.exists():
@@ -63,13 +64,21 @@ def check_writable(flag: str, path: pathlib.Path) -> None:
         path: the directory.
 
     Raises:
-        RunError: if it, or the nearest parent that exists, is not a writable directory.
+        ConfigError: if it, or the nearest parent that exists, is not a writable directory.
     """
-    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise records.RunError(
-            f"{flag}: expected a directory that can be written, received {path}, but {nearest} is "
-            "not a writable directory. Choose another."
+    try:
+        nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        why = (
+            ""
+            if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+            else (f"{nearest} is not a writable directory")
+        )
+    except OSError as error:  # a name too long, or within a directory that may not be read
+        why = error.strerror or str(error)
+    if why:
+        raise config_lib.ConfigError(
+            f"{flag}: expected a directory that can be written, received {path}, but: {why}. "
+            "Choose another."
         )
 
 
@@ -96,9 +105,10 @@ def check_seeds(workdir: pathlib.Path, configs: Sequence[config_lib.Config]) -> 
         configs: of each seed.
 
     Raises:
+        ConfigError: if the directory cannot be written.
         RunError: if it holds something else, or a seed's directory cannot be used.
     """
-    check_writable("--workdir", workdir)
+    check_writable("workdir", workdir)
     _check_free(workdir)
     if (workdir / _CONFIG).exists():
         raise records.RunError(
@@ -212,9 +222,15 @@ def _load_config(workdir: pathlib.Path, kind: type[Stored]) -> Stored:
     try:
         return records.load(kind, path)
     except records.RunError as error:
+        results = workdir / _RESULTS
+        still = (
+            f" Its results are left: bin/compare {workdir} shows them, and --report_only draws "
+            "their report."
+        )
         raise records.RunError(
             f"--workdir: expected the configuration of an earlier run at {path}, but that file "
             "is damaged, or of another version or command. Choose another --workdir."
+            f"{still if results.exists() else ''}"
         ) from error
 
 

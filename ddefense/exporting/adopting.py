@@ -15,7 +15,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from ddefense import networks, records
+from ddefense import files, networks, records
 from ddefense.exporting.card import JSON
 from ddefense.exporting.saved_model import NOTES, Exported, ExportError
 from ddefense.exporting.signatures import DEFAULT, UINT8
@@ -80,7 +80,7 @@ def check_weights(path: pathlib.Path) -> None:
     except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
         raise ExportError(
             f"Expected to compare the weights in {path} with its model card, but one of them "
-            f"cannot be read: {error}"
+            f"cannot be read: {files.reason(error)}"
         ) from error
     if received != expected:
         raise ExportError(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ddefense import config, evidence, records
+from ddefense import markdown as md
 
 _NOT_KNOWN, _NOT_MEASURED = "not known", "Not measured."
 _NOTHING_MEASURED = (
@@ -58,9 +59,9 @@ print(hashlib.sha256(b"".join(array.tobytes() for array in floats)).hexdigest())
 def markdown(card: records.ModelCard) -> str:
     """The card as GitHub-flavoured Markdown; nothing in it is not in the card."""
     parts = [
-        f"# {card.name}: model card",
-        f"> **{card.warning}**",
-        card.description,
+        f"# {md.text(card.name)}: model card",
+        f"> **{md.text(card.warning)}**",
+        md.text(card.description),
         _pairs(
             {
                 "defence": _DEFENSES[card.defense],
@@ -79,7 +80,7 @@ def markdown(card: records.ModelCard) -> str:
         *_made_with(card),
         *_limits(card),
     ]
-    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+    return md.join(parts)
 
 
 def _inputs_and_outputs(card: records.ModelCard) -> list[str]:
@@ -89,7 +90,7 @@ def _inputs_and_outputs(card: records.ModelCard) -> list[str]:
             for tensor_name, tensor in tensors.items():
                 sizes = ("N" if size is None else str(size) for size in tensor.shape)
                 kind = f"{tensor.dtype} [{', '.join(sizes)}]"
-                rows.append([f"`{name}`", way, f"`{tensor_name}`", kind, tensor.content])
+                rows.append([md.code(name), way, md.code(tensor_name), kind, tensor.content])
     low, high = card.value_range
     scaled = (
         ""
@@ -108,7 +109,7 @@ def _inputs_and_outputs(card: records.ModelCard) -> list[str]:
         _table(["signature", "", "name", "type and shape", "values"], rows),
         "N is any number of images from 1 on. What is out of range, not finite, of another shape "
         f"or no image is refused with INVALID_ARGUMENT.{scaled}{exposed}",
-        f"Classes, in order: {', '.join(card.class_names)}.",
+        f"Classes, in order: {', '.join(map(md.text, card.class_names))}.",
     ]
 
 
@@ -117,7 +118,7 @@ def _accuracy(card: records.ModelCard) -> list[str]:
         return ["## Accuracy", _NOT_MEASURED]
     of = ""
     if card.dataset is not None:
-        of = f" of the {card.dataset.num_test:,} test images of {card.dataset.name}"
+        of = f" of the {card.dataset.num_test:,} test images of {md.text(card.dataset.name)}"
     own, beside, loss = card.measured.test_accuracy, "", ""
     if card.undistilled is not None:
         before = card.undistilled.test_accuracy
@@ -144,14 +145,14 @@ def _attacks(card: records.ModelCard) -> list[str]:
         headings += ["undistilled: attempts", "success %", "mean distance"]
     rows = [
         [
-            f"`{attack}`",
+            md.code(attack),
             *_counts(measured, attack),
             *_outcome(measured, attack),
             *([] if beside is None else _beside(beside, attack)),
         ]
         for attack in found
     ]
-    what = [f"- `{attack}`: {_what(measured, attack)}" for attack in found]
+    what = [f"- {md.code(attack)}: {_what(measured, attack)}" for attack in found]
     return [
         heading,
         _table(headings, rows),
@@ -231,7 +232,7 @@ def _what(measured: records.MeasuredRecord, attack: str) -> str:
     else:
         found = measured.norm_attacks[attack].settings
         settings = ", ".join(f"{name} = {_setting(value)}" for name, value in found.items())
-    return f"{words} ({settings})" if settings else words
+    return f"{words} ({md.text(settings)})" if settings else words
 
 
 def _setting(value: float | str) -> str:
@@ -263,7 +264,11 @@ def _controls(controls: Sequence[records.ControlRecord]) -> list[str]:
     if not controls:
         return []
     rows = [
-        [f"`{check.name}`", "pass" if check.passed else "**FAIL**", check.explanation]
+        [
+            md.code(check.name),
+            "pass" if check.passed else md.Markdown("**FAIL**"),
+            check.explanation,
+        ]
         for check in controls
     ]
     return [
@@ -277,8 +282,8 @@ def _verdict(card: records.ModelCard) -> list[str]:
     if card.verdict is None:
         attacked = card.measured is not None and _attacked(card.measured)
         return ["## Verdict", _NOTHING_COMPARED if attacked else _NOTHING_MEASURED]
-    about = "" if card.about == card.name else f"It is about {card.about}."
-    return ["## Verdict", card.verdict.sentence, about]
+    about = "" if card.about == card.name else f"It is about {md.text(card.about or '')}."
+    return ["## Verdict", md.text(card.verdict.sentence), about]
 
 
 def _training(card: records.ModelCard) -> list[str]:
@@ -309,12 +314,12 @@ def _weights(card: records.ModelCard) -> list[str]:
     parameters = sum(math.prod(weight.shape) for weight in card.weights)
     keras_file = ""
     if card.keras_sha256 is not None:
-        keras_file = f"Exported from a `.keras` file with SHA-256 `{card.keras_sha256}`."
+        keras_file = f"Exported from a `.keras` file with SHA-256 {md.code(card.keras_sha256)}."
     return [
         "## Weights",
         f"{len(card.weights)} variables, {parameters:,} numbers. SHA-256 of their values as "
         "little-endian float32 in C order, one variable after the other (`model_card.json` has "
-        f"each one's):\n\n    {card.weights_sha256}",
+        f"each one's):\n\n    {' '.join(card.weights_sha256.split())}",
         f"To compute it again from the version directory:\n\n```python\n{_CHECK_WEIGHTS}```",
         keras_file,
         "The files themselves are checked by `sha256sum -c assets.extra/SHA256SUMS`.",
@@ -326,11 +331,11 @@ def _extra_files(card: records.ModelCard) -> list[str]:
         return []
     rows = [
         [
-            f"`{file.name}`",
+            md.code(file.name),
             file.content,
             f"{file.size_bytes:,}",
             "not measured" if file.test_accuracy is None else _percent(file.test_accuracy),
-            f"`{file.sha256}`",
+            md.code(file.sha256),
         ]
         for file in card.extra_files
     ]
@@ -348,7 +353,7 @@ def _made_with(card: records.ModelCard) -> list[str]:
 
 
 def _limits(card: records.ModelCard) -> list[str]:
-    limits = list(card.caveats)
+    limits: list[str] = [md.text(caveat) for caveat in card.caveats]
     ran = [] if card.measured is None else _attacked(card.measured)
     if not ran:
         what = ["its accuracy"] if card.measured is None else []
@@ -382,13 +387,8 @@ def _number(value: float | None) -> str:
 
 
 def _pairs(rows: dict[str, str]) -> str:
-    return _table(["", ""], [[key, value] for key, value in rows.items()])
+    return md.pairs("", "", rows)
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, [":--"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\r", " ").replace("\n", " ")
+    return md.table(headings, rows, [True] * len(headings))

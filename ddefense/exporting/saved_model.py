@@ -130,9 +130,9 @@ def _write(
         warm_up.write(directory, _warm_up_batches(inputs))
     except (tf.errors.OpError, AssertionError) as error:
         # A full disk; or a layer that keeps a table or another resource.
-        reason = getattr(error, "message", str(error)).strip().splitlines()[0]
         raise ExportError(
-            f"Expected to write the network as a SavedModel in {directory}, but: {reason}"
+            f"Expected to write the network as a SavedModel in {directory}, but: "
+            f"{files.reason(error)}"
         ) from error
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ddefense import evidence
-from ddefense.evidence import TELLING_LIMIT
+from ddefense.evidence import FARTHER_LIMIT, TELLING_LIMIT
 from ddefense.measurements.controls import counted, percent
 from ddefense.measurements.counting import PAPER_ATTACK
 from ddefense.records import (
@@ -20,9 +20,6 @@ FALL_LIMIT = 0.10
 """From this fall of jsma_f's success rate on, gradients may be called masked."""
 REACHED_LIMIT = 0.9
 """An attack reaches a network if it succeeds this often, relative to the undistilled one."""
-FARTHER_LIMIT = 2.5
-"""Without a bound, an attack reaches a network at up to this many times the distance: far enough
-away any network gives another class."""
 ENOUGH_SAMPLES = 20
 """On fewer samples than this the failure of an attack confirms nothing."""
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from ddefense import config as config_lib
-from ddefense import evidence, records
+from ddefense import evidence, markdown, records
 from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts import (
     Check,
@@ -294,7 +294,7 @@ CLAIMS = (
     ),
 )
 
-ORIENTATION = (
+ORIENTATION = markdown.Markdown(
     "*Orientation*: the claim was made on other data than this run's, so the answer neither "
     "confirms nor refutes it."
 )

@@ -2,8 +2,8 @@
 
 import pathlib
 
-from ddefense import files
-from ddefense.reporting import comparability, markdown, page
+from ddefense import files, markdown
+from ddefense.reporting import comparability, page
 from ddefense.reporting import comparison as comparison_lib
 from ddefense.reporting.comparison import Comparison
 from ddefense.reporting.tables import Table
@@ -19,27 +19,28 @@ def write(comparison: Comparison) -> str:
     Returns:
         Markdown.
     """
-    warnings = [f"**{sentence}**" for sentence in comparability.warnings(comparison)]
+    warnings = [f"**{markdown.text(sentence)}**" for sentence in comparability.warnings(comparison)]
     settings, claims = tables.settings(comparison), tables.claims(comparison)
     verdicts = comparison_lib.verdicts(comparison)
     return markdown.join(
         [
-            f"# Comparison: {', '.join(run.label for run in comparison.runs)}",
+            f"# Comparison: {markdown.text(', '.join(run.label for run in comparison.runs))}",
             *warnings,
             *_section(tables.about(comparison)),
             *(_section(settings) if settings.rows or settings.notes else ()),
             *_section(tables.measures(comparison)),
             *(() if claims is None else _section(claims)),
             *markdown.section(
-                "Verdicts", [f"**{name}**: {sentence}" for name, sentence in verdicts.items()]
+                "Verdicts",
+                [f"**{markdown.text(n)}**: {markdown.text(s)}" for n, s in verdicts.items()],
             ),
         ]
     )
 
 
 def _section(table: Table) -> list[str]:
-    text = table.markdown() if table.rows else "None.\n" + "".join(f"\n{n}\n" for n in table.notes)
-    return [f"## {table.title}", text]
+    notes = [markdown.text(note) for note in table.notes]
+    return [f"## {table.title}", *([table.markdown()] if table.rows else ["None.", *notes])]
 
 
 def save(comparison: Comparison, directory: pathlib.Path) -> list[pathlib.Path]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddefense import config as config_lib
-from ddefense import records
+from ddefense import markdown, records
 from ddefense.reporting import lookup, published
 
 _PROTOCOL: dict[str, Callable[[Any], str]] = {
@@ -54,7 +54,8 @@ def title(settings: config_lib.Config, seeds: str = "") -> str:
         Markdown.
     """
     reduced = " (reduced)" if settings.reduced else ""
-    text = f"# Defensive distillation on {settings.dataset}: {settings.preset}{reduced}{seeds}"
+    what = markdown.text(f"{settings.dataset}: {settings.preset}")
+    text = f"# Defensive distillation on {what}{reduced}{seeds}"
     if not settings.reduced:
         return text
     return (
@@ -74,13 +75,15 @@ def departures(settings: config_lib.Config) -> str:
     sentences = []
     if found:
         sentences.append(
-            f"**Not the literal protocol** (preset `{settings.preset}`): {'; '.join(found)}."
+            f"**Not the literal protocol** (preset {markdown.code(settings.preset)}): "
+            f"{'; '.join(found)}."
         )
     sentences += _less_effort(settings, literal)
     if settings.precision != "float32":
         sentences.append(
-            f"**Not trained in float32**: the hidden layers computed in {settings.precision} while "
-            "training; everything else, measurements and attacks included, is float32."
+            "**Not trained in float32**: the hidden layers computed in "
+            f"{markdown.text(settings.precision)} while training; everything else, measurements "
+            "and attacks included, is float32."
         )
     return " ".join(sentences)
 

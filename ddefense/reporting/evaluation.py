@@ -6,12 +6,11 @@ Nothing is held against the paper, which did not have these networks.
 from collections.abc import Collection
 
 from ddefense import config as config_lib
-from ddefense import records
+from ddefense import markdown, records
 from ddefense.reporting import (
     description,
     figures,
     lookup,
-    markdown,
     outcomes,
     passages,
     report,
@@ -37,11 +36,14 @@ def write(results: records.Results) -> str:
     Returns:
         Markdown with links relative to the directory of `results.json`.
     """
-    made = {table.name: markdown.table(table) for table in tables.of_run(results)}
+    made = {table.name: table.markdown_with_files() for table in tables.of_run(results)}
     drawn = figures.names(results)
     parts = [
-        f"# {title(results)}",
-        *(f"**WARNING**: {doubt}" for doubt in results.environment.get("warnings", [])),
+        f"# {markdown.text(title(results))}",
+        *(
+            f"**WARNING**: {markdown.text(str(doubt))}"
+            for doubt in results.environment.get("warnings", [])
+        ),
         passages.warning(results) if results.distilled() else "",
         "## Verdict",
         passages.verdict(results),

@@ -154,7 +154,12 @@ def label(networks: Iterable[records.NetworkRecord], attack: str) -> str:
     found = _norm_record(networks, attack) if attack == TRANSFER else None
     if found is None or "kappa" not in found.settings:
         return text
-    return f"{text}, kappa = {found.settings['kappa']:g}"
+    return f"{text}, kappa = {setting(found.settings['kappa'])}"
+
+
+def setting(value: float | str) -> str:
+    """A setting of an attack as text."""
+    return f"{value:.6g}" if isinstance(value, float) else f"{value}"
 
 
 def _norm_record(

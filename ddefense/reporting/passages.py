@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from ddefense import config as config_lib
-from ddefense import evidence, records
+from ddefense import evidence, markdown, records
 from ddefense.reporting import lookup, outcomes, published
 from ddefense.reporting.runs import Runs
 
@@ -89,7 +89,7 @@ def verdict(results: records.Results) -> str:
     if found is None:
         return ""
     return (
-        f"{found.sentence}\n\n"
+        f"{markdown.text(found.sentence)}\n\n"
         f"Does the defence mask gradients? **{_answer(found.masks_gradients)}.** Does it stop an "
         f"attacker who knows it? **{_stops(found)}.**"
     )
@@ -98,7 +98,7 @@ def verdict(results: records.Results) -> str:
 def verdict_of_seeds(runs: Runs) -> str:
     """The verdict of each seed; empty where no seed has one."""
     lines = [
-        f"- seed {seed}: {results.verdict.sentence} Masks gradients: "
+        f"- seed {seed}: {markdown.text(results.verdict.sentence)} Masks gradients: "
         f"{_answer(results.verdict.masks_gradients).lower()}; stops an attacker who knows it: "
         f"{_stops(results.verdict).lower()}."
         for seed, results in runs.by_seed.items()
@@ -204,8 +204,8 @@ def orientation(dataset: str) -> str:
     if dataset in published.SUCCESS:
         return ""
     return (
-        f"The paper did not use {dataset}. The claims about MNIST are answered **for orientation** "
-        "only, and so labelled."
+        f"The paper did not use {markdown.text(dataset)}. The claims about MNIST are answered "
+        "**for orientation** only, and so labelled."
     )
 
 
@@ -292,7 +292,7 @@ def _lost_and_late(results: records.Results) -> tuple[list[str], list[str]]:
         for stage, training, accuracy in stages:
             stalled = training is not None and training.stalled
             text = f"test accuracy {lookup.percent(100 * accuracy)}"
-            name = f"{stage}{lookup.network_label(network)}"
+            name = f"{stage}{markdown.text(lookup.network_label(network))}"
             if not lookup.learnt_at(results, accuracy):
                 cause = "; its training loss stayed near that of guessing" if stalled else ""
                 lost.append(f"{name} ({text}{cause})")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from matplotlib.figure import Figure
 
-from ddefense import files, records
+from ddefense import files, markdown, records
 from ddefense.reporting import (
     comparison,
     evaluation,
@@ -108,7 +108,9 @@ def _write_all(
             contents[f"figures/{name}.{suffix}"] = figures.style.save(figure, suffix)
     for table in made:
         contents[f"tables/{table.name}.csv"] = table.csv().encode()
-        contents[f"tables/{table.name}.md"] = f"# {table.title}\n\n{table.markdown()}".encode()
+        contents[f"tables/{table.name}.md"] = (
+            f"# {markdown.text(table.title)}\n\n{table.markdown()}".encode()
+        )
     contents |= {name: text.encode() for name, text in texts.items()}
     return [_write(directory / name, data) for name, data in contents.items()]
 

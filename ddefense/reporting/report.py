@@ -4,8 +4,8 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ddefense import records
-from ddefense.reporting import description, figures, lookup, markdown, passages, tables
+from ddefense import markdown, records
+from ddefense.reporting import description, figures, lookup, passages, tables
 
 _CAPTIONS = {
     "adaptive": "Attacks that see the softmax, and attacks that know the defence or need none",
@@ -56,7 +56,7 @@ def write(results: records.Results) -> str:
         markdown.pairs("setting", "value", description.rows(results)),
         "## The paper's claims, and ours",
         passages.orientation(results.dataset.name),
-        markdown.table(made["claims"]),
+        made["claims"].markdown_with_files(),
         passages.lower_bounds(results),
         "## The readings of JSMA",
         passages.readings(lookup.attacks_in(results)),
@@ -92,16 +92,16 @@ def _shown(
 ) -> list[str]:
     """Those of the figures and tables that the run has."""
     return [markdown.figure(name, _CAPTIONS[name]) for name in figure_names if name in drawn] + [
-        markdown.table(made[name]) for name in table_names if name in made
+        made[name].markdown_with_files() for name in table_names if name in made
     ]
 
 
 def _exports(results: records.Results) -> str:
     if not results.exports:
         return "No model was exported."
-    rows = [[e.network, f"`{e.path}`", f"{e.max_difference:.3g}"] for e in results.exports]
+    rows = [[e.network, markdown.code(e.path), f"{e.max_difference:.3g}"] for e in results.exports]
     headings = ["network", "path", "largest difference of a probability after reloading"]
-    return tables.markdown_table(headings, rows, [True, True, False])
+    return markdown.table(headings, rows, [True, True, False])
 
 
 def environment(results: records.Results) -> str:

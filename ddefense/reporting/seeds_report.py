@@ -2,7 +2,8 @@
 
 import pathlib
 
-from ddefense.reporting import description, lookup, markdown, passages, tables
+from ddefense import markdown
+from ddefense.reporting import description, lookup, passages, tables
 from ddefense.reporting.runs import Runs
 
 _SECTIONS = (
@@ -41,7 +42,7 @@ def write(runs: Runs, directory: pathlib.Path) -> str:
         _unfinished(runs),
         "## The paper's claims, and ours",
         passages.orientation(runs.first.dataset.name),
-        markdown.table(made["claims"]),
+        made["claims"].markdown_with_files(),
         passages.lower_bounds(*runs.by_seed.values()),
         "## The readings of JSMA",
         passages.readings(runs.attacks()),
@@ -52,7 +53,7 @@ def write(runs: Runs, directory: pathlib.Path) -> str:
     for heading, figures, names in _SECTIONS:
         parts.append(f"## {heading}")
         parts += [markdown.figure(name, _CAPTIONS[name]) for name in figures]
-        parts += [markdown.table(made[name]) for name in names]
+        parts += [made[name].markdown_with_files() for name in names]
     return markdown.join(parts)
 
 
@@ -60,7 +61,7 @@ def _verdict(runs: Runs, made: dict[str, tables.Table]) -> list[str]:
     """Each seed's verdict and the numbers; nothing where no seed has one."""
     if "verdict" not in made:
         return []
-    return [passages.verdict_of_seeds(runs), markdown.table(made["verdict"])]
+    return [passages.verdict_of_seeds(runs), made["verdict"].markdown_with_files()]
 
 
 def _seeds(runs: Runs, directory: pathlib.Path) -> str:
@@ -68,12 +69,14 @@ def _seeds(runs: Runs, directory: pathlib.Path) -> str:
     rows = []
     for seed, results in runs.by_seed.items():
         path = f"seed_{seed}/report.md"
-        linked = f"[{path}]({path})" if (directory / path).exists() else "not written yet"
+        linked = "not written yet"
+        if (directory / path).exists():
+            linked = markdown.Markdown(f"[{path}]({path})")
         lost = [lookup.network_label(n) for n in results.networks if not lookup.usable(results, n)]
         stages = (time for stage, time in results.timings.items() if stage != "this_process")
         rows.append([f"{seed}", linked, ", ".join(lost) or "-", lookup.duration(sum(stages))])
     headings = ["seed", "report", "did not learn", "time of the stages that ran"]
-    return tables.markdown_table(headings, rows, [False, True, True, False])
+    return markdown.table(headings, rows, [False, True, True, False])
 
 
 def _unfinished(runs: Runs) -> str:

@@ -388,3 +388,30 @@ def test_samples_without_probabilities_and_many_classes_are_shown_too(visit, scr
     assert page.locator("#cards ol").count() == 0
     assert page.locator("#matrix-region").is_hidden()
     assert titles(page)[0].startswith("class ")
+
+
+INJECTED = """<script>window.ran = "script"</script>
+<img src="data:," onerror="window.ran = 'handler'">
+<script src="data:text/javascript,window.ran = 'source'"></script>
+<a id="link" href="javascript:window.ran = 'link'">a link</a>
+<form id="form" action="https://example.org/"><input name="name"></form>
+<base href="https://example.org/">"""
+
+
+def test_nothing_that_is_put_into_it_runs_or_is_sent(browser, digits, tmp_path):
+    """The policy holds even where a value should ever come into the page as HTML."""
+    path = tmp_path / "report.html"
+    path.write_text(digits.read_text().replace('<main id="main">', f'<main id="main">{INJECTED}'))
+    page = browser.new_context(offline=True).new_page()
+    refused = []
+    page.on("console", lambda message: refused.append(message.text))
+    page.goto(path.resolve().as_uri())
+    page.wait_for_selector("html[data-ready]")
+    page.evaluate("document.getElementById('link').click()")
+    page.evaluate("document.getElementById('form').requestSubmit()")
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.ran") is None
+    assert page.evaluate("document.baseURI") == page.url == path.resolve().as_uri()
+    for directive in ("script-src", "form-action", "base-uri"):
+        assert any(directive in text for text in refused), refused
+    page.context.close()

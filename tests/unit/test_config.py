@@ -149,6 +149,13 @@ def test_an_integer_field_takes_only_integers_from_its_minimum(field, minimum):
             config.Config(**{field: value})
 
 
+@pytest.mark.parametrize("field", INTEGERS)
+def test_an_integer_field_takes_none_that_no_run_could_do(field):
+    message = rf"^{field}: expected an integer <= {config.LARGEST_INTEGER}; received 9{{21}}"
+    with pytest.raises(config.ConfigError, match=message):
+        config.Config(**{field: 10**21 - 1})
+
+
 @pytest.mark.parametrize("value", ["0.5", None, True])
 @pytest.mark.parametrize("field", REALS)
 def test_a_real_field_takes_only_numbers(field, value):

@@ -22,6 +22,7 @@ REFUSED = [
     ("uncertainty_of", ("classes", None), r"one of \['logits', 'probabilities'\]"),
     ("learning_rate", (0.0, -1.0, math.inf, 1e39), "a finite number > 0"),
     ("epochs", (0, 1.5, True), "an integer >= 1"),
+    ("epochs", (2**31, 10**21), "an integer <= 2147483647"),
     ("batch_size", (0,), "an integer >= 1"),
     ("decay_epochs", (0,), "an integer >= 1"),
     ("dropout_passes", (1,), "an integer >= 2"),

@@ -186,3 +186,22 @@ def test_what_is_there_or_not_is_not_odd(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "file")
     for name in (".", "file", "link", "nothing"):
         assert files.odd_kind(tmp_path / name) is None
+
+
+class FailedError(Exception):
+    """As TensorFlow's errors are: with a message of its own."""
+
+    message = "{{function_node __wrapped__Save_device_/CPU:0}} No space left.\nMore [Op:Save]"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FailedError(), "No space left"),
+        (ValueError("{{node Read}} is damaged. [Op:ReadFile] name: "), "is damaged"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_the_reason_of_an_error_names_no_node_of_a_graph(error, words):
+    assert files.reason(error) == words

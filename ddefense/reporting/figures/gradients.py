@@ -51,13 +51,15 @@ def draw(results: records.Results) -> Figure:
     name = published.dataset_name(results.dataset.name)
     axes.set_title(f"Adversarial gradients on {name}, deployed at T = 1")
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
+    legend = figure.legend(
         handles[::-1],
         labels[::-1],
         loc="outside right center",
         title="mean |dF/dx| of an image",
         title_fontsize=8.5,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(True)  # of powers of 10
     return figure
 
 

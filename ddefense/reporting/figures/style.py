@@ -58,6 +58,8 @@ _SETTINGS: dict[str, Any] = {
     "axes.edgecolor": "#777777",
     "axes.labelcolor": INK,
     "text.color": INK,
+    # A dollar in the name of a class or a network is no formula.
+    "text.parse_math": False,
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.spines.top": False,

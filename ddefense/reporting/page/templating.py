@@ -1,6 +1,8 @@
 """Filling in the templates of pages: everything that ends up in HTML goes through here."""
 
+import base64
 import functools
+import hashlib
 import importlib.resources
 import json
 from typing import Any
@@ -8,6 +10,8 @@ from typing import Any
 import jinja2
 import markdown_it
 import markupsafe
+
+from ddefense import markdown
 
 _STATIC = importlib.resources.files(__package__) / "static"
 
@@ -44,6 +48,11 @@ def _static(name: str) -> markupsafe.Markup:
     return markupsafe.Markup((_STATIC / name).read_text(encoding="utf-8"))
 
 
+def _digest(name: str) -> str:
+    """The hash by which the page's policy lets a script of ours run."""
+    return base64.b64encode(hashlib.sha256(_static(name).encode()).digest()).decode()
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     found = jinja2.Environment(
@@ -54,6 +63,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.globals["static"] = _static
-    found.filters["markdown"] = html
+    found.globals |= {"static": _static, "digest": _digest}
+    found.filters["markdown"] = lambda note: html(markdown.text(note))
     return found

@@ -14,7 +14,7 @@ from ddefense.reporting.tables.networks import confidence, gradients, training
 from ddefense.reporting.tables.norm_attacks import carlini_wagner, norm_attacks, transfer
 from ddefense.reporting.tables.outliers import outliers
 from ddefense.reporting.tables.setup import architecture, training_parameters
-from ddefense.reporting.tables.table import Cell, Column, Table, markdown_table
+from ddefense.reporting.tables.table import Cell, Column, Table
 from ddefense.reporting.tables.verdict import controls, costs, verdict
 
 TABLES: tuple[Callable[[records.Results], Table | None], ...] = (
@@ -77,7 +77,6 @@ __all__ = [
     "Cell",
     "Column",
     "Table",
-    "markdown_table",
     "of_run",
     "of_seeds",
 ]

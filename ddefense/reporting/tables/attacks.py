@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ddefense import records
+from ddefense import markdown, records
 from ddefense.reporting import lookup, outcomes, published
 from ddefense.reporting.tables.table import Cell, Column, Interval, Table, fixed, percent_of
 
@@ -103,10 +103,12 @@ def attack_details(results: records.Results) -> Table:
         ),
         rows=rows,
         notes=(
-            "Distortion is the mean over successes. *Zero maps* are those failures without an "
-            "admissible pair in which the forward derivative was zero throughout. *Started "
-            "in target* are attempts on images that the network takes for the target unchanged; "
-            "only *over all attempts* counts them.",
+            markdown.Markdown(
+                "Distortion is the mean over successes. *Zero maps* are those failures without an "
+                "admissible pair in which the forward derivative was zero throughout. *Started in "
+                "target* are attempts on images that the network takes for the target unchanged; "
+                "only *over all attempts* counts them."
+            ),
         ),
     )
 
@@ -155,11 +157,13 @@ def robustness(results: records.Results) -> Table:
         ),
         rows=rows,
         notes=(
-            "*Capped* counts failures at the budget, as the paper's numbers imply, and so can "
-            "never exceed the cap: it restates failures of the attack and is no distance to the "
-            "decision boundary. *Uncapped* is the mean over the samples that were reached. *Gain* "
-            "is over the undistilled network, on the attempts that start in their target on "
-            "neither.",
+            markdown.Markdown(
+                "*Capped* counts failures at the budget, as the paper's numbers imply, and so can "
+                "never exceed the cap: it restates failures of the attack and is no distance to "
+                "the decision boundary. *Uncapped* is the mean over the samples that were "
+                "reached. *Gain* is over the undistilled network, on the attempts that start in "
+                "their target on neither."
+            ),
             *(() if results.is_evaluation else (of_paper,)),
         ),
     )

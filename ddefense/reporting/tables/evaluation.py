@@ -1,6 +1,6 @@
 """What was measured on the networks of an evaluation, without attacking them."""
 
-from ddefense import records
+from ddefense import markdown, records
 from ddefense.reporting import lookup
 from ddefense.reporting.tables.table import Cell, Column, Table, fixed
 
@@ -39,9 +39,11 @@ def networks(results: records.Results) -> Table:
         ),
         rows=rows,
         notes=(
-            "*Confidence* is the mean of max F_i(x) where the prediction is right, else 0. "
-            "*Gradient amplitude* is the median over images of the mean abs(dF_i/dx_j), computed "
-            "where nothing underflows; where float32 sees 0, attacks by gradients through the "
-            "softmax see nothing.",
+            markdown.Markdown(
+                "*Confidence* is the mean of max F_i(x) where the prediction is right, else 0. "
+                "*Gradient amplitude* is the median over images of the mean abs(dF_i/dx_j), "
+                "computed where nothing underflows; where float32 sees 0, attacks by gradients "
+                "through the softmax see nothing."
+            ),
         ),
     )

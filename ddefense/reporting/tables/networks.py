@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from ddefense import records
+from ddefense import markdown, records
 from ddefense.reporting import lookup, published
 from ddefense.reporting.tables.table import Cell, Column, Table, fixed
 
@@ -52,8 +52,10 @@ def training(results: records.Results) -> Table:
         ),
         rows=rows,
         notes=(
-            "*Stalled*: the training loss stayed within 1 % of that of guessing, at the end of "
-            "training or for its first 3,000 steps.",
+            markdown.Markdown(
+                "*Stalled*: the training loss stayed within 1 % of that of guessing, at the end of "
+                "training or for its first 3,000 steps."
+            ),
         ),
     )
 
@@ -106,11 +108,14 @@ def gradients(results: records.Results) -> Table:
         ),
         rows=rows,
         notes=(
-            "The first columns see the deployed network at T = 1, in the log domain where nothing "
-            "underflows; *median in float32* is `-` where it is exactly 0. The slides argue that "
-            "amplitude falls as 1/T, which is about the network evaluated at its training T: "
-            f"*expected by 1/T* starts from the {_reference_name(reference)}. That the paper's "
-            "amplitude is this mean, and the ranges of the figure, are unverified.",
+            markdown.Markdown(
+                "The first columns see the deployed network at T = 1, in the log domain where "
+                "nothing underflows; *median in float32* is `-` where it is exactly 0. The slides "
+                "argue that amplitude falls as 1/T, which is about the network evaluated at its "
+                f"training T: *expected by 1/T* starts from the {_reference_name(reference)}. "
+                "That the paper's amplitude is this mean, and the ranges of the figure, are "
+                "unverified."
+            ),
         ),
     )
 

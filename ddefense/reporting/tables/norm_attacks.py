@@ -1,6 +1,6 @@
 """Attacks measured by a norm: settings and counts, Carlini & Wagner's cases, and transfer."""
 
-from ddefense import records
+from ddefense import markdown, records
 from ddefense.reporting import lookup, outcomes, published
 from ddefense.reporting.tables.table import (
     Cell,
@@ -68,19 +68,19 @@ def norm_attacks(results: records.Results) -> Table | None:
         ),
         rows=rows,
         notes=(
-            "*Attempts* do not start where they aim at. Those that do, because the network errs on "
-            "the unchanged image, are *started there*; only *over all attempts* counts them. "
-            "Distances are over the successes.",
+            markdown.Markdown(
+                "*Attempts* do not start where they aim at. Those that do, because the network "
+                "errs on the unchanged image, are *started there*; only *over all attempts* "
+                "counts them. Distances are over the successes."
+            ),
         ),
     )
 
 
 def _settings(record: records.NormAttackRecord) -> str:
-    return ", ".join(f"{name} = {_setting(value)}" for name, value in record.settings.items())
-
-
-def _setting(value: float | str) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else f"{value}"
+    return ", ".join(
+        f"{name} = {outcomes.setting(value)}" for name, value in record.settings.items()
+    )
 
 
 def _distance(value: Cell) -> str:
@@ -129,10 +129,12 @@ def carlini_wagner(results: records.Results) -> Table | None:
         ),
         rows=rows,
         notes=(
-            "*Best*, *average* and *worst*: the easiest, one random and the hardest of an image's "
-            "targets; *average* is the same target on every network. Best and worst need every "
-            "target, and `-` is one random target. A distance is the mean over the images reached "
-            "in that case.",
+            markdown.Markdown(
+                "*Best*, *average* and *worst*: the easiest, one random and the hardest of an "
+                "image's targets; *average* is the same target on every network. Best and worst "
+                "need every target, and `-` is one random target. A distance is the mean over the "
+                "images reached in that case."
+            ),
             *((_SOURCE + colour,) if published_cases else ()),
         ),
     )
@@ -186,11 +188,13 @@ def transfer(results: records.Results) -> Table | None:
         ),
         rows=rows,
         notes=(
-            "One random target each; in brackets 95 % bootstrap intervals. Shares of what is "
-            "misclassified or reached leave out the images that the network gets *wrong "
-            "unchanged*. The attacker sees nothing of the attacked network, and trains the "
-            "substitute without any defence. Carlini and Wagner (2017) report about 100 % on "
-            f"distilled networks from kappa = {published.TRANSFER_KAPPA.value:g} on (N).",
+            markdown.Markdown(
+                "One random target each; in brackets 95 % bootstrap intervals. Shares of what is "
+                "misclassified or reached leave out the images that the network gets *wrong "
+                "unchanged*. The attacker sees nothing of the attacked network, and trains the "
+                "substitute without any defence. Carlini and Wagner (2017) report about 100 % on "
+                f"distilled networks from kappa = {published.TRANSFER_KAPPA.value:g} on (N)."
+            ),
         ),
     )
 

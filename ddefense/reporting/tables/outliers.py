@@ -1,11 +1,11 @@
 """What a network with an outlier class does with clean and with adversarial images."""
 
-from ddefense import records
+from ddefense import markdown, records
 from ddefense.reporting import lookup, outcomes
 from ddefense.reporting.tables.table import Cell, Column, Interval, Table, fixed
 
 _RATES = ("recovery", "detection", "success", "other")
-_MEANING = (
+_MEANING = markdown.Markdown(
     "*Recovery* is the share of adversarial images that get the class of the image they were made "
     "from, *detection* that of those which get the outlier class, *success* that of those which "
     "get the target (without targets: any wrong class but that for outliers), *other* the rest; in "

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from ddefense import records
+from ddefense import markdown, records
 from ddefense.reporting import claims as claims_lib
 from ddefense.reporting import lookup, outcomes, published, spread
 from ddefense.reporting.runs import Measure, Runs
@@ -208,9 +208,11 @@ def robustness(runs: Runs) -> Table:
         ),
         rows=rows,
         notes=(
-            f"{_READING} *Capped* counts failures at the budget, as the paper's numbers imply; "
-            "*gain* is over the undistilled network of the same seed; *uncapped* leaves out seeds "
-            "at which no sample was reached.",
+            markdown.Markdown(
+                f"{_READING} *Capped* counts failures at the budget, as the paper's numbers "
+                "imply; *gain* is over the undistilled network of the same seed; *uncapped* "
+                "leaves out seeds at which no sample was reached."
+            ),
         ),
     )
 

@@ -3,9 +3,10 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from ddefense import markdown
 from ddefense.reporting.outcomes import Outcome, significant
 from ddefense.reporting.spread import Spread
 
@@ -95,7 +96,7 @@ class Table:
         title: its caption.
         columns: of every row.
         rows: values; None is "not measured" and shows as `-` or an empty CSV field.
-        notes: sentences below the table.
+        notes: sentences below the table; `Markdown` where they hold markup.
     """
 
     name: str
@@ -117,11 +118,16 @@ class Table:
     def markdown(self) -> str:
         """The table as Markdown, one for each part, with the notes below."""
         blocks = [
-            (f"{part.caption}:\n\n" if part.caption else "")
-            + markdown_table(part.headings, part.rows, left=part.text)
+            (f"{markdown.text(part.caption)}:\n\n" if part.caption else "")
+            + markdown.table(part.headings, part.rows, left=part.text)
             for part in self.parts()
         ]
-        return "\n".join(blocks) + "".join(f"\n{note}\n" for note in self.notes)
+        return "\n".join(blocks) + "".join(f"\n{markdown.text(note)}\n" for note in self.notes)
+
+    def markdown_with_files(self) -> str:
+        """The same below its title and links to its files."""
+        links = f"([CSV](tables/{self.name}.csv), [Markdown](tables/{self.name}.md))"
+        return f"**{markdown.text(self.title)}** {links}\n\n{self.markdown()}"
 
     def parts(self) -> list["Part"]:
         """The table as text, cut where it is too wide for one."""
@@ -183,27 +189,6 @@ def _csv_cell(value: Cell) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:.10g}" if isinstance(value, float) else str(value)
-
-
-def markdown_table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[bool]
-) -> str:
-    """A GitHub-flavoured Markdown table.
-
-    Args:
-        headings: of the columns.
-        rows: text of every cell; bars and line breaks are escaped.
-        left: per column, whether it is aligned to the left rather than to the right.
-
-    Returns:
-        The table with a line break at its end.
-    """
-    lines = [headings, [":--" if is_left else "--:" for is_left in left], *rows]
-    return "".join(f"| {' | '.join(_escape(cell) for cell in line)} |\n" for line in lines)
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("\r", " ").replace("\n", "<br>")
 
 
 def percent_of(fraction: float | None) -> float | None:

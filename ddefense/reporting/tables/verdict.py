@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ddefense import records
+from ddefense import markdown, records
 from ddefense.reporting import lookup, outcomes
 from ddefense.reporting.outcomes import Outcome
 from ddefense.reporting.tables.table import Cell, Column, Table, fixed
@@ -14,7 +14,7 @@ PARTS = (
 )
 """Captions of the two tables into which the attacks are too many for one."""
 
-MEANING_OF_A_FAIL = (
+MEANING_OF_A_FAIL = markdown.Markdown(
     "A FAIL is no strength of the network: it says that attacks by gradients through its softmax "
     "tell nothing (`random_restarts`: that one start of `pgd_linf` tells too little)."
 )
@@ -64,15 +64,17 @@ def part_of(attack: str) -> str:
 
 def _notes(results: records.Results, attacks: Sequence[str]) -> tuple[str, ...]:
     notes = [
-        "*n* counts attempts. An interval of no width is no certainty: resampling cannot show "
-        "what no sample did; by the rule of three, a rate of 0 or 100 % from s samples may lie up "
-        "to 300 / s points from it. Distances are in units of the images (L2, Linf) or counts of "
-        "features (L0), and those of attacks that do not seek a small one say nothing about the "
-        "network.",
+        markdown.Markdown(
+            "*n* counts attempts. An interval of no width is no certainty: resampling cannot show "
+            "what no sample did; by the rule of three, a rate of 0 or 100 % from s samples may "
+            "lie up to 300 / s points from it. Distances are in units of the images (L2, Linf) or "
+            "counts of features (L0), and those of attacks that do not seek a small one say "
+            "nothing about the network."
+        ),
         *what_counts(results.networks, attacks),
     ]
     if any(not network.attacks and not network.norm_attacks for network in results.networks):
-        notes.append("A row of `-` was not attacked.")
+        notes.append(markdown.Markdown("A row of `-` was not attacked."))
     return tuple(notes)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from ddefense import records
+from ddefense import evidence, records
 from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts.verdict import (
     Verdict,
@@ -20,8 +20,8 @@ _FEWEST_TEMPERATURES = 4
 # Percent: success of cw_l2, and misclassified transferred samples.
 _SUCCESS = 99.0
 _MISCLASSIFIED = 90.0
-# Of the mean distances. The upper one is the verdict's too, whose module needs TensorFlow.
-_NEAREST, _FARTHEST = 0.8, 2.5
+# Of the mean distances.
+_NEAREST = 0.8
 
 
 def carlini_wagner(results: records.Results) -> Verdict:
@@ -45,7 +45,9 @@ def carlini_wagner(results: records.Results) -> Verdict:
         or _too_weak(rate, undistilled),
         Verdict(
             holds=yes_or_no(
-                rate >= _SUCCESS and ratio is not None and _NEAREST <= ratio <= _FARTHEST
+                rate >= _SUCCESS
+                and ratio is not None
+                and _NEAREST <= ratio <= evidence.FARTHER_LIMIT
             ),
             ours=f"{lookup.percent(rate)} of {compared.attempts} attempts at "
             f"T = {network.temperature:g}; {_mean_distances(before, after)}",

@@ -198,9 +198,11 @@ def test_another_schema_is_an_error_of_one_line(cli, tmp_path):
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_shown(cli, tmp_path):
     (tmp_path / "file").touch()
-    answer = cli(DIGITS, f"--output={tmp_path / 'file'}")
-    assert (answer.returncode, answer.stdout) == (RUN, "")
-    assert answer.stderr.startswith("--output: expected a directory that can be written")
+    for output in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("n" * 300)):
+        answer = cli(DIGITS, f"--output={output}")
+        assert (answer.returncode, answer.stdout) == (USAGE, "")
+        assert answer.stderr.startswith("--output: expected a directory that can be written")
+        assert len(answer.stderr.splitlines()) == 2  # what is wrong, and the usage
 
 
 def test_seeds_of_a_folder_are_one_column(cli, tmp_path):

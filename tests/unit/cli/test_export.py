@@ -107,6 +107,8 @@ def attack_run(tmp_path):
         (["--write_server_config", "--name=a"], ["--write_server_config", "--name"]),
         (["--verify=missing"], ["--verify", "'missing'"]),
         (["--verify="], ["--verify", "''"]),
+        ([f"--verify={'n' * 300}"], ["--verify", "expected the directory"]),
+        ([NETWORK, "--export_dir="], ["--export_dir", "''"]),
         (["--verify=.", NETWORK], ["--verify", "without --network"]),
         (["--verify=.", "--write_server_config"], ["--verify", "--write_server_config"]),
         # Flags of other commands mean nothing here.

@@ -1,6 +1,9 @@
 """The command line refuses what it cannot do in a few lines, with the right exit code."""
 
 import dataclasses
+import pathlib
+import re
+import shutil
 import socket
 import subprocess
 
@@ -10,6 +13,7 @@ from ddefense import config as config_lib
 from ddefense import records
 from ddefense.experiments import workdir
 
+_ROOT = pathlib.Path(config_lib.__file__).parents[1]
 USAGE, RUN = 2, 1
 
 COMMAND, MODULE = "bin/reproduce", "ddefense.cli.main"
@@ -345,3 +349,32 @@ def test_damaged_results_are_named_and_kept(cli, tmp_path, content):
     assert_run_error(found, str(results), "damaged")
     assert results.read_text() == content
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--epochs=999999999999999999999", "--seeds=0,99999999999999999999", "--seed=4294967296"),
+        *("--learning_rate=inf", "--temperatures=nan", "--num_gpus=nan", "--max_concurrent=1e30"),
+        *("--workdir=", "--workdir=file", "--workdir=file/below", f"--workdir={'n' * 300}"),
+        "--export_dir=",
+    ],
+)
+def test_a_value_that_no_run_could_use_is_a_usage_error(cli, folder, flag):
+    (folder / "file").touch()
+    found = cli("--preset=smoke", *(["--workdir=new"] if "workdir" not in flag else []), flag)
+    assert found.returncode == USAGE
+    assert flag.partition("=")[0].lstrip("-") in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not (folder / "new").exists()
+
+
+def test_a_report_alone_names_no_model_that_is_gone(cli, tmp_path):
+    for name in ("results.json", "samples.npz"):
+        shutil.copy(_ROOT / "docs/results/digits" / name, tmp_path)
+    (tmp_path / "config.json").write_text("{")  # nothing that a report needs
+    found = cli("--report_only", f"--workdir={tmp_path}")
+    assert found.returncode == 0, found.stderr
+    paths = re.findall(r"(?m)^(?:results|models?|page|report): (.*)$", found.stderr)
+    assert len(paths) == 3
+    assert all(pathlib.Path(path).exists() for path in paths)

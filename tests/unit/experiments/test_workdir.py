@@ -75,10 +75,17 @@ def test_a_process_killed_while_writing_the_configuration_does_not_lock_the_dire
     assert records.load(config_lib.Config, tmp_path / "config.json") == CONFIG
 
 
-@pytest.mark.parametrize("name", ["file", "file/below"])
-def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("file", "is not a writable directory"),
+        ("file/below", "is not a writable directory"),
+        ("n" * 300, "name too long"),
+    ],
+)
+def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path, name, why):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"is not a writable directory\. Choose another"):
+    with pytest.raises(config_lib.ConfigError, match=rf"(?i)^workdir: .*{why}\. Choose another"):
         prepare(tmp_path / name, CONFIG)
 
 
@@ -86,7 +93,7 @@ def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path, name):
 def test_a_directory_without_write_permission_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(RunError, match="is not a writable directory"):
+        with pytest.raises(config_lib.ConfigError, match="is not a writable directory"):
             prepare(tmp_path, CONFIG)
     finally:
         tmp_path.chmod(0o700)
@@ -104,6 +111,11 @@ def test_a_damaged_configuration_is_refused_with_a_remedy_that_works(tmp_path, c
     # With the file moved away the directory would be refused as foreign.
     assert "Choose another --workdir" in message
     assert (tmp_path / "config.json").read_text() == content
+    assert "--report_only" not in message
+    # What it found out is of use without it.
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(RunError, match=r"bin/compare .* shows them, and --report_only draws"):
+        prepare(tmp_path, CONFIG)
 
 
 def test_a_directory_is_held_by_one_process_at_a_time(tmp_path):

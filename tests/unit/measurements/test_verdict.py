@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from ddefense import records
+from ddefense.evidence import FARTHER_LIMIT
 from ddefense.measurements import controls
 from ddefense.measurements import verdict as verdict_of
-from ddefense.measurements.verdict import FARTHER_LIMIT
 from ddefense.reporting import claims
 from tests.comparing import comparisons_of
 

@@ -376,3 +376,14 @@ def test_every_attack_has_a_colour_of_its_own():
     shown = (*adaptive.NAIVE, *adaptive.ADAPTIVE)
     assert len({style.attack(name)[0] for name in shown}) == len(shown)
     assert len({style.attack(name)[1] for name in adaptive.ADAPTIVE}) == len(adaptive.ADAPTIVE)
+
+
+def test_a_dollar_in_a_name_is_no_formula(full, samples):
+    name = "a$\\frac$b"
+    network = dataclasses.replace(full.networks[1], name=name, training=None, initial=None)
+    dataset = dataclasses.replace(
+        full.dataset, name=name, class_names=[f"{name}{c}" for c in full.dataset.class_names]
+    )
+    run = dataclasses.replace(full, dataset=dataset, networks=[full.networks[0], network])
+    for figure in figures.draw_all(run, samples).values():
+        assert figures.style.save(figure, "svg")
