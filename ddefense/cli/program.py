@@ -221,6 +221,8 @@ def _show_our_messages() -> None:
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
     handler.setFormatter(_Escaping())
+    # Warnings of libraries quote names too, such as a glyph that a font does not have.
+    standard_logging.captureWarnings(True)
     ours = str(pathlib.Path(ddefense.__file__).parent)
     handler.addFilter(
         lambda record: record.levelno >= standard_logging.ERROR or record.pathname.startswith(ours)
