@@ -7,6 +7,8 @@ from types import TracebackType
 import tqdm
 from absl import logging
 
+from ddefense.escaping import escape
+
 _LOG_INTERVAL_SECONDS = 15.0
 # Lines of a log, as tqdm fills them in.
 _KNOWN = "{desc}: {n_fmt}/{total_fmt} in {elapsed}, {remaining} left, {rate_fmt}{postfix}"
@@ -28,12 +30,12 @@ class Progress:
 
     def __init__(self, label: str, total: int | None, unit: str, done: int = 0) -> None:
         """Starts the clock."""
-        self._label, self._total, self._unit = label, total, unit
+        self._label, self._total, self._unit = escape(label), total, unit
         self._initial = self._done = self._shown = done
         self._start = self._logged = time.monotonic()
         self._text = ""
         self._bar = tqdm.tqdm(
-            desc=label,
+            desc=self._label,
             total=total,
             initial=done,
             unit=unit,

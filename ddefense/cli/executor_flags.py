@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import functools
-import os
 import importlib.util
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any

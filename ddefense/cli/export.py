@@ -110,6 +110,7 @@ def _configure_export(network: pathlib.Path) -> Job:
             logging.info("results about it: %s", known.path)
         program.start_tensorflow()
 
+        from ddefense.cli import terminal
         from ddefense.experiments import exporting_saved
         from ddefense.reporting import saved_export
 
@@ -133,7 +134,7 @@ def _configure_export(network: pathlib.Path) -> Job:
             done.test_accuracy,
             range_given=done.range_given,
         )
-        logging.info("%s\n\n%s", table.title, table.markdown())
+        terminal.log(table)
         if asked.write_server_config:
             _write_server_config()
         logging.info("exported: %s", done.exported.path)

@@ -1,9 +1,11 @@
 """What every command shares: parsing, errors as exit codes, messages, TensorFlow's settings."""
 
 import contextlib
+import copy
 import logging as standard_logging
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
@@ -14,6 +16,7 @@ import ddefense
 from ddefense import interruption
 from ddefense.config import Config, ConfigError
 from ddefense.distill_config import DistillConfig
+from ddefense.escaping import escape, escape_lines
 from ddefense.records import RunError
 
 _USAGE_ERROR, _RUN_ERROR = 2, 1
@@ -145,7 +148,8 @@ def _show_in_help() -> None:
 
 
 def _refuse(command: str, message: str) -> NoReturn:
-    print(f"{message}\nUsage: {command} [flags]; --help lists them.", file=sys.stderr)  # noqa: T201
+    usage = f"Usage: {command} [flags]; --help lists them."
+    print(f"{escape(message)}\n{usage}", file=sys.stderr)  # noqa: T201
     sys.exit(_USAGE_ERROR)
 
 
@@ -153,7 +157,10 @@ def _refuse(command: str, message: str) -> NoReturn:
 def _exit_codes(workdir: pathlib.Path | None) -> Iterator[None]:
     resumes = "" if workdir is None else f"the same command resumes in {workdir}"
     try:
-        yield
+        try:
+            yield
+        finally:  # what follows is no more than the last words
+            interruption.leave_at_once(signal.SIGINT)
     except RunError as error:
         logging.error("%s", error)
         sys.exit(_RUN_ERROR)
@@ -195,12 +202,27 @@ def start_tensorflow(config: Config | DistillConfig | None = None) -> None:
         tf.config.experimental.set_memory_growth(gpu, True)
 
 
+class _Escaping(standard_logging.Formatter):
+    """Plain lines, whose only line breaks are those of the format: what is filled in has none."""
+
+    def format(self, record: standard_logging.LogRecord) -> str:
+        filled = copy.copy(record)
+        if isinstance(record.args, tuple):
+            filled.args = tuple(
+                escape(str(value)) if isinstance(value, (str, os.PathLike, Exception)) else value
+                for value in record.args
+            )
+        return escape_lines(super().format(filled))
+
+
 def _show_our_messages() -> None:
     """What this package says, and errors of any, as plain lines."""
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
-    handler.setFormatter(None)
+    handler.setFormatter(_Escaping())
+    # Warnings of libraries quote names too, such as a glyph that a font does not have.
+    standard_logging.captureWarnings(True)
     ours = str(pathlib.Path(ddefense.__file__).parent)
     handler.addFilter(
         lambda record: record.levelno >= standard_logging.ERROR or record.pathname.startswith(ours)

@@ -7,16 +7,19 @@ import dataclasses
 import json
 import math
 import pathlib
+import signal
 import sys
+import time
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from absl import flags
 
-from ddefense import datasets
+from ddefense import datasets, interruption
 from ddefense.cli import program, query_flags
 from ddefense.config import ConfigError
+from ddefense.escaping import escape, escape_lines, write_safely
 from ddefense.files import odd_kind
 from ddefense.maths import ranges
 from ddefense.serving import client
@@ -133,11 +136,12 @@ def _place() -> tuple[str | None, pathlib.Path | None]:
 
 
 def _query(asked: Asked) -> None:
+    interruption.leave_at_once(signal.SIGINT, signal.SIGTERM)
     # First: messages are imported without TensorFlow, which a dataset may import.
     sent = _dataset(asked.dataset, asked.signature) if asked.dataset else _files(asked.images)
     answer = _ask_all(asked, sent)
     text = _as_json(asked, sent, answer) if flags.FLAGS.json else _as_table(asked, sent, answer)
-    sys.stdout.write(text + "\n")
+    write_safely(escape_lines(text) + "\n", sys.stdout)
 
 
 def _files(paths: tuple[pathlib.Path, ...]) -> Sent:
@@ -169,7 +173,7 @@ def _ask_all(asked: Asked, sent: Sent) -> client.Answer:
         return _ask(asked, sent.images)
     except client.RefusedError:
         refused = _refused(asked, sent)
-        if len(refused) == len(sent.names):  # then it may not be about the images
+        if len(refused) in (0, len(sent.names)):  # then it may not be about the images
             raise
         message = f"{', '.join(refused)}: {next(iter(refused.values()))}"
         raise client.RefusedError(message) from None
@@ -178,7 +182,10 @@ def _ask_all(asked: Asked, sent: Sent) -> client.Answer:
 def _refused(asked: Asked, sent: Sent) -> dict[str, str]:
     """Messages by image, of those that are refused: one bad image has its whole batch refused."""
     refused = {}
+    ends = math.inf if asked.server is None else time.monotonic() + flags.FLAGS.timeout
     for i, name in enumerate(sent.names):
+        if time.monotonic() > ends:
+            break
         try:
             _ask(asked, sent.images[i : i + 1])
         except client.RefusedError as error:
@@ -190,8 +197,9 @@ def _ask(asked: Asked, images: npt.NDArray[Any]) -> client.Answer:
     given = flags.FLAGS
     question = client.Question(asked.model, asked.signature, images, given.version)
     if asked.saved_model is not None:
+        directory = asked.saved_model
         with program.quiet_stderr():
-            return client.ask_saved_model(asked.saved_model, question)
+            return interruption.within(None, lambda: client.ask_saved_model(directory, question))
     ask = {"grpc": client.ask_grpc, "rest": client.ask_rest}[given.protocol]
     return ask(asked.server or "", question, timeout=given.timeout)
 
@@ -234,6 +242,7 @@ def _as_table(asked: Asked, sent: Sent, answer: client.Answer) -> str:
         first = names[order[0]] if labels is None else str(labels[i])
         following = ", ".join(f"{names[k]} {row[k]:.4f}" for k in order[1:])
         rows.append([sent.names[i], *truth, first, f"{row[order[0]]:.4f}", following])
+    rows = [[escape(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

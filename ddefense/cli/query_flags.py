@@ -46,7 +46,7 @@ def define() -> None:
         list(client.SIGNATURES),
         "Signature to ask. Default: serving_labels for --images, serving_default for --dataset.",
     )
-    flags.DEFINE_float("timeout", 10.0, "Seconds to wait for the server, > 0.")
+    flags.DEFINE_float("timeout", 10.0, "Seconds that a whole request may take, > 0.")
     flags.DEFINE_integer(
         "top", 3, "Most probable classes to show.", lower_bound=1, upper_bound=LARGEST_INTEGER
     )

@@ -1,7 +1,6 @@
 """Tables and sentences for people: aligned and coloured on a terminal, plain text elsewhere."""
 
 import dataclasses
-import os
 import re
 import sys
 import textwrap
@@ -16,6 +15,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from ddefense import records
+from ddefense.escaping import escape, write_safely
 from ddefense.reporting import lookup, tables
 
 _PIPED_WIDTH = 100
@@ -43,12 +43,7 @@ def show(write: Callable[[Console], None], stream: TextIO | None = None) -> None
     text = captured.get()
     if not console.is_terminal:
         text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
-    encoding = stream.encoding or "utf-8"
-    try:
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        stream.flush()
-    except BrokenPipeError:  # who reads it, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    write_safely(text, stream)
 
 
 def table(
@@ -68,6 +63,7 @@ def table(
         style: of a cell, by its text, as rich names it.
         grouped: whether a line stands between rows that begin with different words.
     """
+    content = _escaped(content)
     if content.rows:
         grid = _grid_that_fits(console, content, style, grouped)
         least = Measurement.get(console, console.options.update(width=_UNBOUNDED), grid).minimum
@@ -75,6 +71,23 @@ def table(
         console.print(grid, width=max(console.width, least), crop=False)
     for note in content.notes:
         paragraph(console, note)
+
+
+def _escaped(content: tables.Table) -> tables.Table:
+    """The table with text that neither steers a terminal nor forges a row."""
+    return dataclasses.replace(
+        content,
+        title=escape(content.title),
+        columns=[
+            dataclasses.replace(column, heading=escape(column.heading), part=escape(column.part))
+            for column in content.columns
+        ],
+        rows=[
+            [escape(cell) if isinstance(cell, str) else cell for cell in row]
+            for row in content.rows
+        ],
+        notes=[*map(escape, content.notes)],
+    )
 
 
 def _grid_that_fits(
@@ -167,7 +180,7 @@ def paragraph(console: Console, text: str, style: str = "") -> None:
         style: as rich names it.
     """
     width = console.width if console.is_terminal else _PIPED_WIDTH
-    console.print(Text(text, style=style), width=width)
+    console.print(Text(escape(text), style=style), width=width)
     console.print()
 
 
@@ -180,7 +193,9 @@ def log(content: tables.Table) -> None:
     if sys.stderr.isatty():
         show(lambda console: table(console, content), sys.stderr)
     else:
-        logging.info("%s\n\n%s", content.title, content.markdown())
+        content = _escaped(content)
+        lines = [content.title, "", *content.markdown().split("\n")]
+        logging.info("\n".join(["%s"] * len(lines)), *lines)
 
 
 _VERDICTS = {True: "green", False: "bold red", None: "yellow"}

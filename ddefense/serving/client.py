@@ -3,21 +3,27 @@
 What is asked and answered is the same in all three. Nothing here imports TensorFlow, which would
 take longer than any answer. Connections are neither encrypted nor authenticated: TLS is left to a
 proxy before the server.
+
+Nothing that a server sends is trusted: what is read of it has a bound in bytes and in time, and is
+checked before it is returned.
 """
 
 import base64
 import dataclasses
+import http.client
 import ipaddress
 import json
 import pathlib
 import re
 import urllib.parse
+import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ddefense import interruption
 from ddefense.records import RunError
 from ddefense.serving import runtime
 from ddefense.serving.versions import GRAPH, versions
@@ -28,6 +34,13 @@ Outputs = dict[str, npt.NDArray[Any]]
 _HELP = "docs/serving.md says how to start a server; bin/query --saved_model needs none."
 _NO_TF_SERVING = "what TF Serving's REST API does not send; is it the port of that API?"
 _OURS = "Was the model exported by bin/export?"
+
+_MIB = 2**20
+# A number in JSON, with the indentation of TF Serving, takes up to 32 bytes: one image may have
+# 34,000 classes, each of many images 2,000. More bytes than these take long to decode.
+_FIRST_IMAGE, _EACH_IMAGE, _ALL_IMAGES = _MIB, _MIB // 16, 16 * _MIB
+_LONGEST_LABEL = 1000
+_LONGEST_MESSAGE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +103,7 @@ class NoAnswerError(RunError):
 
 
 class RefusedError(RunError):
-    """A question that was refused; the message is the server's own, in one line."""
+    """A question that was refused, or an answer that cannot be used; the message is one line."""
 
 
 def ask_grpc(server: str, question: Question, *, timeout: float) -> Answer:
@@ -116,7 +129,7 @@ def ask_grpc(server: str, question: Question, *, timeout: float) -> Answer:
         request.model_spec.version.value = question.version
     request.inputs[SIGNATURES[question.signature].input].CopyFrom(_proto(question.images))
     options = [
-        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_receive_message_length", _limit(question)),
         ("grpc.enable_http_proxy", int(not _is_here(server))),
     ]
     with grpc.insecure_channel(server, options) as channel:
@@ -133,8 +146,9 @@ def ask_grpc(server: str, question: Question, *, timeout: float) -> Answer:
             raise RefusedError(f"{server} refused: {code.name}: {details}") from None
     try:
         found = {name: _array(proto) for name, proto in response.outputs.items()}
-    except ValueError as error:
-        raise RefusedError(f"{server} sent what cannot be read: {error}. {_OURS}") from None
+    except (ValueError, OverflowError) as error:
+        what = _one_line(str(error))
+        raise RefusedError(f"{server} sent what cannot be read: {what}. {_OURS}") from None
     return Answer(_checked(server, question, found), response.model_spec.version.value)
 
 
@@ -144,14 +158,12 @@ def ask_rest(server: str, question: Question, *, timeout: float) -> Answer:
     Args:
         server: host:port.
         question: the images.
-        timeout: seconds that connecting, and each wait for bytes, may take.
+        timeout: seconds until the answer must be there.
 
     Raises:
         NoAnswerError: if there is no answer in time.
-        RefusedError: if the server refuses the question.
+        RefusedError: if the server refuses the question, or sends what is no answer.
     """
-    import requests
-
     path = f"/v1/models/{urllib.parse.quote(question.model, safe='')}"
     if question.version is not None:
         path += f"/versions/{question.version}"
@@ -159,17 +171,41 @@ def ask_rest(server: str, question: Question, *, timeout: float) -> Answer:
         "signature_name": question.signature,
         "inputs": {SIGNATURES[question.signature].input: _json(question.images)},
     }
+    limit = _limit(question)
+    # Without the handlers that decode, raise, or follow a redirect to who knows where.
+    opener = urllib.request.OpenerDirector()
+    opener.add_handler(urllib.request.ProxyHandler({} if _is_here(server) else None))
+    opener.add_handler(urllib.request.HTTPHandler())
+
+    def post() -> tuple[int, str | None, bytes]:
+        request = urllib.request.Request(
+            f"http://{server}{path}:predict",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with opener.open(request, timeout=timeout) as reply:
+            return reply.status, reply.headers["Location"], reply.read(limit + 1)
+
     try:
-        with requests.Session() as session:
-            session.trust_env = not _is_here(server)
-            reply = session.post(
-                f"http://{server}{path}:predict", data=json.dumps(body), timeout=timeout
-            )
-    except requests.Timeout:
-        raise _late(server, timeout) from None
-    except requests.RequestException as error:
-        raise _unreachable(server, "REST", _cause(str(error))) from None
-    return Answer(_checked(server, question, _outputs(server, question, reply)), question.version)
+        status, location, content = interruption.within(timeout, post)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            raise _late(server, timeout) from None
+        raise _unreachable(server, "REST", _cause(reason)) from None
+    if 300 <= status < 400:
+        raise RefusedError(
+            f"{server} redirects to {_one_line(str(location))} (HTTP {status}), which is not "
+            "followed. Ask that server with --server, if you trust it."
+        )
+    if len(content) > limit:
+        raise RefusedError(
+            f"{server} sent more than {limit / _MIB:g} MiB for {len(question.images)} images: "
+            f"{_NO_TF_SERVING} For many images of many classes, ask for fewer at a time."
+        )
+    return Answer(
+        _checked(server, question, _outputs(server, question, status, content)), question.version
+    )
 
 
 def ask_saved_model(directory: pathlib.Path, question: Question) -> Answer:
@@ -235,6 +271,11 @@ def find_version(directory: pathlib.Path, version: int | None = None) -> pathlib
     return found[max(found) if version is None else version]
 
 
+def _limit(question: Question) -> int:
+    """Bytes of the longest answer that is read."""
+    return min(_FIRST_IMAGE + _EACH_IMAGE * len(question.images), _ALL_IMAGES)
+
+
 def _is_here(server: str) -> bool:
     """Whether a server is on this machine, which no proxy can reach for us."""
     host = server.rpartition(":")[0].strip("[]")
@@ -264,6 +305,8 @@ def _array(proto: Any) -> npt.NDArray[Any]:
     from tensorflow.core.framework import types_pb2
 
     shape = [dim.size for dim in proto.tensor_shape.dim]
+    if min(shape, default=0) < 0:  # which NumPy would fill in
+        raise ValueError(f"values of shape {shape}")
     if proto.dtype == types_pb2.DT_STRING:
         return _decoded(np.array(list(proto.string_val), object).reshape(shape))
     dtype: type[np.generic]
@@ -331,21 +374,22 @@ def _json(images: npt.NDArray[Any]) -> list[Any]:
     return list(images.tolist())
 
 
-def _outputs(server: str, question: Question, reply: Any) -> Outputs:
+def _outputs(server: str, question: Question, status: int, content: bytes) -> Outputs:
     try:
-        body = reply.json()
-    except ValueError:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
         body = None
-    if reply.status_code != 200:
+    if status != 200:
         said = body.get("error") if isinstance(body, dict) else None
         what = _one_line(str(said)) if said else _NO_TF_SERVING
-        raise RefusedError(f"{server} refused: HTTP {reply.status_code}: {what}")
+        raise RefusedError(f"{server} refused: HTTP {status}: {what}")
     expected = SIGNATURES[question.signature].outputs
     try:
         found = body["outputs"]
         # A single output comes without its name.
         columns = found if isinstance(found, dict) else {expected[0]: found}
-        return {name: np.array(column, _dtype(name)) for name, column in columns.items()}
+        with np.errstate(over="ignore"):  # infinity is refused below
+            return {name: np.array(column, _dtype(name)) for name, column in columns.items()}
     except (KeyError, TypeError, ValueError, OverflowError):
         raise RefusedError(f"{server} sent {_NO_TF_SERVING}") from None
 
@@ -357,7 +401,19 @@ def _checked(server: str, question: Question, found: Outputs) -> Outputs:
         shapes = {name: (array.dtype.name, array.shape) for name, array in found.items()}
         raise RefusedError(
             f"Expected {', '.join(expected)} for {rows} images from {question.signature} of "
-            f"{server}; received {shapes}. {_OURS}"
+            f"{server}; received {_one_line(str(shapes))}. {_OURS}"
+        )
+    if not np.isfinite(found[expected[0]]).all():
+        raise RefusedError(
+            f"Expected finite {expected[0]} from {question.signature} of {server}; received NaN or "
+            f"infinity. {_OURS}"
+        )
+    if not all(
+        isinstance(label, str) and len(label) <= _LONGEST_LABEL for label in found.get("labels", ())
+    ):
+        raise RefusedError(
+            f"Expected labels of at most {_LONGEST_LABEL} characters from {question.signature} of "
+            f"{server}; received something else. {_OURS}"
         )
     return found
 
@@ -388,16 +444,16 @@ def _unreachable(server: str, protocol: str, details: str) -> NoAnswerError:
     )
 
 
-def _cause(message: str) -> str:
-    """What the operating system says, without the exceptions around it."""
-    found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", message)
-    if found:
-        return found.group(1)
-    return "what comes back is no HTTP" if "Connection aborted" in message else _one_line(message)
+def _cause(error: object) -> str:
+    """What the operating system says, or that HTTP is not what comes back."""
+    if isinstance(error, http.client.HTTPException):
+        return "what comes back is no HTTP"
+    return _one_line(getattr(error, "strerror", None) or str(error))
 
 
 def _one_line(message: str) -> str:
-    """What the graph says, without where in the graph that is."""
+    """What the graph says, without where in the graph that is; no longer than anyone reads."""
     first = message.strip().partition("\n")[0]
     inside = re.search(r"assertion failed: \[(.*)\]$", first)
-    return inside.group(1) if inside else first.rstrip(".")
+    found = inside.group(1) if inside else first.rstrip(".")
+    return found if len(found) <= _LONGEST_MESSAGE else f"{found[:_LONGEST_MESSAGE]}..."

@@ -174,3 +174,15 @@ def test_asked_to_stop_while_it_starts_a_run_says_no_more_than_that(
         assert ended.stderr == ""
     else:
         assert_stopped(ended, tmp_path)
+
+
+@pytest.mark.parametrize("line", ["plan:", "running baseline"])
+@pytest.mark.usefixtures("interruptible")
+def test_interrupted_twice_a_run_gives_no_traceback(start_run, small_flags, tmp_path, line):
+    run = start_run(tmp_path, *small_flags)
+    run.wait_for(line)
+    run.send(signal.SIGINT)
+    run.send(signal.SIGINT)
+    ended = run.end()
+    assert ended.returncode == 130
+    assert "Traceback" not in ended.stderr

@@ -26,6 +26,19 @@ except interruption.StoppedError:
     print("stopped")
 """
 
+# A command that has work to do, and a library that takes its time when the command ends.
+COMMAND = """
+import atexit, pathlib, time
+from ddefense.cli import program
+
+def work(asked, workdir):
+    atexit.register(time.sleep, 600)
+    print("working", flush=True)
+    time.sleep(600)
+
+program.run("bin/work", lambda: None, lambda: (None, pathlib.Path("run")), work)
+"""
+
 
 @pytest.fixture
 def start(start_python, tmp_path):
@@ -87,3 +100,46 @@ def test_check_raises_only_if_asked(note):
 def test_stopping_is_no_failure_of_the_run():
     # What handles a failed run, or a file that cannot be read, must not take it for one.
     assert not issubclass(interruption.StoppedError, (RunError, OSError, ValueError))
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_second_ctrl_c_ends_a_command_that_is_ending(start_python, tmp_path):
+    process = start_python("-c", COMMAND, cwd=tmp_path)
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "Interrupted; the same command resumes in run.\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 130
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_two_quick_ctrl_c_give_no_traceback(start_python, tmp_path):
+    process = start_python("-c", COMMAND, cwd=tmp_path)
+    assert process.stdout.readline() == "working\n"
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said in ("", "Interrupted; the same command resumes in run.\n")
+
+
+def test_what_a_shell_lets_ignore_ctrl_c_goes_on(start_python, tmp_path):
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    process = start_python(
+        "-c", ignoring + PROGRAM.format(listen="interruption.listen()"), cwd=tmp_path
+    )
+    assert process.stdout.readline() == "False\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert (out, process.returncode) == ("True\nstopped\n", 0)
+
+
+def test_within_is_in_time_or_not():
+    assert interruption.within(60, lambda: 5) == 5
+    assert interruption.within(None, lambda: 5) == 5
+    with pytest.raises(TimeoutError):
+        interruption.within(0.01, threading.Event().wait)
+    with pytest.raises(ZeroDivisionError):
+        interruption.within(60, lambda: 1 // 0)

@@ -233,3 +233,23 @@ def test_the_script_runs_this_module():
     script = ROOT / "bin" / "compare"
     assert os.access(script, os.X_OK)
     assert script.read_text().rstrip().endswith('exec "$python" -P -m ddefense.cli.compare "$@"')
+
+
+@pytest.mark.parametrize("colour", [{}, {"FORCE_COLOR": "1", "COLUMNS": "200"}], ids=["", "colour"])
+def test_no_name_steers_the_terminal_or_forges_a_line(cli, tmp_path, colour):
+    evil = "\x1b[2J\x9b2J\r\nforged\u202e\u2028forged"
+    results = records.load(records.Results, RESULTS / "digits" / "results.json")
+    results = dataclasses.replace(
+        results,
+        verdict=dataclasses.replace(results.verdict, sentence=evil),
+    )
+    answer = cli(save(tmp_path / evil, results), MNIST, **colour)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", answer.stdout)
+    assert "forged" in plain
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e]", plain)
+    assert not re.search(r"^\W*forged", plain, re.M)
+    missing = cli(str(tmp_path / evil / evil))
+    assert missing.returncode == USAGE
+    assert len(missing.stderr.splitlines()) == 2
+    assert "\x1b" not in missing.stderr
