@@ -193,7 +193,6 @@ def log(content: tables.Table) -> None:
     if sys.stderr.isatty():
         show(lambda console: table(console, content), sys.stderr)
     else:
-        content = _escaped(content)
         lines = [content.title, "", *content.markdown().split("\n")]
         logging.info("\n".join(["%s"] * len(lines)), *lines)
 
