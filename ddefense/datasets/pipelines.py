@@ -86,7 +86,7 @@ def reading(what: str) -> Iterator[None]:
     except tf.errors.OpError as error:
         raise ReadingError(
             f"images: expected a dataset that can be read to its end, of images of one shape; "
-            f"received an error at {what}: {files.reason(error)}"
+            f"received an error at {what}: {files.reason(error)}."
         ) from error
 
 

@@ -348,6 +348,8 @@ def test_the_page_on_long_runs_shows_how_a_run_ends(tmp_path: pathlib.Path) -> N
     folder.mkdir(parents=True)
     for name in ("results.json", "samples.npz"):
         shutil.copy(_ROOT / "docs/results/digits" / name, folder)
+    for export in records.load(records.Results, folder / "results.json").exports:
+        (tmp_path / export.path).mkdir(parents=True)
     done = subprocess.run(
         [
             sys.executable,

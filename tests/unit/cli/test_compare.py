@@ -164,7 +164,7 @@ def test_files_are_written_on_request(cli, folder):
         (("",), "expected the path of a run; received ''."),
         ((DIGITS, DIGITS), "expected each run once"),
         ((DIGITS, f"{DIGITS}/results.json"), "expected each run once"),
-        ((DIGITS, "--output="), "--output: expected a directory; received ''."),
+        ((DIGITS, "--output="), "--output: expected the path of a directory; received ''."),
         ((DIGITS, "--preset=smoke"), "Unknown command line flag 'preset'"),
     ],
 )

@@ -168,7 +168,7 @@ main.run()
     assert results.verdict.sentence in " ".join(table.split())
     assert paths.splitlines() == [
         f"results: {tmp_path}/results.json",
-        *(f"model: {export.path}" for export in results.exports),
+        *(f"model: {e.path}" for e in results.exports if (_ROOT / e.path).exists()),
         f"page: {tmp_path}/report.html",
         f"report: {tmp_path}/report.md",
     ]

@@ -336,7 +336,7 @@ def test_bars_stay_in_their_cells(network, results):
     control = dataclasses.replace(make_control("baseline", True), explanation="a | b\nc")
     findings = findings_in(dataclasses.replace(results, controls=[control]), "baseline")
     card = card_of(network, name="baseline", environment={}, findings=findings)
-    assert "| `zero_gradients` | pass | a \\| b c |\n" in notes(card)["MODEL_CARD.md"]
+    assert "| `zero_gradients` | pass | a \\| b<br>c |\n" in notes(card)["MODEL_CARD.md"]
 
 
 def test_nothing_known_is_said_plainly(network):
