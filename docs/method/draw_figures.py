@@ -6,6 +6,7 @@ Nothing is random but for a fixed seed, so the same versions draw the same bytes
 """
 
 import argparse
+import functools
 import pathlib
 from collections.abc import Callable
 
@@ -19,6 +20,8 @@ from ddefense import files, records
 from ddefense.maths import gradients, saliency
 from ddefense.reporting import published
 from ddefense.reporting.figures import style
+
+_styled = functools.partial(style.styled, formulas=True)
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results"
 RUNS = ("mnist", "digits")
@@ -37,7 +40,7 @@ _ZERO = -57.0
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7A5C2E")
 
 
-@style.styled
+@_styled
 def softmax() -> Figure:
     """The softmax of one vector of logits, and its entropy, against the temperature."""
     figure = style.figure(3.4)
@@ -65,7 +68,7 @@ def softmax() -> Figure:
     return figure
 
 
-@style.styled
+@_styled
 def derivative() -> Figure:
     """The derivative of the softmax of two logits against their gap, in float64 and float32."""
     figure = style.figure(4.6)
@@ -119,7 +122,7 @@ def own_derivatives(gaps: np.ndarray, temperature: float, dtype: type[np.floatin
     return np.diagonal(jacobian, axis1=1, axis2=2)
 
 
-@style.styled
+@_styled
 def pairs() -> Figure:
     """Which pair JSMA takes of 24 features, from logits and from probabilities."""
     figure = style.figure(3.6)
@@ -148,7 +151,7 @@ def pairs() -> Figure:
     return figure
 
 
-@style.styled
+@_styled
 def logits() -> Figure:
     """Measured: how large the logits of distilled networks are, and how many Jacobians are 0."""
     figure = style.figure(3.6)
@@ -184,7 +187,7 @@ def logits() -> Figure:
     return figure
 
 
-@style.styled
+@_styled
 def amplitude() -> Figure:
     """Measured: amplitude of the gradients of F at T = 1, as deployed, and at the training T."""
     figure = style.figure(3.9)
@@ -245,7 +248,7 @@ def write(directory: pathlib.Path) -> list[pathlib.Path]:
     for name, draw in FIGURES.items():
         path = directory / f"method_{name}.svg"
         with files.atomic_file(path) as temporary:
-            temporary.write_bytes(style.save(draw(), "svg"))
+            temporary.write_bytes(style.save(draw(), "svg", formulas=True))
         written.append(path)
     return written
 

@@ -58,8 +58,6 @@ _SETTINGS: dict[str, Any] = {
     "axes.edgecolor": "#777777",
     "axes.labelcolor": INK,
     "text.color": INK,
-    # A dollar in the name of a class or a network is no formula.
-    "text.parse_math": False,
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.spines.top": False,
@@ -81,18 +79,22 @@ _SETTINGS: dict[str, Any] = {
 
 
 @contextlib.contextmanager
-def settings() -> Iterator[None]:
-    """Matplotlib's defaults and this style, whatever the user's own matplotlibrc says."""
-    with matplotlib.style.context(["default", _SETTINGS]):
+def settings(*, formulas: bool = False) -> Iterator[None]:
+    """Matplotlib's defaults and this style, whatever the user's own matplotlibrc says.
+
+    Args:
+        formulas: whether dollars in a text enclose a formula: where no text is of others.
+    """
+    with matplotlib.style.context(["default", _SETTINGS | {"text.parse_math": formulas}]):
         yield
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure], *, formulas: bool = False) -> Callable[P, Figure]:
     """Draws with this style."""
 
     @functools.wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with settings():
+        with settings(formulas=formulas):
             return draw(*args, **kwargs)
 
     return wrapped
@@ -177,19 +179,20 @@ def mark_lost(axes: Axes, lost: Sequence[tuple[float, str]]) -> None:
         )
 
 
-def save(drawing: Figure, suffix: str) -> bytes:
+def save(drawing: Figure, suffix: str, *, formulas: bool = False) -> bytes:
     """The figure as a file's bytes, the same for the same figure.
 
     Args:
         drawing: the figure.
         suffix: `png` or `svg`.
+        formulas: as it was drawn with.
 
     Returns:
         The contents of the file: no date, and stable identifiers in the SVG.
     """
     buffer = io.BytesIO()
     metadata = {"Date": None} if suffix == "svg" else {"Software": None}
-    with settings():
+    with settings(formulas=formulas):
         drawing.savefig(
             buffer, format=suffix, dpi=DPI, metadata=metadata, bbox_inches="tight", pad_inches=0.08
         )
