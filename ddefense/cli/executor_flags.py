@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -148,6 +149,8 @@ def executor(config: Config, workdir: pathlib.Path) -> Iterator[Executor]:
     }
     if address := given.pop("ray_address", None):
         os.environ["RAY_ADDRESS"] = address
+    if not os.environ.get("RAY_ADDRESS"):
+        _close_to_others()
     from ddefense.experiments import on_ray
 
     cluster = on_ray.Cluster(num_cpus=config.threads, devices=config.devices, **given)
@@ -156,3 +159,14 @@ def executor(config: Config, workdir: pathlib.Path) -> Iterator[Executor]:
     with on_ray.connected(cluster, prepare, workdir, storage()) as found:
         interruption.listen()  # Ray listens too, and would end at once
         yield found
+
+
+def _close_to_others() -> None:
+    """Has the cluster of this machine listen on loopback alone, and ask for a token of this run.
+
+    Ray reads the variables when it is imported. The first one says, on Linux too, whether a machine
+    can belong to a larger cluster.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -13,7 +13,6 @@ import os
 import pathlib
 import pickle
 import platform
-import secrets
 import shutil
 import socket
 import time
@@ -22,13 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-if not os.environ.get("RAY_ADDRESS"):
-    # The cluster of this machine alone: it listens on loopback, and whoever connects needs a token
-    # that lives as long as this process. Ray reads these when it is imported; the first one says
-    # whether a machine can belong to a larger cluster, on Linux too.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 import ray
 from absl import logging
@@ -56,8 +48,7 @@ class Cluster:
     """What a task takes of the cluster, which is that of the environment variable RAY_ADDRESS.
 
     RAY_ADDRESS is `auto` for the one that this machine belongs to, or `<host>:<port>`. Without it
-    there is one of this machine alone, which ends with the run. It must be set before this module
-    is imported.
+    there is one of this machine alone, which ends with the run.
 
     Attributes:
         num_cpus: CPUs that a task takes, as many as it has threads.

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -188,14 +189,6 @@ def test_nodes_that_share_nothing_but_a_storage_will_do(play, tmp_path, local):
     assert not [name for name in names if name.startswith(".")]
 
 
-# Prints where the cluster is, then keeps a worker busy.
-ALONE = """
-import pathlib, sys, time
-from ddefense.experiments import on_ray
-with on_ray.connected(on_ray.Cluster(), int, pathlib.Path(sys.argv[1])):
-    print(on_ray.ray.get_runtime_context().gcs_address, flush=True)
-    on_ray.ray.get(on_ray.ray.remote(time.sleep).remote(600))
-"""
 # Asks the cluster for its nodes.
 STRANGER = """
 import sys
@@ -212,24 +205,32 @@ def test_the_cluster_of_one_run_is_closed_to_others_and_ends_with_it(
     start_python, run_python, tmp_path
 ):
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a guess"}
-    driver = start_python("-c", ALONE, tmp_path, cwd=tmp_path, RAY_raylet_start_wait_time_s="120")
+    driver = start_python(
+        *("-m", "ddefense.cli", "--executor=ray", *FLAGS),
+        cwd=tmp_path,
+        RAY_raylet_start_wait_time_s="120",
+    )
     try:
-        address = driver.stdout.readline().strip()
-        processes = psutil.Process(driver.pid).children(recursive=True)
-        listening = [
-            ipaddress.ip_address(connection.laddr.ip.removeprefix("::ffff:"))
+        processes = []
+        while not any(process.name().startswith("ray::ddefense") for process in processes):
+            assert driver.poll() is None
+            time.sleep(0.5)
+            processes = psutil.Process(driver.pid).children(recursive=True)
+        listening = {
+            connection.laddr: process
             for process in (psutil.Process(driver.pid), *processes)
             for connection in process.net_connections("tcp")
             if connection.status == psutil.CONN_LISTEN
-        ]
+        }
         assert len(listening) >= 3
-        assert all(found.is_loopback for found in listening)
+        for place in listening:
+            assert ipaddress.ip_address(place.ip.removeprefix("::ffff:")).is_loopback
+        (head,) = (place.port for place, of in listening.items() if of.name() == "gcs_server")
         for variables in (token, {"RAY_AUTH_MODE": "disabled"}):
-            found = run_python("-c", STRANGER, address, cwd=tmp_path, **variables)
+            found = run_python("-c", STRANGER, f"127.0.0.1:{head}", cwd=tmp_path, **variables)
             assert found.stdout == "refused\n", found.stderr
-        environ = psutil.Process(processes[0].pid).environ()
-        token["RAY_AUTH_TOKEN"] = environ["RAY_AUTH_TOKEN"]
-        found = run_python("-c", STRANGER, address, cwd=tmp_path, **token)
+        token["RAY_AUTH_TOKEN"] = processes[0].environ()["RAY_AUTH_TOKEN"]
+        found = run_python("-c", STRANGER, f"127.0.0.1:{head}", cwd=tmp_path, **token)
         assert found.returncode == 0, found.stderr
         assert not found.stdout
     finally:
