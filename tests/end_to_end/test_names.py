@@ -46,6 +46,6 @@ def test_every_command_escapes_them(start_run, run_python, folder):
     assert_plain(run("distill", "run", *DISTILL).process.stderr)
     evaluated = run("evaluate", "evaluated\n\x1bforged", *EVALUATE, "--attacks=pgd_linf")
     assert_plain(evaluated.process.stderr)
-    found = run_python("-m", "ddefense.cli.compare", evaluated.workdir, cwd=folder)
+    found = run_python("-m", "ddefense.cli.compare", "evaluated\n\x1bforged", cwd=folder)
     assert found.returncode == 0
     assert_plain(found.stdout)

@@ -10,7 +10,7 @@ import pytest
 from absl import logging as absl_logging
 
 from ddefense import config as config_lib
-from ddefense import records
+from ddefense import datasets, records
 from ddefense.datasets import Split
 from ddefense.experiments import planning
 from ddefense.experiments.planning import Planned, Rates, Sweep
@@ -281,13 +281,14 @@ def test_memory_grows_with_data_and_batch(tiny_dataset):
     assert planning.memory_bytes(batch, tiny_dataset) - least > 32 * 4 * 26 * 26 * 32
 
 
-# The peak is that of a run's last process, and MNIST's trained nothing any more.
-@pytest.mark.parametrize(("name", "tolerance"), [("mnist", 0.2), ("cifar10", 0.15)])
-def test_memory_is_about_what_the_committed_runs_took(load_prepared, name, tolerance):
+# The peak is that of a run's last process; MNIST's trained nothing any more and is left out.
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_the_committed_runs_took_what_would_have_been_planned_or_a_little_less(load_prepared, name):
+    dataset = datasets.load(name) if name == "digits" else load_prepared(name)
     folder = pathlib.Path(__file__).parents[3] / "docs" / "results" / name
     results = records.load(records.Results, folder / "results.json")
-    planned = planning.memory_bytes(results.config, load_prepared(name))
-    assert planned == pytest.approx(results.environment["peak_memory_bytes"], rel=tolerance)
+    planned = planning.memory_bytes(results.config, dataset)
+    assert 1.0 <= planned / results.environment["peak_memory_bytes"] <= 1.5
 
 
 # --- what is left ---------------------------------------------------------------------------------
