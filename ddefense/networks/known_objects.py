@@ -10,15 +10,13 @@ from typing import Any
 
 import keras
 
+# Nothing is compiled: no metric, optimizer or schedule is made, and a metric may take any memory.
 _CLASSES = (
     keras.Operation,  # layers, networks and operations between them
     keras.DTypePolicy,
     keras.constraints.Constraint,
     keras.initializers.Initializer,
     keras.losses.Loss,
-    keras.metrics.Metric,
-    keras.optimizers.Optimizer,
-    keras.optimizers.schedules.LearningRateSchedule,
     keras.quantizers.QuantizationConfig,
     keras.quantizers.Quantizer,
     keras.random.SeedGenerator,

@@ -18,6 +18,8 @@ import math
 import pathlib
 import random
 import re
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -62,6 +64,8 @@ _MAX_RATIO = 2
 half of their width."""
 _CHUNK_BYTES = 2**20
 
+_LARGEST_NUMBER = np.dtype(np.complex128).itemsize
+
 _NAMED = 8
 """Names in a message, at most."""
 _MAX_CAUSE = 300
@@ -100,8 +104,8 @@ def load(path: pathlib.Path) -> keras.Model:
     try:
         with _whole(path) as archive:
             reason = _reason_to_refuse(archive)
-        if reason is None:
-            network = keras.models.load_model(path, compile=False, safe_mode=True)
+            if reason is None:
+                network = _not_compiled(path, archive)
     except Exception as error:  # what is wrong with a file makes Keras fail in any way
         raise ValueError(
             f"path: expected a .keras file that Keras can load, received {str(path)!r}: "
@@ -134,6 +138,35 @@ def load_own(path: pathlib.Path) -> keras.Model:
         return keras.models.load_model(path, compile=False)
     except Exception as error:
         raise ValueError(f"{path.name}: {_cause(error)}.") from error
+
+
+def _not_compiled(path: pathlib.Path, archive: zipfile.ZipFile) -> Any:
+    """What Keras makes of an archive that is fit for it.
+
+    Keras would compile the networks in a network with whatever their configurations name.
+    """
+    config = json.loads(archive.read(_CONFIG)) | {"compile_config": None}
+    bare = _without_compiling(config)
+    if bare | {"compile_config": None} == config:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder, path.name)
+        with zipfile.ZipFile(copy, "w") as target:
+            for name in set(archive.namelist()) - {_CONFIG}:
+                with archive.open(name) as source, target.open(name, "w", force_zip64=True) as to:
+                    shutil.copyfileobj(source, to)
+            target.writestr(_CONFIG, json.dumps(bare))
+        return keras.models.load_model(copy, compile=False, safe_mode=True)
+
+
+def _without_compiling(config: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration that says nothing about training, however deep."""
+
+    def bare(part: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in part.items() if key != "compile_config"}
+
+    copy: dict[str, Any] = json.loads(json.dumps(config), object_hook=bare)
+    return copy
 
 
 @contextlib.contextmanager
@@ -195,8 +228,7 @@ def _reason_to_refuse(archive: zipfile.ZipFile) -> str | None:
             f"it carries code, or loads it from elsewhere, in {_listed(code)}. Put Keras' own "
             "layers and functions in the place of Lambda layers and lambdas, and save it again"
         )
-    # What the whole was compiled with is not made.
-    config["compile_config"] = None
+    config = _without_compiling(config)
     if unknown := _unknown(config):
         return (
             f"Keras knows no such part of a network: {_listed(unknown)}. Only Keras' own layers, "
@@ -205,6 +237,13 @@ def _reason_to_refuse(archive: zipfile.ZipFile) -> str | None:
         )
     if constant := _calls_without_inputs(config):
         return f"it computes something at once, of no image, in {_few(constant)}"
+    if outside := _vocabulary_files(config):
+        return (
+            f"it takes a vocabulary from a file outside of the archive, in {_few(outside)}. Give "
+            "the layer the words themselves, and save it again"
+        )
+    if texts := _arrays_of_texts(config):
+        return f"it holds an array of no numbers, in {_few(texts)}"
     return _reason_of_sizes(archive, config)
 
 
@@ -243,15 +282,17 @@ def _array_bytes(archive: zipfile.ZipFile) -> int:
 
 
 def _weight_bytes(config: dict[str, Any]) -> int:
-    """Bytes of the variables that a network would have; nothing of that size is allocated.
+    """Bytes of the variables that a network would have, and of what is computed while it is made.
+
+    Nothing of that size is allocated.
 
     Registered classes may need values to be made; networks of such are taken as they are, if they
     cannot be made without.
     """
     drawn = random.getstate()  # of which Keras seeds what it makes
     try:
-        # The graph is for what Keras would compute at once of variables that have no values.
-        with tf.Graph().as_default(), keras.StatelessScope(initialize_variables=False):
+        # The graph is for what Keras would compute at once, some of it of variables without values.
+        with (graph := tf.Graph()).as_default(), keras.StatelessScope(initialize_variables=False):
             network = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)))
     except Exception:
         if any(known_objects.is_of_user(part) for _, part in _objects(config)):
@@ -260,7 +301,15 @@ def _weight_bytes(config: dict[str, Any]) -> int:
     finally:
         random.setstate(drawn)
     variables = getattr(network, "variables", [])  # or it is no network
-    return sum(math.prod(each.shape) * tf.as_dtype(each.dtype).size for each in variables)
+    computed = [
+        tensor
+        for operation in graph.get_operations()
+        for tensor in operation.outputs
+        if tensor.shape.is_fully_defined()
+    ]
+    return sum(
+        math.prod(each.shape) * tf.as_dtype(each.dtype).size for each in [*variables, *computed]
+    )
 
 
 def _listed(found: Mapping[str, str]) -> str:
@@ -327,8 +376,36 @@ def _calls_without_inputs(config: Any) -> list[str]:
         for owner, part in _parts(config, "the network")
         if isinstance(part, dict) and isinstance(part.get("inbound_nodes"), list)
         for node in part["inbound_nodes"]
-        if isinstance(node, dict)
-        and not any(each["class_name"] == "__keras_tensor__" for _, each in _objects(node))
+        if isinstance(node, dict) and not _has_input([node.get("args"), node.get("kwargs")])
+    ]
+
+
+def _has_input(part: Any) -> bool:
+    """Whether there is an output of another layer where Keras looks for one."""
+    if _is_object(part):
+        return bool(part["class_name"] == "__keras_tensor__")
+    children = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return any(map(_has_input, children))
+
+
+def _vocabulary_files(config: Any) -> list[str]:
+    """Layers of Keras that would read a file of any path; it opens them unless in safe mode."""
+    return [
+        owner
+        for owner, part in _objects(config)
+        if isinstance(part["config"], dict)
+        and isinstance(part["config"].get("vocabulary"), str)
+        and not known_objects.is_of_user(part)
+    ]
+
+
+def _arrays_of_texts(config: Any) -> list[str]:
+    """Layers with arrays whose elements take more than any number, perhaps more than the memory."""
+    return [
+        owner
+        for owner, part in _objects(config)
+        if part["class_name"] == "__numpy__"
+        and np.dtype(part["config"]["dtype"]).itemsize > _LARGEST_NUMBER
     ]
 
 

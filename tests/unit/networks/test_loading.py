@@ -17,6 +17,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from keras.src.saving.serialization_lib import SafeModeScope
 
 from ddefense import networks
 from ddefense.layers import TemperatureSoftmax
@@ -126,6 +127,21 @@ def test_what_it_was_trained_with_does_not_matter(save, tiny_images):
     path = rewritten(path.with_name("other.keras"), path, **{"config.json": content})
     np.testing.assert_array_equal(
         networks.predict(networks.load(path), tiny_images), networks.predict(network, tiny_images)
+    )
+
+
+def around_a_compiled_one():
+    inner = on_images(keras.layers.Flatten(), dense())
+    inner.compile("adam", "mse", metrics=["mae"])
+    return on_images(inner, keras.layers.Softmax())
+
+
+def test_a_network_around_a_compiled_one_loads(save, tiny_images):
+    network = around_a_compiled_one()
+    found = networks.load(save(network))
+    assert not any(getattr(layer, "compiled", False) for layer in found.layers)
+    np.testing.assert_array_equal(
+        networks.predict(found, tiny_images), networks.predict(network, tiny_images)
     )
 
 
@@ -348,6 +364,7 @@ def test_a_function_that_is_no_part_of_a_network_is_refused(save, tmp_path, name
         ("keras.callbacks", "ModelCheckpoint"),
         ("keras", "utils.PyDataset"),
         ("keras.utils", "get_file"),
+        ("keras.metrics", "AUC"),
         ("keras.src.saving.saving_lib", "H5IOStore"),
         ("keras", "src.utils.file_utils.os.system"),
     ],
@@ -526,6 +543,19 @@ def test_a_subclassed_network_is_refused(tmp_path, save):
     assert "Keras knows no such part of a network: the network ('Whole')" in message
 
 
+@pytest.mark.parametrize("layer", [keras.layers.StringLookup, keras.layers.TextVectorization])
+def test_a_vocabulary_outside_of_the_archive_is_not_read(save, tmp_path, layer):
+    def edit(config):
+        config["config"]["layers"][1]["config"]["vocabulary"] = "/dev/zero"
+
+    words = keras.Input((1,), dtype="string")
+    source = save(keras.Model(words, layer(vocabulary=["a"], name="words")(words)))
+    path = edited(tmp_path / "edited.keras", source, edit)
+    # As after `keras.config.enable_unsafe_deserialization`.
+    with SafeModeScope(False):
+        assert "a vocabulary from a file outside of the archive, in 'words'" in refusal(path)
+
+
 @pytest.mark.parametrize("module", ["keras_hub.layers", "os", "kerasx", "builtins"])
 def test_a_class_of_another_package_is_refused(tmp_path, save, module):
     def edit(config):
@@ -693,6 +723,42 @@ def at_once(config):
     )
 
 
+TENSOR = {
+    "class_name": "__keras_tensor__",
+    "config": {"shape": [None, 3], "dtype": "float32", "keras_history": ["dense", 0, 0]},
+}
+
+
+def at_once_beside_an_input(config):
+    """Its input is where Keras looks at none."""
+    at_once(config)
+    config["config"]["layers"][-1]["inbound_nodes"][0]["more"] = TENSOR
+
+
+def at_once_of_an_input_within(config):
+    at_once(config)
+    (constant,) = config["config"]["layers"][-1]["inbound_nodes"][0]["args"]
+    constant["config"]["more"] = TENSOR
+
+
+def long_text(config):
+    config["config"]["layers"][-1]["config"]["activation"] = {
+        "class_name": "__numpy__",
+        "config": {"value": "a", "dtype": "S2000000000"},
+    }
+
+
+def many_thresholds(config):
+    """A metric that makes a list of them, in a network in the network."""
+    metric = {
+        "module": "keras.metrics",
+        "class_name": "AUC",
+        "config": {"num_thresholds": 10**9},
+        "registered_name": None,
+    }
+    config["config"]["layers"][1]["compile_config"]["metrics"] = [metric]
+
+
 def declared(path):
     """Weights of which one declares eight gigabytes and holds nothing."""
     with h5py.File(path, "w") as file:
@@ -704,6 +770,11 @@ FILLERS = {
     "a layer": (of_units, "asks for weights of"),
     "a layer that computes of its weights": (of_a_wide_input, "asks for weights of"),
     "an operation": (at_once, "it computes something at once, of no image, in 'filler'"),
+    "a layer with given statistics": (of_a_wide_input, "asks for weights of"),
+    "an operation beside an input": (at_once_beside_an_input, "at once, of no image, in 'filler'"),
+    "an operation of a constant": (at_once_of_an_input_within, "at once, of no image, in 'filler'"),
+    "what a network within was trained with": (many_thresholds, "loaded"),
+    "a text": (long_text, "it holds an array of no numbers, in 'dense"),
     "an array": (lambda config: None, "declares arrays of 8000000000 bytes"),
 }
 
@@ -728,8 +799,13 @@ def test_a_small_file_does_not_fill_the_memory(save, tmp_path, run_python):
     statistics = save(on_images(keras.layers.Normalization()), "statistics.keras")
     arrays = declared(tmp_path / "declared.h5")
     paths = []
-    for i, (edit, _) in enumerate(FILLERS.values()):
-        edited_source = statistics if edit is of_a_wide_input else source
+    given = save(on_images(keras.layers.Normalization(mean=1.0, variance=1.0)), "given.keras")
+    sources = {"a layer that computes of its weights": statistics}
+    sources["a layer with given statistics"] = given
+    compiled = save(around_a_compiled_one(), "compiled.keras")
+    sources["what a network within was trained with"] = compiled
+    for i, (name, (edit, _)) in enumerate(FILLERS.items()):
+        edited_source = sources.get(name, source)
         paths.append(edited(tmp_path / f"{i}.keras", edited_source, edit))
     rewritten(paths[-1], source, **{"model.weights.h5": arrays})
     assert all(path.stat().st_size < 50_000 for path in paths)
