@@ -191,7 +191,11 @@ def _check_model(config: Config, model: records.SavedModelRecord | None) -> None
 
 
 def warnings(
-    test_accuracy: float, dataset: datasets.Dataset, *, undistilled: float | None = None
+    test_accuracy: float,
+    dataset: datasets.Dataset,
+    *,
+    undistilled: float | None = None,
+    name: str = "The network",
 ) -> list[str]:
     """What makes the numbers doubtful; logged as well.
 
@@ -199,6 +203,7 @@ def warnings(
         test_accuracy: of a network, a share.
         dataset: that it was measured on.
         undistilled: accuracy of the undistilled network; None without one.
+        name: what the sentences call the network.
 
     Returns:
         Sentences: that the network did not learn (`evidence.learnt`), or that its accuracy is low.
@@ -216,7 +221,7 @@ def warnings(
         "attacks on it say little" if learnt else "it did not learn, so attacks on it say nothing"
     )
     warning = (
-        f"The network gets only {100 * test_accuracy:.2f} % of the test images of "
+        f"{name} gets only {100 * test_accuracy:.2f} % of the test images of "
         f"{dataset.name} right: {problem}. Was it trained on another dataset? Does "
         f"it expect images in another range than [{low:g}, {high:g}]?"
     )

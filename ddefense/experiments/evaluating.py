@@ -64,6 +64,9 @@ def settings(
 
 
 # Flat, as the function of the library that calls it.
+_CALLED = {"network": "The network", "undistilled": "The undistilled network"}
+
+
 def evaluate(  # noqa: PLR0913
     network: Network,
     dataset: datasets.Dataset,
@@ -160,11 +163,12 @@ def evaluate(  # noqa: PLR0913
                 "data_sha256": data,
                 "warnings": [
                     warning
-                    for network_record in found
+                    for flag, network_record in zip(adopted, found, strict=True)
                     for warning in attacking_saved.warnings(
                         network_record.test_accuracy,
                         dataset,
                         undistilled=evidence.undistilled_accuracy(found),
+                        name=f"{_CALLED[flag]} ({subjects[flag].label})",
                     )
                 ],
             },

@@ -52,6 +52,10 @@ def _plain(value: Cell) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+# JSON has no infinity, so that records hold a number below this one for the logarithm of 0.
+_LOGARITHM_OF_0 = -1e300
+
+
 def fixed(digits: int) -> Callable[[Cell], str]:
     """A format with this many decimals for numbers; text stays as it is."""
 
@@ -60,6 +64,8 @@ def fixed(digits: int) -> Callable[[Cell], str]:
             return value.show(digits)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return _plain(value)
+        if value < _LOGARITHM_OF_0:
+            return "-inf"
         return f"{value:.{digits}f}"
 
     return show

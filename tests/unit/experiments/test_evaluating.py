@@ -223,6 +223,25 @@ def test_a_file_of_any_name(tmp_path, toy, config, files_of, name):
     assert [network.name for network in found.networks] == [name]
 
 
+def test_the_network_that_is_doubted_is_named(tmp_path, toy, config):
+    wrong = keras.models.clone_model(network := build(8.0))
+    wrong.set_weights([-weights for weights in network.get_weights()])
+    config = dataclasses.replace(config, attacks=("fgsm",), samples=1)
+    with pytest.raises(RunError, match="--samples"):  # no image is right to begin with
+        evaluating.evaluate(wrong, toy, config, tmp_path / "wrong")
+    found = evaluating.evaluate(
+        wrong, toy, config, tmp_path / "run", undistilled=network, temperature=2.0
+    )
+    (warning,) = found.environment["warnings"]
+    assert warning.startswith("The network (")
+    config = dataclasses.replace(config, misclassified=True)
+    found = evaluating.evaluate(
+        network, toy, config, tmp_path / "other", undistilled=wrong, temperature=2.0
+    )
+    (warning,) = found.environment["warnings"]
+    assert warning.startswith("The undistilled network (")
+
+
 def test_a_network_that_is_mostly_wrong_is_doubted(tmp_path, toy, config):
     flipped = dataclasses.replace(
         toy, test=datasets.Split(toy.test.images, (toy.test.labels + 2) % CLASSES)
@@ -231,6 +250,7 @@ def test_a_network_that_is_mostly_wrong_is_doubted(tmp_path, toy, config):
     found = evaluating.evaluate(build(8.0), flipped, config, tmp_path / "run")
     (warning,) = found.environment["warnings"]
     assert "gets only 14.29 % of the test images of toy right" in warning
+    assert warning.startswith("The network (")
     reporting.render(tmp_path / "run")
     assert f"**WARNING**: {warning}" in (tmp_path / "run" / "report.md").read_text()
 

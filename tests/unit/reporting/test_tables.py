@@ -459,3 +459,8 @@ def test_one_that_did_not_learn_says_so(full, yardstick):
     run = dataclasses.replace(full, networks=[*full.networks[:-1], yardstick(stalled=True)])
     for name in ("verdict", "costs", "training", "success_rate", "gradients"):
         assert read(by_name(run, name))[-1]["network"] == "adversarially trained (did not learn)"
+
+
+def test_the_logarithm_of_0_is_minus_infinity():
+    assert fixed(2)(float(np.finfo(np.float64).min / 4)) == "-inf"
+    assert fixed(2)(-45.0) == "-45.00"
