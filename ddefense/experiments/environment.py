@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 from tensorflow.python.framework import config as tf_config  # the public one cannot be asked
 
 from ddefense.experiments.stages import StageRecord
@@ -45,6 +46,13 @@ def describe() -> dict[str, Any]:
 
 
 @functools.cache
+def rounds_to_1() -> bool:
+    """Whether the softmax of a class that is certain is exactly 1, as IEEE arithmetic has it."""
+    certain = tf.nn.softmax(1e4 * tf.eye(8))
+    return bool(tf.reduce_all(tf.linalg.diag_part(certain) == 1.0))
+
+
+@functools.cache
 def provenance() -> dict[str, str]:
     """The code and machine that make a stage, as kept with it."""
     found = describe()
@@ -68,6 +76,15 @@ class Process:
     command: str
     start: float = dataclasses.field(default_factory=time.monotonic)
     started: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
+
+    def __post_init__(self) -> None:
+        """Warns where the numbers are not those of other machines."""
+        if not rounds_to_1():
+            logging.warning(
+                "TensorFlow rounds the softmax of a certain class to less than 1 here, so gradients "
+                "that are exactly 0 elsewhere are rounding errors. Import ddefense before "
+                "TensorFlow and Keras, or start Python with TF_ENABLE_ONEDNN_OPTS=1."
+            )
 
     def environment(self, done: Sequence[StageRecord] = ()) -> dict[str, Any]:
         """The environment of a record.
