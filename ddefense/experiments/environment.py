@@ -82,8 +82,8 @@ class Process:
         if not rounds_to_1():
             logging.warning(
                 "TensorFlow rounds the softmax of a certain class to less than 1 here, so "
-                "gradients that are exactly 0 elsewhere are rounding errors. Import ddefense before "
-                "TensorFlow and Keras, or start Python with TF_ENABLE_ONEDNN_OPTS=1."
+                "gradients that are exactly 0 elsewhere are rounding errors. Import ddefense "
+                "before TensorFlow and Keras, or start Python with TF_ENABLE_ONEDNN_OPTS=1."
             )
 
     def environment(self, done: Sequence[StageRecord] = ()) -> dict[str, Any]:
