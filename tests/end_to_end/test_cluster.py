@@ -235,5 +235,5 @@ def test_the_cluster_of_one_run_is_closed_to_others_and_ends_with_it(
         assert not found.stdout
     finally:
         driver.kill()
-    _, left = psutil.wait_procs(processes, timeout=10)
+    _, left = psutil.wait_procs(processes, timeout=120)
     assert not left
