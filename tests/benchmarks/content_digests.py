@@ -27,15 +27,8 @@ def main() -> None:
     """Runs the benchmark."""
     options = _parse()
     sys.path.insert(0, str(REPOSITORY))
-    report: dict[str, Any] = {
-        "benchmark": "content_digests",
-        "environment": measure.machine(),
-        "versions": measure.versions(
-            ("ddefense", "numpy", "tensorflow", "tensorflow-cpu", "keras")
-        ),
-        "options": {"presets": options.presets},
-        "runs": [run for preset in options.presets for run in _runs(preset)],
-    }
+    report = measure.begin("content_digests", measure.KERAS, {"presets": options.presets})
+    report["runs"] = [run for preset in options.presets for run in _runs(preset)]
     report["targets"] = [
         measure.target(
             f"{run['what']}: time in digests / time of the run", run["share"], "<", SHARE, []
@@ -43,11 +36,7 @@ def main() -> None:
         for run in report["runs"]
         if run["whole"]
     ]
-    print(measure.machine_line(report["environment"], report["environment"]["cores"]) + "\n")
-    print(_table(report["runs"]) + "\n")
-    print(measure.targets_table(report["targets"]))
-    if options.output:
-        measure.write_json(options.output, report)
+    measure.finish(report, [_table(report["runs"])], options.output)
 
 
 def _parse() -> argparse.Namespace:

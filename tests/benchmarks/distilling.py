@@ -33,23 +33,12 @@ def main() -> None:
         sys.path.insert(0, str(REPOSITORY))
         print(json.dumps({"library": _library, "stream": _stream}[options.only](options)))
         return
-    report: dict[str, Any] = {
-        "benchmark": "distilling",
-        "environment": measure.machine(),
-        "versions": measure.versions(
-            ("ddefense", "numpy", "tensorflow", "tensorflow-cpu", "keras")
-        ),
-        "options": {
-            name: value for name, value in vars(options).items() if name not in ("only", "output")
-        },
-    }
+    asked = {k: v for k, v in vars(options).items() if k not in ("only", "output")}
+    report = measure.begin("distilling", measure.KERAS, asked)
     for part in options.parts:
         report[part] = _in_a_process(part)
     report["targets"] = _targets(report)
-    print(measure.machine_line(report["environment"], report["environment"]["cores"]) + "\n")
-    print(measure.targets_table(report["targets"]))
-    if options.output:
-        measure.write_json(options.output, report)
+    measure.finish(report, [], options.output)
 
 
 def _parse() -> argparse.Namespace:

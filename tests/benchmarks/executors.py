@@ -43,18 +43,9 @@ def main() -> None:
         work = {"speed": _speed, "memory": _memory}[options.only]
         print(json.dumps(work(options)))
         return
-    report: dict[str, Any] = {
-        "benchmark": "executors",
-        "environment": measure.machine(),
-        "versions": measure.versions(
-            ("ddefense", "numpy", "tensorflow", "tensorflow-cpu", "keras", "ray")
-        ),
-        "options": {
-            name: value
-            for name, value in vars(options).items()
-            if name not in ("only", "way", "output", "network", "data_dir")
-        },
-    }
+    left_out = ("only", "way", "output", "network", "data_dir")
+    asked = {k: v for k, v in vars(options).items() if k not in left_out}
+    report = measure.begin("executors", (*measure.KERAS, "ray"), asked)
     with tempfile.TemporaryDirectory() as folder:
         if "speed" in options.parts:
             network = pathlib.Path(folder, "digits.keras")
@@ -72,10 +63,7 @@ def main() -> None:
             _in_a_process("memory", "train", network)
             report["memory"] = _in_a_process("memory", "two_workers", network)
     report["targets"] = _targets(report)
-    print(measure.machine_line(report["environment"], report["environment"]["cores"]) + "\n")
-    print(measure.targets_table(report["targets"]))
-    if options.output:
-        measure.write_json(options.output, report)
+    measure.finish(report, [], options.output)
 
 
 def _parse() -> argparse.Namespace:

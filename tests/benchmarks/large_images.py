@@ -30,12 +30,10 @@ MOST_MIB = 200
 def main() -> None:
     """Runs the benchmark."""
     options = _parse()
-    report: dict[str, Any] = {
-        "benchmark": "large_images",
-        "environment": measure.machine(),
-        "versions": measure.versions(("ddefense", "tensorflow", "tensorflow-cpu", "grpcio")),
-        "requests": _served(options.model),
-    }
+    report = measure.begin(
+        "large_images", ("ddefense", "tensorflow", "tensorflow-cpu", "grpcio"), {}
+    )
+    report["requests"] = _served(options.model)
     report["targets"] = [
         measure.target(
             "MiB that the worst request adds to the server",
@@ -45,11 +43,7 @@ def main() -> None:
             [],
         )
     ]
-    print(measure.machine_line(report["environment"], report["environment"]["cores"]) + "\n")
-    print(_table(report["requests"]) + "\n")
-    print(measure.targets_table(report["targets"]))
-    if options.output:
-        measure.write_json(options.output, report)
+    measure.finish(report, [_table(report["requests"])], options.output)
 
 
 def _parse() -> argparse.Namespace:

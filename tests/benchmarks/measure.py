@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 MIB = 2**20
+KERAS = ("ddefense", "numpy", "tensorflow", "tensorflow-cpu", "keras")
+"""Packages of which most benchmarks name the versions."""
 
 
 def limit_threads(threads: int) -> None:
@@ -187,6 +189,27 @@ def machine_line(environment: dict[str, Any], threads: int) -> str:
         f"instructions {environment['onednn_max_cpu_isa']}, "
         f"load average {load} at the start, {environment['started']}"
     )
+
+
+def begin(benchmark: str, packages: Iterable[str], options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the head of a report: what is measured, where, and how it was asked for."""
+    return {
+        "benchmark": benchmark,
+        "environment": machine(),
+        "versions": versions(packages),
+        "options": options,
+    }
+
+
+def finish(report: dict[str, Any], tables: Iterable[str], output: Path | None) -> None:
+    """Prints the machine, tables and targets of a report, and writes all of it to `output`."""
+    environment = report["environment"]
+    print(machine_line(environment, environment["cores"]) + "\n")
+    for table in tables:
+        print(table + "\n")
+    print(targets_table(report["targets"]))
+    if output:
+        write_json(output, report)
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:

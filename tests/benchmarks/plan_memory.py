@@ -25,25 +25,14 @@ def main() -> None:
     """Runs the benchmark."""
     options = _parse()
     sys.path.insert(0, str(REPOSITORY))
-    report: dict[str, Any] = {
-        "benchmark": "plan_memory",
-        "environment": measure.machine(),
-        "versions": measure.versions(
-            ("ddefense", "numpy", "tensorflow", "tensorflow-cpu", "keras")
-        ),
-        "options": {"datasets": options.datasets},
-        "runs": [_run(dataset) for dataset in options.datasets],
-    }
+    report = measure.begin("plan_memory", measure.KERAS, {"datasets": options.datasets})
+    report["runs"] = [_run(dataset) for dataset in options.datasets]
     report["targets"] = [
         measure.target(f"{run['dataset']}: planned / peak", run["ratio"], sense, limit, [])
         for run in report["runs"]
         for sense, limit in ((">=", 1.0), ("<=", MOST))
     ]
-    print(measure.machine_line(report["environment"], report["environment"]["cores"]) + "\n")
-    print(_table(report["runs"]) + "\n")
-    print(measure.targets_table(report["targets"]))
-    if options.output:
-        measure.write_json(options.output, report)
+    measure.finish(report, [_table(report["runs"])], options.output)
 
 
 def _parse() -> argparse.Namespace:
