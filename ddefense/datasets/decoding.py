@@ -12,11 +12,10 @@ def decodable(channels: int) -> bool:
 
 MOST_PIXELS, LEAST_LIMIT, PER_INPUT_PIXEL = 2**26, 2**22, 2**10
 
-PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+PNG, JPEG, GIF, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM"
 """How files of these kinds begin."""
-PNG_LEAST = 33
-"""Bytes of a PNG file's signature and header."""
-_GIF, _BMP = b"GIF8", b"BM"
+# Bytes up to the end of the size that a file declares. JPEG has its own elsewhere.
+_LEAST = {PNG: 33, JPEG: len(JPEG), GIF: 10, BMP: 26}
 
 
 def most_pixels(image_shape: ImageShape | None) -> int:
@@ -37,8 +36,15 @@ def most_pixels(image_shape: ImageShape | None) -> int:
     return max(own, LEAST_LIMIT, min(PER_INPUT_PIXEL * own, MOST_PIXELS))
 
 
+def begins_as(kind: bytes, image_bytes: tf.Tensor) -> tf.Tensor:
+    """Whether a file, a scalar, begins as its kind does, with a whole header; bool."""
+    length = tf.strings.length(image_bytes)
+    start = tf.strings.substr(image_bytes, 0, tf.minimum(len(kind), length))
+    return (start == kind) & (length >= _LEAST[kind])
+
+
 def png_pixels(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Pixels of a PNG file of at least `PNG_LEAST` bytes, by its header; int64."""
+    """Pixels of a PNG file, by its header; int64, not above 0 where that is damaged."""
     return _sides(image_bytes, 16, tf.int32, little_endian=False)
 
 
@@ -52,7 +58,7 @@ def _sides(
 ) -> tf.Tensor:
     size = tf.strings.substr(image_bytes, start, 2 * dtype.size)
     sides = tf.io.decode_raw(size, dtype, little_endian=little_endian)
-    return tf.abs(tf.reduce_prod(tf.cast(sides, tf.int64)))
+    return tf.reduce_prod(tf.cast(sides, tf.int64))
 
 
 def checked(image_bytes: tf.Tensor, limit: int) -> tf.Tensor:
@@ -62,23 +68,20 @@ def checked(image_bytes: tf.Tensor, limit: int) -> tf.Tensor:
         image_bytes: a scalar; what is none of these is left to the decoder.
         limit: pixels.
     """
-    length = tf.strings.length(image_bytes)
-
-    def begins(signature: bytes, least: int) -> tf.Tensor:
-        start = tf.strings.substr(image_bytes, 0, tf.minimum(len(signature), length))
-        return (start == signature) & (length >= least)
-
+    pixels_of = {
+        PNG: lambda: png_pixels(image_bytes),
+        JPEG: lambda: jpeg_pixels(image_bytes),
+        GIF: lambda: _sides(image_bytes, 6, tf.uint16, little_endian=True),
+        # The height of one that is stored from its top is negative.
+        BMP: lambda: tf.abs(_sides(image_bytes, 18, tf.int32, little_endian=True)),
+    }
     pixels = tf.case(
-        [
-            (begins(PNG, PNG_LEAST), lambda: png_pixels(image_bytes)),
-            (begins(JPEG, len(JPEG)), lambda: jpeg_pixels(image_bytes)),
-            (begins(_GIF, 10), lambda: _sides(image_bytes, 6, tf.uint16, little_endian=True)),
-            (begins(_BMP, 26), lambda: _sides(image_bytes, 18, tf.int32, little_endian=True)),
-        ],
+        [(begins_as(kind, image_bytes), pixels) for kind, pixels in pixels_of.items()],
         default=lambda: tf.constant(0, tf.int64),
     )
     message = tf.strings.format(f"expected at most {limit} pixels, received {{}}", pixels)
-    with tf.control_dependencies([tf.debugging.Assert(pixels <= limit, [message])]):
+    fits = (pixels >= 0) & (pixels <= limit)
+    with tf.control_dependencies([tf.debugging.Assert(fits, [message])]):
         return tf.identity(image_bytes)
 
 

@@ -16,7 +16,15 @@ from absl import logging
 from ddefense import files as files_lib
 from ddefense.config import ConfigError
 from ddefense.datasets.checking import OUTLIER_HINT, Declared, ImageShape
-from ddefense.datasets.decoding import checked, decodable, decoded, most_pixels
+from ddefense.datasets.decoding import (
+    GIF,
+    JPEG,
+    PNG,
+    checked,
+    decodable,
+    decoded,
+    most_pixels,
+)
 from ddefense.datasets.streaming import ReadingError, Source, Window, window_size
 from ddefense.files import odd_kind
 from ddefense.maths.ranges import from_unit
@@ -26,7 +34,7 @@ TRAIN, TESTS = "train", ("test", "val", "validation")
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 _OTHER_IMAGES = (".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".svg", ".ppm")
-_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
+_SIGNATURES = (PNG, JPEG, GIF)
 _DECODED_TOGETHER = 256
 _NAMED = 5
 """Files in a warning, at most."""
@@ -237,15 +245,18 @@ def _decoded_windows(
 
 
 def _first_damaged(files: ImageFiles, start: int, stop: int, decode: Any) -> ReadingError | None:
-    for name in files.names[start:stop]:
-        path = files.root / name
-        try:
-            decode(tf.io.read_file(os.fsencode(path)))
-        except tf.errors.OpError as error:
-            return ReadingError(
-                f"data: expected an image that can be decoded (PNG, JPEG, BMP or GIF); received "
-                f"{path}: {files_lib.reason(error)}. Repair that file, or take it away."
-            )
+    """Reads files one after another, and so knows which one is damaged; None if none is."""
+    paths = [files.root / name for name in files.names[start:stop]]
+    whole = 0
+    try:
+        read = tf.data.Dataset.from_tensor_slices([os.fsencode(path) for path in paths])
+        for _ in read.map(lambda path: decode(tf.io.read_file(path))):
+            whole += 1
+    except tf.errors.OpError as error:
+        return ReadingError(
+            f"data: expected an image that can be decoded (PNG, JPEG, BMP or GIF); received "
+            f"{paths[whole]}: {files_lib.reason(error)}. Repair that file, or take it away."
+        )
     return None
 
 

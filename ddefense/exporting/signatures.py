@@ -134,10 +134,8 @@ class Served(tf.Module):
 
     def _decode_one(self, image_bytes: tf.Tensor) -> tf.Tensor:
         size = tf.strings.length(image_bytes)
-        is_png = (tf.strings.substr(image_bytes, 0, len(decoding.PNG)) == decoding.PNG) & (
-            size >= decoding.PNG_LEAST
-        )
-        is_jpeg = tf.strings.substr(image_bytes, 0, len(decoding.JPEG)) == decoding.JPEG
+        is_png = decoding.begins_as(decoding.PNG, image_bytes)
+        is_jpeg = decoding.begins_as(decoding.JPEG, image_bytes)
         message = tf.strings.format(
             "image_bytes: expected the bytes of a PNG or JPEG file; received {} bytes that are "
             "neither. In JSON send them in base64, under the key b64.",

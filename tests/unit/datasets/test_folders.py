@@ -340,7 +340,15 @@ class TestLargeImages:
     def test_more_pixels_than_the_network_needs(self, root, ending):
         (root / "dog" / f"large.{ending}").write_bytes(HEADERS[ending](2049, 2048))
         with pytest.raises(
-            ConfigError, match=rf"dog/large\.{ending}: .*at most 4194304 pixels, received 4196352"
+            ConfigError,
+            match=rf"dog/large\.{ending}: expected at most 4194304 pixels, received 4196352",
+        ):
+            load(find(root).train)
+
+    def test_a_size_that_no_image_has(self, root):
+        (root / "dog" / "large.png").write_bytes(header_png(28, 2**32 - 1))
+        with pytest.raises(
+            ConfigError, match=r"dog/large\.png: expected .* pixels, received -28\."
         ):
             load(find(root).train)
 
