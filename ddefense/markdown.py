@@ -7,6 +7,8 @@ them show as what they are: no element, no link, no heading, no row of a table.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from ddefense.escaping import escape
+
 
 class Markdown(str):
     """Text that is Markdown already, which `text` leaves as it is."""
@@ -29,7 +31,6 @@ _MARKUP = re.compile(
 _BEGINNING = re.compile(r"^(\d{0,9})([#>=[]|[+-](?!\d)|(?<=\d)[.)](?!\S))")
 # Python's documentation tools take no backslash before these.
 _ENTITIES = {"<": "&lt;", "&": "&amp;"}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def text(value: str) -> Markdown:
@@ -50,7 +51,7 @@ def _inline(value: str) -> str:
     """A value within a line."""
     if isinstance(value, Markdown):
         return value
-    return _MARKUP.sub(_escaped, _CONTROL.sub("\ufffd", " ".join(value.split())))
+    return _MARKUP.sub(_escaped, escape(" ".join(value.split())))
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -66,7 +67,7 @@ def code(value: str) -> Markdown:
     Returns:
         Markdown.
     """
-    line = _CONTROL.sub("\ufffd", re.sub(r"\s", " ", value))
+    line = escape(re.sub(r"\s", " ", value))
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     # One space at each end belongs to the fence.
     space = " " if line.strip("` ") != line or not line else ""

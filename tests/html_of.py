@@ -4,6 +4,8 @@ import html.parser
 
 import markdown_it
 
+from ddefense.escaping import escape
+
 _RENDERER = markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
 
@@ -48,6 +50,5 @@ def parsed(text):
 
 
 def words(text):
-    """A text as HTML shows it: without line breaks and control characters."""
-    shown = " ".join(text.split())
-    return "".join("\ufffd" if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in shown)
+    """A text as HTML shows it: without line breaks, and with control characters escaped."""
+    return escape(" ".join(text.split()))
