@@ -47,13 +47,19 @@ _ODD = (
 
 # How TensorFlow says where in a graph an error arose.
 _NODES = re.compile(r"\{\{.*?\}\}|\[Op:.*")
+_ASSERTION = re.compile(r"assertion failed: \[(.*)\]")
 
 
 def reason(error: BaseException) -> str:
     """What an error says, in one line without a full stop, whatever library it is from."""
-    told = getattr(error, "message", None) or str(error)
-    lines = _NODES.sub("", told).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(". ")
+    return one_line(getattr(error, "message", None) or str(error)) or type(error).__name__
+
+
+def one_line(message: str) -> str:
+    """The first line of a message, without where in a graph that is, and without a full stop."""
+    first = _NODES.sub("", message).strip().partition("\n")[0]
+    assertion = _ASSERTION.search(first)
+    return (assertion[1] if assertion else first).rstrip(". ")
 
 
 @contextlib.contextmanager

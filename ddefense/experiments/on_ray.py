@@ -27,7 +27,7 @@ from absl import logging
 from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ddefense import interruption
+from ddefense import files, interruption
 from ddefense.config import ConfigError
 from ddefense.datasets import Dataset
 from ddefense.experiments.executing import Kind, Pending, Task
@@ -112,7 +112,7 @@ def connected(
             log_to_driver=False,
         )
     except Exception as error:  # of many classes, private ones among them
-        cause = _first_line(error)
+        cause = f"{files.reason(error)}."
         raise ConfigError(
             f"ray_address: expected the address of a Ray cluster, received {address}: {cause} "
             "Start one with: ray start --head"
@@ -334,8 +334,8 @@ def _result(name: str, reference: Any) -> None:
     except ray.exceptions.RayError as error:
         raise RunError(
             f"{name}: its worker or node was lost too often ({type(error).__name__}: "
-            f"{_first_line(error)}) Finished parts and stages are kept; the same command resumes. "
-            "--task_retries says how often to try again."
+            f"{files.reason(error)}). Finished parts and stages are kept; the same command "
+            "resumes. --task_retries says how often to try again."
         ) from error
 
 
@@ -522,7 +522,7 @@ def _ask(nodes: list[dict[str, Any]], probe: Any, name: str) -> dict[str, _Answe
                 continue
             cause = getattr(error, "cause", error)
             raise ConfigError(
-                f"ray_address: node {label} cannot do the work of ddefense: {_first_line(cause)} "
+                f"ray_address: node {label} cannot do the work of ddefense: {files.reason(cause)}. "
                 "Install the same version with the extra ray on every node."
             ) from error
     return found
@@ -546,9 +546,3 @@ def _check_versions(node: str, ours: dict[str, str], theirs: dict[str, str]) -> 
             f"ray_address: expected the same versions on all nodes; node {node} has others: "
             f"{'; '.join(differing)}. Install the same on every node."
         )
-
-
-def _first_line(error: object) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if text.endswith(".") else f"{text}."

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from ddefense import interruption, networks
+from ddefense import files, interruption, networks
 from ddefense.maths.ranges import from_unit, to_unit
 from ddefense.records import RunError
 
@@ -80,7 +80,7 @@ def convert(
     except Exception as error:  # among others a class of its own that is not public
         raise QuantizationError(
             "Expected a network that TFLite can convert to 8-bit integers; it says: "
-            f"{_first_line(error)} Leave out --quantize."
+            f"{files.reason(error)}. Leave out --quantize."
         ) from error
     return content
 
@@ -119,11 +119,6 @@ def _answer(interpreter: Any, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.ui
     interpreter.invoke()
     answer: npt.NDArray[np.uint8] = interpreter.get_tensor(answered["index"])
     return answer
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ import http.client
 import ipaddress
 import json
 import pathlib
-import re
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddefense import interruption
+from ddefense import files, interruption
 from ddefense.records import RunError
 from ddefense.serving import runtime
 from ddefense.serving.versions import GRAPH, versions
@@ -452,8 +451,6 @@ def _cause(error: object) -> str:
 
 
 def _one_line(message: str) -> str:
-    """What the graph says, without where in the graph that is; no longer than anyone reads."""
-    first = message.strip().partition("\n")[0]
-    inside = re.search(r"assertion failed: \[(.*)\]$", first)
-    found = inside.group(1) if inside else first.rstrip(".")
+    """What the graph or the server says, no longer than anyone reads."""
+    found = files.one_line(message)
     return found if len(found) <= _LONGEST_MESSAGE else f"{found[:_LONGEST_MESSAGE]}..."

@@ -201,6 +201,8 @@ class FailedError(Exception):
         (ValueError("{{node Read}} is damaged. [Op:ReadFile] name: "), "is damaged"),
         (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
         (KeyError(), "KeyError"),
+        (ValueError("assertion failed: [no image]\n\t [[{{node Assert}}]]"), "no image"),
+        (ValueError("\n  no.  \nmore"), "no"),
     ],
 )
 def test_the_reason_of_an_error_names_no_node_of_a_graph(error, words):

@@ -121,11 +121,3 @@ def test_datasets_stay_out_of_what_is_sent_and_come_back(toy, digits, monkeypatc
     monkeypatch.setattr(on_ray, "_dataset", lambda reference: {"a": toy, "b": digits}[reference])
     found = on_ray._Unpickler(io.BytesIO(buffer.getvalue()), ["a", "b"]).load()()
     np.testing.assert_equal(found, work())
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("no\nmore", "no."), ("\n  no.  \n", "no."), ("", "ValueError.")],
-)
-def test_an_error_is_told_in_a_line(text, expected):
-    assert on_ray._first_line(ValueError(text)) == expected
