@@ -63,10 +63,10 @@ def settings(
     return attacking.fitted(found, dataset, changes)
 
 
-# Flat, as the function of the library that calls it.
 _CALLED = {"network": "The network", "undistilled": "The undistilled network"}
 
 
+# Flat, as the function of the library that calls it.
 def evaluate(  # noqa: PLR0913
     network: Network,
     dataset: datasets.Dataset,

@@ -68,11 +68,8 @@ def check_writable(flag: str, path: pathlib.Path) -> None:
     """
     try:
         nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-        why = (
-            ""
-            if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
-            else (f"{nearest} is not a writable directory")
-        )
+        usable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+        why = "" if usable else f"{nearest} is not a writable directory"
     except OSError as error:  # a name too long, or within a directory that may not be read
         why = error.strerror or str(error)
     if why:
