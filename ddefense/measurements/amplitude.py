@@ -183,8 +183,9 @@ def _summary(
 ) -> GradientRecord:
     median32 = float(np.median(mean32))
     counts = np.bincount(np.searchsorted(EDGES_LOG10, log10), minlength=len(EDGES_LOG10) + 1)
-    # A dead network has an exact zero, whose logarithm JSON cannot hold; two of them must add up.
-    finite = np.maximum(log10, np.finfo(np.float64).min / 4)
+    # A dead network has an exact zero, whose logarithm JSON cannot hold, nor TensorBoard anything
+    # beyond float32.
+    finite = np.maximum(log10, np.finfo(np.float32).min)
     return GradientRecord(
         temperature=temperature,
         samples=len(log10),

@@ -285,8 +285,9 @@ def test_dark_and_light_can_change_while_it_is_open(visit, digits):
     button = page.locator("#matrix button[data-source='8'][data-target='2']")
     button.click()
     page.emulate_media(color_scheme="dark")
-    page.wait_for_timeout(100)
-    assert page.locator("#plot-success").inner_html() != light
+    page.wait_for_function(
+        "light => document.querySelector('#plot-success').innerHTML !== light", arg=light
+    )
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
     # What was chosen stays so.
     assert button.get_attribute("aria-pressed") == "true"

@@ -215,7 +215,7 @@ BAD_IMAGES = [
     ("serving_encoded", [PNG[:20]], "PNG|pixels"),
     ("serving_encoded", [JPEG, JPEG[: len(JPEG) // 2]], "JPEG"),
     ("serving_encoded", [JPEG[:10]], "JPEG"),
-    ("serving_encoded", [PNG[:16] + b"\x7f" * 8 + PNG[24:]], "expected an image of 1 to 67108864"),
+    ("serving_encoded", [PNG[:16] + b"\x7f" * 8 + PNG[24:]], "expected an image of 1 to 4194304"),
     ("serving_encoded", IMAGES, "to be string but float is provided"),
 ]
 

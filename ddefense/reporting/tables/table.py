@@ -53,7 +53,7 @@ def _plain(value: Cell) -> str:
 
 
 # JSON has no infinity, so that records hold a number below this one for the logarithm of 0.
-_LOGARITHM_OF_0 = -1e300
+_LOGARITHM_OF_0 = -1e30
 
 
 def fixed(digits: int) -> Callable[[Cell], str]:
