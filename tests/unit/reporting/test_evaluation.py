@@ -6,7 +6,16 @@ import re
 import pytest
 
 from ddefense import records
-from ddefense.reporting import evaluation, figures, lookup, outcomes, rendering, report, tables
+from ddefense.reporting import (
+    evaluation,
+    figures,
+    lookup,
+    outcomes,
+    passages,
+    rendering,
+    report,
+    tables,
+)
 
 
 @pytest.fixture
@@ -242,3 +251,12 @@ def test_a_network_that_did_not_learn_is_named_wherever_it_stands(brought, netwo
     assert text.startswith(f"# Evaluation of {name} against plain")
     assert "These networks **did not learn**: mine (T = 20) (test accuracy 12.00 %)" in text
     assert "did not learn" not in evaluation.write(brought())
+    # Nobody knows how it was trained.
+    assert "At high T" not in text
+
+
+def test_a_network_alone_is_held_against_guessing_and_nothing_else(brought, network):
+    lost = dataclasses.replace(network(None, {}, accuracy=0.1), name="mine", defense="unknown")
+    text = passages.learnt(brought(lost))
+    assert "not above that of guessing" in text
+    assert "undistilled" not in text

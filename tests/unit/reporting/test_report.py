@@ -111,6 +111,14 @@ def test_stalled_networks_are_named(results, with_stalled):
     cause = "its training loss stayed near that of guessing"
     lost = f"T = 100 (test accuracy 10.00 %; {cause})"
     assert f"**did not learn**: initial network, {lost}; distilled network, {lost}" in text
+    assert "At high T training starts slowly" in text
+
+
+def test_a_training_at_t_1_is_not_explained_by_a_high_temperature(results, network):
+    lost = dataclasses.replace(network(1.0, {}), test_accuracy=0.1)
+    text = passages.learnt(dataclasses.replace(results, networks=[results.networks[0], lost]))
+    assert "**did not learn**" in text
+    assert "At high T" not in text
 
 
 def test_networks_that_learnt_late_are_named_apart(results):
