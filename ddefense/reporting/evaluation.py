@@ -113,8 +113,7 @@ def table(results: records.Results) -> tables.Table:
             + ".",
             *(f"WARNING: {doubt}" for doubt in results.environment.get("warnings", [])),
             *(
-                f"FAIL {check.name} of {lookup.label_of(results, check.network)}: "
-                f"{check.explanation}"
+                f"FAIL {check.name} of {lookup.checked(results, check)}: {check.explanation}"
                 for check in checks
             ),
             *((MEANING_OF_A_FAIL,) if checks else ()),

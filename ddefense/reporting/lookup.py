@@ -84,10 +84,15 @@ def network_label(network: records.NetworkRecord) -> str:
     return "undistilled" if network.defense == "none" else "adversarially trained"
 
 
-def label_of(results: records.Results, name: str) -> str:
-    """The label of the network of a name; a name that the run does not have stays as it is."""
-    network = next((n for n in results.networks if n.name == name), None)
-    return name if network is None else row_label(results, network)
+def checked(results: records.Results, check: records.ControlRecord) -> str:
+    """The label of what a check measured; a network that the run does not have keeps its name."""
+    network = next((n for n in results.networks if n.name == check.network), None)
+    if network is None:
+        return check.network
+    baseline = undistilled(results)
+    if check.name == "scaled_logits" and baseline is not None:
+        return f"{row_label(results, baseline)}, logits times {network.temperature:g}"
+    return row_label(results, network)
 
 
 def row_label(results: records.Results, network: records.NetworkRecord) -> str:

@@ -179,8 +179,10 @@ def at_loss(lost: float | None) -> str:
 
 
 def _with_numbers(start: str, rate: Callable[[str], float | None]) -> str:
-    """The warning, and the same attack with and without underflow where both were measured."""
+    """The warning, and the same attack with and without underflow where the latter does better."""
     naive = rate("jsma_f")
+    if naive is None:
+        return _WARNING
     others = {
         "jsma_f_exact": "computed in the log domain, where nothing underflows, it reaches",
         "jsma_f_temperature": "with the logits divided by T it reaches",
@@ -189,9 +191,9 @@ def _with_numbers(start: str, rate: Callable[[str], float | None]) -> str:
     parts = [
         f"{text} {lookup.percent(value)}"
         for attack, text in others.items()
-        if (value := rate(attack)) is not None
+        if (value := rate(attack)) is not None and value > naive
     ]
-    if naive is None or not parts:
+    if not parts:
         return _WARNING
     return (
         f"{_WARNING} {start} {lookup.percent(naive)} of the attempts when it sees float32 "

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from ddefense import records
+from ddefense.measurements import controls
 from ddefense.reporting import (
     evaluation,
     figures,
@@ -148,6 +149,12 @@ def test_the_table_at_the_end_has_a_row_for_each_attack(brought):
     assert "Test accuracy: plain 99.00 %, mine (T = 20) 99.00 %." in text
     assert "There is no verdict." in text
     assert table.csv().splitlines()[0].startswith("attack,norm,plain,plain_low,plain_high,")
+
+
+def test_a_failed_check_names_the_network_that_it_measured(brought):
+    check = controls.scaled_logits("mine", 20.0, 0.9, 0.0, 10)
+    notes = evaluation.table(brought(controls=[check])).notes
+    assert any(note.startswith("FAIL scaled_logits of plain, logits times 20: ") for note in notes)
 
 
 def test_an_attack_on_one_network_alone_leaves_a_gap(brought, network):

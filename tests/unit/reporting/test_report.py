@@ -27,6 +27,13 @@ def test_without_adaptive_attacks_it_still_says_so_without_numbers(results_of, n
     assert "In this run" not in passages.warning(run)
 
 
+def test_an_attack_that_fails_too_is_no_support(results_of, network):
+    rates = {"jsma_f": 0.0, "jsma_f_exact": 0.0, "jsma_z": 0.1}
+    text = passages.warning(results_of([network(None, rates), network(20.0, rates)]))
+    assert "on the logits it reaches 10.00 %" in text
+    assert "log domain" not in text
+
+
 def test_the_runs_own_numbers_come_from_a_network_that_learnt(with_stalled):
     assert "In this run, at T = 20," in passages.warning(with_stalled)
 

@@ -345,6 +345,9 @@ def test_controls_name_the_network_and_whether_it_passed(full):
     other = dataclasses.replace(full.controls[0], network="elsewhere")
     text = by_name(dataclasses.replace(full, controls=[other]), "controls").markdown()
     assert "| zero_gradients | elsewhere |" in text
+    scaled = dataclasses.replace(full.controls[1], name="scaled_logits")
+    text = by_name(dataclasses.replace(full, controls=[scaled]), "controls").markdown()
+    assert "| scaled_logits | undistilled, logits times 100 |" in text
 
 
 def test_norm_attacks_show_settings_counts_and_medians(full):
