@@ -92,8 +92,11 @@ def table(results: records.Results) -> tables.Table:
     verdict = results.verdict
     return tables.Table(
         name="evaluation",
-        title=f"Success of attacks on {results.dataset.name}, %, with 95 % intervals in brackets, "
-        "and the mean distance of the successes",
+        title=lookup.after_losses(
+            f"Success of attacks on {results.dataset.name}, %, with 95 % intervals in brackets, "
+            "and the mean distance of the successes",
+            {lookup.row_label(results, n): lookup.lost(results, n) for n in networks},
+        ),
         columns=columns,
         rows=[
             [

@@ -1,7 +1,7 @@
 """Finding things in the records of a run, and turning numbers into text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ddefense import config as config_lib
 from ddefense import evidence, records
@@ -143,6 +143,12 @@ def lost(results: records.Results, *networks: records.NetworkRecord) -> float | 
     """The largest loss of accuracy of the networks, a share; None without any to compare."""
     losses = [evidence.accuracy_lost(network, results.networks) for network in networks]
     return max((loss for loss in losses if loss is not None), default=None)
+
+
+def after_losses(title: str, losses: Mapping[str, float | None]) -> str:
+    """A title of success rates, after the high losses of accuracy, by the labels of networks."""
+    costly = {label: lost for label, lost in losses.items() if evidence.costly(lost)}
+    return "".join(f"{each}: {evidence.loss_in_words(costly[each])}. " for each in costly) + title
 
 
 def stops(verdict: records.VerdictRecord | None) -> str:

@@ -254,6 +254,7 @@ def test_a_network_that_did_not_learn_is_named_wherever_it_stands(brought, netwo
     table = evaluation.table(found)
     assert name in table.text()[0][2] or any(name in c.heading for c in table.columns)
     assert f"{name} 12.00 %, at a loss of 87.0 points of accuracy" in table.notes[0]
+    assert table.title.startswith(f"{name}: a loss of 87.0 points of accuracy. Success")
     text = evaluation.write(found)
     assert text.startswith(f"# Evaluation of {name} against plain")
     assert "These networks **did not learn**: mine (T = 20) (test accuracy 12.00 %)" in text
