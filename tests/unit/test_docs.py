@@ -243,6 +243,7 @@ def test_the_tutorial_shows_its_committed_run() -> None:
     assert fails
     assert set(fails) <= set(notes)
     plain = measured.networks[0]
+    assert distilled.given_accuracy == plain.test_accuracy
     assert f"{100 * plain.test_accuracy:.2f} % of the test images" in page
     assert measured.networks[-1].weights_sha256 == distilled.distilled.weights_sha256
     commands = [f"bin/{name}{rest}" for name, rest in _commands(page)]
