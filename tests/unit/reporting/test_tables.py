@@ -83,6 +83,7 @@ def test_digits_are_labelled_as_compared_with_mnist(results_of, network):
     assert "paper (MNIST) %" in table.markdown()
     assert read(table)[1] == {
         "network": "T = 3",
+        "accuracy_percent": "99",
         "paper_percent": "",  # T = 3 is not in the paper
         "jsma_f_percent": "",
         "jsma_f_percent_low": "",
