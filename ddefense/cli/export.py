@@ -105,9 +105,6 @@ def _configure_export(network: pathlib.Path) -> Job:
     def export() -> None:
         # Before TensorFlow is imported, which takes seconds.
         experiment_dirs.check_writable("export_dir", base)
-        logging.info("exporting %s as the next version of %s", network, base)
-        if known is not None:
-            logging.info("results about it: %s", known.path)
         program.start_tensorflow()
 
         from ddefense.cli import terminal

@@ -98,7 +98,10 @@ def fitted(config: Config, dataset: Dataset, asked: Collection[str] = ()) -> Con
         if name not in asked and getattr(config, name) > limit
     }
     for name, limit in changes.items():
-        logging.info("%s: %d, all that there are.", name, limit)
+        logging.info(
+            "%s: lowered to %d, for %d test images of shape %s.",
+            *(name, limit, len(dataset.test), dataset.image_shape),
+        )
     of_a_user = dataset.name not in DATASETS
     if "epsilon" not in asked and of_a_user and dataset.image_shape[-1] == _COLOURS:
         changes["epsilon"] = COLOUR_EPSILON

@@ -74,7 +74,7 @@ def run(
             directory=directory / "training",
         )
         trained_in = process.seconds()
-        record = _record(job, data, distilled)
+        record = _record(job, data, distilled, given["network"])
         record = dataclasses.replace(
             record,
             environment=process.environment(),
@@ -225,7 +225,7 @@ def _extras(job: DistillJob, directory: pathlib.Path) -> KerasExtras:
 
 
 def _record(
-    job: DistillJob, data: UserData, distilled: distilling.Distilled
+    job: DistillJob, data: UserData, distilled: distilling.Distilled, given: keras.Model | None
 ) -> records.DistillationRecord:
     pair = distilled.pair
     if data.test is None:
@@ -255,6 +255,9 @@ def _record(
         distilled=trained["distilled"],
         agreement=measurements.agreement(logits["initial"], logits["distilled"]),
         soft_labels=distilled.soft_labels,
+        given_accuracy=None
+        if given is None
+        else measurements.accuracy(_logits(given, data.test), data.test.labels),
     )
 
 

@@ -106,6 +106,13 @@ def run(asked: Export) -> Done:
     if value_range is None:
         value_range = (0.0, 1.0)
         caveats.append(_assumed_range(network))
+    try:
+        exporting.check(network, class_names, value_range)
+    except (ValueError, exporting.ExportError) as error:
+        raise ConfigError(f"network: {asked.network}: {error}") from error
+    logging.info("exporting %s as the next version of %s", asked.network, asked.base)
+    if asked.results is not None:
+        logging.info("results about it: %s", asked.results.path)
     logging.info(
         "classes %s; clients send features in [0, 1], which the network gets in [%g, %g]",
         ", ".join(class_names),

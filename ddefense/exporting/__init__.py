@@ -10,7 +10,7 @@ from ddefense.exporting.card import (
     notes,
     weights_of,
 )
-from ddefense.exporting.saved_model import Exported, ExportError, export_for_serving
+from ddefense.exporting.saved_model import Exported, ExportError, check, export_for_serving
 
 __all__ = [
     "REFUSES",
@@ -19,6 +19,7 @@ __all__ = [
     "Findings",
     "adopt",
     "card_of",
+    "check",
     "check_weights",
     "export_for_serving",
     "findings_in",

@@ -122,6 +122,13 @@ def export_for_serving(
     return Exported(path, difference)
 
 
+def check(
+    network: keras.Model, class_names: tuple[str, ...], value_range: tuple[float, float]
+) -> None:
+    """Refuses a network that `export_for_serving` refuses, by the same errors, before any work."""
+    _reference(network, _contract(network, class_names, value_range, False), [DEFAULT])
+
+
 def _write(
     served: signatures.Served, traced: dict[str, Any], inputs: Arrays, directory: pathlib.Path
 ) -> None:

@@ -118,8 +118,9 @@ class _Evidence:
         paper: the paper's attack; None unless measured on both.
         controls: checks of the distilled network for masked gradients, but for those of `shared`.
         shared: names of the checks that it and the undistilled network fail, which tell nothing.
-        explanations: failed checks that explain those of `controls` that failed.
-        adaptive: attacks that get round masked gradients, measured on both.
+        explanations: failed checks that explain those of `controls` that failed, if an attack that
+            undoes the scale of the logits succeeds on the network itself.
+        adaptive: attacks made to get round masked gradients, measured on both.
     """
 
     temperature: float
@@ -146,7 +147,9 @@ class _Evidence:
             found = comparison_of(comparisons, attack, network.name, undistilled.name)
             return None if found is None else _comparison(found)
 
-        adaptive = [compared(attack) for attack in (*ADAPTIVE_ATTACKS, *SUPPORTING_ATTACKS)]
+        measured = map(compared, (*ADAPTIVE_ATTACKS, *SUPPORTING_ATTACKS))
+        adaptive = [comparison for comparison in measured if comparison is not None]
+        undone = any(c.succeeds for c in adaptive if c.attack in ADAPTIVE_ATTACKS)
         ours = [c for c in controls if c.network == network.name]
         lost = {c.name for c in controls if c.network == undistilled.name and not c.passed}
         signs = [c for c in ours if c.name in _SIGNS]
@@ -159,8 +162,8 @@ class _Evidence:
             paper=compared(PAPER_ATTACK),
             controls=[c for c in signs if c.passed or c.name not in lost],
             shared=[c.name for c in signs if not c.passed and c.name in lost],
-            explanations=[c for c in ours if c.name == _EXPLANATION and not c.passed],
-            adaptive=[comparison for comparison in adaptive if comparison is not None],
+            explanations=[c for c in ours if c.name == _EXPLANATION and not c.passed and undone],
+            adaptive=adaptive,
         )
 
     def failures(self) -> str:
@@ -355,17 +358,20 @@ def _adaptive(compared: Sequence[_Comparison], defence: str) -> tuple[bool | Non
         )
     if not compared:
         return None, (
-            "No attack that gets round masked gradients was measured beside the undistilled "
+            "No attack made to get round masked gradients was measured beside the undistilled "
             "network, so this run does not tell whether an adaptive attacker is stopped."
         )
     measured = _joined([c.brief() for c in compared])
     numbers = (
-        f"Attacks that get round masked gradients, each against its rate undistilled: {measured}."
+        "Attacks made to get round masked gradients, each against its rate undistilled: "
+        f"{measured}."
     )
     unclear = _unclear(compared, reached, beyond)
     if unclear:
+        none = "" if any(c.rate for c in compared) else " None of them did."
         return None, (
-            f"{numbers} That does not tell whether an adaptive attacker is stopped: {unclear}."
+            f"{numbers}{none} That does not tell whether an adaptive attacker is stopped: "
+            f"{unclear}."
         )
     return True, (
         f"{numbers} None succeeds {100 * REACHED_LIMIT:g} % as often as undistilled, but that the "

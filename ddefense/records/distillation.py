@@ -67,6 +67,7 @@ class DistillationRecord:
         agreement: share of test images on which both predict the same class; null without a test
             set.
         soft_labels: what was handed on.
+        given_accuracy: of the network as it was given, on the test set; null of one made by name.
         environment: versions, device, command and date.
         timings: seconds of each part.
     """
@@ -82,5 +83,6 @@ class DistillationRecord:
     distilled: TrainedRecord
     agreement: float | None
     soft_labels: SoftLabelRecord
+    given_accuracy: float | None = None
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
     timings: dict[str, float] = dataclasses.field(default_factory=dict)

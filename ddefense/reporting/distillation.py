@@ -33,6 +33,8 @@ def table(record: records.DistillationRecord) -> Table:
         _row(f"{role}{_not_learnt(record, trained)}", trained, batches)
         for role, trained in zip(roles, (record.initial, record.distilled), strict=True)
     ]
+    if record.given_accuracy is not None:
+        rows.insert(0, ["as given", 100 * record.given_accuracy, *[None] * (len(columns) - 2)])
     how = f"at T = {record.settings['temperature']:g}"
     if record.method == "extended":
         how = "with an outlier class"
@@ -41,7 +43,7 @@ def table(record: records.DistillationRecord) -> Table:
         title=f"{record.network} distilled {how} on {record.dataset.name}",
         columns=columns,
         rows=rows,
-        notes=(*_loss(record), *_notes(record), _WARNING),
+        notes=(*_loss(record), *_best(record), *_notes(record), _WARNING),
     )
 
 
@@ -60,6 +62,15 @@ def _loss(record: records.DistillationRecord) -> list[str]:
     loss = "" if before is None or after is None else evidence.loss_in_words(before - after)
     first = "initial network" if record.student is None else "teacher"
     return [f"{loss.capitalize()} against the {first}."] if loss else []
+
+
+def _best(record: records.DistillationRecord) -> list[str]:
+    """That the network as given is better than both that were trained, if it is."""
+    trained = (record.initial.test_accuracy, record.distilled.test_accuracy)
+    given = record.given_accuracy
+    if given is None or any(accuracy is None or accuracy >= given for accuracy in trained):
+        return []
+    return ["The network as given has the highest test accuracy."]
 
 
 def _row(role: str, trained: records.TrainedRecord, batches: list[int]) -> list[Cell]:

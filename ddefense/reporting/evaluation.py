@@ -92,8 +92,11 @@ def table(results: records.Results) -> tables.Table:
     verdict = results.verdict
     return tables.Table(
         name="evaluation",
-        title=f"Success of attacks on {results.dataset.name}, %, with 95 % intervals in brackets, "
-        "and the mean distance of the successes",
+        title=lookup.after_losses(
+            f"Success of attacks on {results.dataset.name}, %, with 95 % intervals in brackets, "
+            "and the mean distance of the successes",
+            {lookup.row_label(results, n): lookup.lost(results, n) for n in networks},
+        ),
         columns=columns,
         rows=[
             [
@@ -113,8 +116,7 @@ def table(results: records.Results) -> tables.Table:
             + ".",
             *(f"WARNING: {doubt}" for doubt in results.environment.get("warnings", [])),
             *(
-                f"FAIL {check.name} of {lookup.label_of(results, check.network)}: "
-                f"{check.explanation}"
+                f"FAIL {check.name} of {lookup.checked(results, check)}: {check.explanation}"
                 for check in checks
             ),
             *((MEANING_OF_A_FAIL,) if checks else ()),

@@ -1,7 +1,7 @@
 """Finding things in the records of a run, and turning numbers into text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ddefense import config as config_lib
 from ddefense import evidence, records
@@ -84,10 +84,15 @@ def network_label(network: records.NetworkRecord) -> str:
     return "undistilled" if network.defense == "none" else "adversarially trained"
 
 
-def label_of(results: records.Results, name: str) -> str:
-    """The label of the network of a name; a name that the run does not have stays as it is."""
-    network = next((n for n in results.networks if n.name == name), None)
-    return name if network is None else row_label(results, network)
+def checked(results: records.Results, check: records.ControlRecord) -> str:
+    """The label of what a check measured; a network that the run does not have keeps its name."""
+    network = next((n for n in results.networks if n.name == check.network), None)
+    if network is None:
+        return check.network
+    baseline = undistilled(results)
+    if check.name == "scaled_logits" and baseline is not None:
+        return f"{row_label(results, baseline)}, logits times {network.temperature:g}"
+    return row_label(results, network)
 
 
 def row_label(results: records.Results, network: records.NetworkRecord) -> str:
@@ -138,6 +143,12 @@ def lost(results: records.Results, *networks: records.NetworkRecord) -> float | 
     """The largest loss of accuracy of the networks, a share; None without any to compare."""
     losses = [evidence.accuracy_lost(network, results.networks) for network in networks]
     return max((loss for loss in losses if loss is not None), default=None)
+
+
+def after_losses(title: str, losses: Mapping[str, float | None]) -> str:
+    """A title of success rates, after the high losses of accuracy, by the labels of networks."""
+    costly = {label: lost for label, lost in losses.items() if evidence.costly(lost)}
+    return "".join(f"{each}: {evidence.loss_in_words(costly[each])}. " for each in costly) + title
 
 
 def stops(verdict: records.VerdictRecord | None) -> str:

@@ -179,8 +179,10 @@ def at_loss(lost: float | None) -> str:
 
 
 def _with_numbers(start: str, rate: Callable[[str], float | None]) -> str:
-    """The warning, and the same attack with and without underflow where both were measured."""
+    """The warning, and the same attack with and without underflow where the latter does better."""
     naive = rate("jsma_f")
+    if naive is None:
+        return _WARNING
     others = {
         "jsma_f_exact": "computed in the log domain, where nothing underflows, it reaches",
         "jsma_f_temperature": "with the logits divided by T it reaches",
@@ -189,9 +191,9 @@ def _with_numbers(start: str, rate: Callable[[str], float | None]) -> str:
     parts = [
         f"{text} {lookup.percent(value)}"
         for attack, text in others.items()
-        if (value := rate(attack)) is not None
+        if (value := rate(attack)) is not None and value > naive
     ]
-    if naive is None or not parts:
+    if not parts:
         return _WARNING
     return (
         f"{_WARNING} {start} {lookup.percent(naive)} of the attempts when it sees float32 "
@@ -244,7 +246,7 @@ def learnt(results: records.Results) -> str:
         return "Every network learnt."
     parts = []
     if lost:
-        parts.append(f"These networks **did not learn**: {'; '.join(lost)}. {_WHY_LOST}")
+        parts.append(f"These networks **did not learn**: {'; '.join(lost)}. {_why_lost(results)}")
     if late:
         parts.append(f"{_LATE}: {'; '.join(late)}.")
     return "\n\n".join(parts)
@@ -260,18 +262,34 @@ def learnt_of_seeds(runs: Runs) -> str:
     parts = []
     if lost:
         parts += ["These networks **did not learn**:", "\n".join(lost)]
-        parts.append(f"{_WHY_LOST} No mean counts them.")
+        parts.append(f"{_why_lost(*runs.by_seed.values())} No mean counts them.")
     if late:
         parts += [f"{_LATE}:", "\n".join(late)]
     return "\n\n".join(parts)
 
 
-_WHY_LOST = (
-    "Their test accuracy is below half of the undistilled network's, or not above that of "
-    "guessing, so they are no evidence: they are shown, and counted nowhere. At high T training "
-    "starts slowly, because one step changes z / T by about 1 / T ** 2 as much; more steps or a "
-    "warm start (some steps at T = 1) help."
-)
+def _why_lost(*runs: records.Results) -> str:
+    """What is made of networks that did not learn, and the reason where their training tells it."""
+    networks = [(results, network) for results in runs for network in results.networks]
+    compared = any(network.defense == "none" for _, network in networks)
+    half = "below half of the undistilled network's, or " if compared else ""
+    text = (
+        f"Their test accuracy is {half}not above that of guessing, so they are no evidence: they "
+        "are shown, and counted nowhere."
+    )
+    if not any(
+        network.training is not None
+        and network.temperature > 1
+        and not lookup.usable(results, network)
+        for results, network in networks
+    ):
+        return text
+    return (
+        f"{text} At high T training starts slowly, because one step changes z / T by about "
+        "1 / T ** 2 as much; more steps or a warm start (some steps at T = 1) help."
+    )
+
+
 _LATE = "These learnt late, after 3,000 steps near guessing"
 
 

@@ -18,7 +18,10 @@ def of_run(results: records.Results) -> Table:
     attacks = outcomes.telling(outcomes.attacks_in(results.networks))
     return Table(
         name="summary",
-        title=f"Success of attacks on {results.dataset.name}, %, with 95 % intervals in brackets",
+        title=lookup.after_losses(
+            f"Success of attacks on {results.dataset.name}, %, with 95 % intervals in brackets",
+            {lookup.row_label(results, n): lookup.lost(results, n) for n in results.networks},
+        ),
         columns=_columns(attacks, Interval),
         rows=[
             [
@@ -42,10 +45,17 @@ def of_seeds(runs: Runs) -> Table:
     """
     attacks = outcomes.telling(outcomes.attacks_in(runs.all_networks()))
     seeds = ", ".join(map(str, runs.by_seed))
+    losses = {name: runs.spread(name, lookup.lost) for name in runs.networks()}
     return Table(
         name="summary",
-        title=f"Success of attacks on {runs.first.dataset.name}, %, mean over seeds {seeds}, with "
-        "smallest and largest in brackets",
+        title=lookup.after_losses(
+            f"Success of attacks on {runs.first.dataset.name}, %, mean over seeds {seeds}, with "
+            "smallest and largest in brackets",
+            {
+                runs.label(name): None if lost is None else lost.mean
+                for name, lost in losses.items()
+            },
+        ),
         columns=_columns(attacks, None),
         rows=[
             [

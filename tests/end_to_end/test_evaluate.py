@@ -78,7 +78,7 @@ def test_it_first_says_what_it_will_do_and_ends_with_what_it_wrote(run, results)
     lines = run.process.stderr.splitlines()
     tested = results.dataset.num_test
     assert lines[:4] == [
-        "max_features: 64, all that there are.",
+        f"max_features: lowered to 64, for {tested} test images of shape (8, 8, 1).",
         f"distilled.keras: 3 samples of the {tested} test images of few (8 x 8 x 1, 4 classes, "
         "in [0, 16])",
         f"attacks: {', '.join(ATTACKS)}",

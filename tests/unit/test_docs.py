@@ -29,6 +29,15 @@ def test_readme_shows_the_committed_success_rates(run: str) -> None:
     table = (_ROOT / "docs/results" / run / "tables/success_rate.md").read_text()
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert "\n".join(rows) in _README
+    results = records.load(records.Results, _ROOT / "docs/results" / run / "results.json")
+    for network, row in zip(results.networks, rows[2:], strict=True):
+        assert row.split(" | ")[1] == f"{100 * network.test_accuracy:.2f}"
+
+
+def test_readme_shows_the_warm_run() -> None:
+    table = (_ROOT / "docs/results/cifar10_warm/tables/success_rate.md").read_text()
+    (row,) = re.findall(r"^\| T = 100 (\|.*)$", table, re.M)
+    assert f"| after an epoch at T = 1 {row}\n" in _README
 
 
 def test_readme_shows_the_committed_verdict() -> None:
@@ -243,6 +252,7 @@ def test_the_tutorial_shows_its_committed_run() -> None:
     assert fails
     assert set(fails) <= set(notes)
     plain = measured.networks[0]
+    assert distilled.given_accuracy == plain.test_accuracy
     assert f"{100 * plain.test_accuracy:.2f} % of the test images" in page
     assert measured.networks[-1].weights_sha256 == distilled.distilled.weights_sha256
     commands = [f"bin/{name}{rest}" for name, rest in _commands(page)]

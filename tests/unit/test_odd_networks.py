@@ -1,5 +1,7 @@
 """Networks that are legal and unusual, through everything that the library does with a network."""
 
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -142,6 +144,13 @@ def test_jsma_of_a_single_feature_is_refused(name, pixel):
         ddefense.attack(network, data, name)
     with pytest.raises(ConfigError, match=rf"at least two features with {name}"):
         ddefense.evaluate(network, data, attacks=(name, "fgsm"), **PIXEL)
+
+
+def test_a_lowered_budget_is_not_called_the_number_of_features(pixel, caplog):
+    network, data = pixel
+    caplog.set_level(logging.INFO, "absl")
+    ddefense.evaluate(network, data, attacks=("fgsm",), **PIXEL)
+    assert "max_features: lowered to 2, for 12 test images of shape (1, 1, 1)." in caplog.text
 
 
 @pytest.mark.parametrize("name", ["fgsm", "cw_l2", "cw_l0", "labels_only"])

@@ -13,7 +13,11 @@ def success(results: records.Results) -> Table:
     """Adversarial success rate per network: the paper's and every reading of JSMA."""
     attacks = lookup.attacks_in(results)
     label = published.label(results.dataset.name)
-    columns = [_NETWORK, Column("paper_percent", f"{label} %", fixed(2))]
+    columns = [
+        _NETWORK,
+        Column("accuracy_percent", "accuracy %", fixed(2)),
+        Column("paper_percent", f"{label} %", fixed(2)),
+    ]
     for attack in attacks:
         heading = f"{lookup.attack_label(attack)} %"
         columns.append(Column(f"{attack}_percent", heading, fixed(2), kind=Interval))
@@ -21,6 +25,7 @@ def success(results: records.Results) -> Table:
     for network in results.networks:
         row: list[Cell] = [
             lookup.row_label(results, network),
+            100 * network.test_accuracy,
             published.success_percent(results.dataset.name, network.defense, network.temperature),
         ]
         for attack in attacks:

@@ -181,7 +181,7 @@ def controls(results: records.Results) -> Table | None:
         rows=[
             [
                 check.name,
-                lookup.label_of(results, check.network),
+                lookup.checked(results, check),
                 100 * check.value,
                 100 * check.limit,
                 check.samples,

@@ -92,6 +92,7 @@ def test_the_record_says_who_did_not_learn(job, tmp_path):
     network.set_weights([np.zeros_like(weight) for weight in network.get_weights()])
     network.save(job.network)
     record = distilling_saved.run(changed(job, config=still), tmp_path / "run")
+    assert record.given_accuracy == pytest.approx(1 / CLASSES)
     assert record.distilled.training.loss[-1] == pytest.approx(400 * np.log(3), rel=1e-3)
     assert record.initial.training.stalled
     assert record.distilled.training.stalled

@@ -65,6 +65,21 @@ def test_what_is_no_network_is_refused(tmp_path):
     assert_refused("^network: expected a .keras file", tmp_path / "text.keras", tmp_path)
 
 
+def test_a_network_that_gives_nan_is_bad_input_and_refused_before_the_plan(
+    make_tiny_network, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "absl")
+    network = make_tiny_network(1.0)
+    network.get_layer("logits").bias.assign([np.nan, 0.0, 0.0])
+    network.save(tmp_path / "nan.keras")
+    assert_refused(
+        r"^network: .*nan\.keras: .*finite answers.*'logits/bias' are not finite",
+        *(tmp_path / "nan.keras", tmp_path),
+    )
+    assert "classes" not in caplog.text
+    assert "exporting" not in caplog.text
+
+
 def test_a_network_of_vectors_is_refused(tmp_path):
     keras.Sequential([keras.Input((7,)), keras.layers.Dense(3, name="logits")]).save(
         tmp_path / "vectors.keras"

@@ -272,24 +272,30 @@ def test_controls_that_say_nothing_about_the_network(control):
 
 
 def test_scaled_logits_explain_a_failed_control_alone():
-    networks = [
-        network_of(None, {"jsma_f": jsma(0.9)}),
-        network_of(100.0, {"jsma_f": jsma(0.0)}),
+    def networks_with(exact):
+        return [
+            network_of(None, {"jsma_f": jsma(0.9), "jsma_f_exact": jsma(0.9)}),
+            network_of(100.0, {"jsma_f": jsma(0.0), "jsma_f_exact": jsma(exact)}),
+        ]
+
+    networks = networks_with(0.9)
+    checks = [
+        controls.scaled_logits("distilled_t100", 100.0, 0.9, 0.1, 1),
+        controls.unbounded_reaches_all("distilled_t100", 0.05, 20),
     ]
-    found = verdict(
-        networks,
-        [
-            controls.scaled_logits("distilled_t100", 100.0, 0.9, 0.1, 1),
-            controls.unbounded_reaches_all("distilled_t100", 0.05, 20),
-        ],
-        DATASET,
-    )
+    found = verdict(networks, checks, DATASET)
     assert found.masks_gradients is True
     assert (
         "undistilled, but PGD without a bound reaches only 5.0 % of 20 images and multiplying the "
         "logits of the undistilled network by 100 alone lowers its success there to 10.0 % "
         "(1 image): the gradients are masked."
     ) in found.sentence
+    # Where no attack that undoes the scale succeeds, the reason is another.
+    found = verdict(networks_with(0.0), checks, DATASET)
+    assert found.masks_gradients is True
+    assert "multiplying" not in found.sentence
+    assert "None of them did." in found.sentence
+    assert "None of them did." not in verdict(networks_with(0.1), checks, DATASET).sentence
     # One that passes explains nothing.
     passed = controls.scaled_logits("distilled_t100", 100.0, 0.9, 0.9, 1)
     failed = controls.unbounded_reaches_all("distilled_t100", 0.05, 20)
@@ -330,7 +336,7 @@ def test_nothing_masked_in_words():
     assert found.sentence == (
         "At T = 1 the paper's attack (jsma_f) reaches 85.6 % of 900 targets against 88.4 % "
         "undistilled: its success falls by less than 10 points, so masked gradients protect "
-        "nothing here. No attack that gets round masked gradients was measured beside the "
+        "nothing here. No attack made to get round masked gradients was measured beside the "
         "undistilled network, so this run does not tell whether an adaptive attacker is stopped."
     )
     found = compared({"jsma_f": jsma(0.884)}, {"jsma_f": jsma(0.856)}, zero=0.35)
@@ -434,7 +440,7 @@ def test_an_attack_without_a_bound_refutes_nothing_far_away():
     found = compared(near, far)
     assert found.stops_adaptive_attacker is None
     assert found.sentence.endswith(
-        "Attacks that get round masked gradients, each against its rate undistilled: cw_l2 "
+        "Attacks made to get round masked gradients, each against its rate undistilled: cw_l2 "
         "(100.0 % of 20 targets against 100.0 %, at 20.00 times the distance). That does not tell "
         "whether an adaptive attacker is stopped: cw_l2 needs 20.00 times the distance, which "
         "makes it harder and proves no robustness."
@@ -502,7 +508,7 @@ def test_an_attack_on_one_network_alone_is_no_comparison():
     for undistilled, distilled in ((attack, {}), ({}, attack)):
         found = compared(undistilled, distilled)
         assert found.stops_adaptive_attacker is None
-        assert "No attack that gets round masked gradients was measured" in found.sentence
+        assert "No attack made to get round masked gradients was measured" in found.sentence
 
 
 def test_attacks_that_fail_prove_no_robustness():
@@ -512,8 +518,8 @@ def test_attacks_that_fail_prove_no_robustness():
     )
     assert found.stops_adaptive_attacker is True
     assert found.sentence.endswith(
-        "Attacks that get round masked gradients, each against its rate undistilled: cw_l2 (10.0 % "
-        "of 20 targets against 100.0 %) and jsma_f_exact (20.0 % of "
+        "Attacks made to get round masked gradients, each against its rate undistilled: cw_l2 "
+        "(10.0 % of 20 targets against 100.0 %) and jsma_f_exact (20.0 % of "
         "900 targets against 90.0 %). None succeeds 90 % as often as undistilled, but that the "
         "attacks measured here fail proves no robustness."
     )
@@ -564,7 +570,7 @@ def test_targeted_and_untargeted_attacks_are_not_compared():
         {"cw_l2": norm_attack(1.0, 1.0, targets="untargeted")}, {"cw_l2": norm_attack(1.0, 1.0)}
     )
     assert found.stops_adaptive_attacker is None
-    assert "No attack that gets round masked gradients was measured" in found.sentence
+    assert "No attack made to get round masked gradients was measured" in found.sentence
 
 
 @pytest.mark.parametrize(

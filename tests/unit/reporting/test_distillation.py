@@ -56,3 +56,17 @@ def test_a_network_that_guesses_did_not_learn(record_of):
     assert [row[0] for row in table.rows] == ["initial", "distilled (did not learn)"]
     untested = distillation.table(record_of(None, None))
     assert [row[0] for row in untested.rows] == ["initial", "distilled"]
+
+
+def test_the_network_as_given_stands_beside_both_and_is_named_if_it_is_the_best(record_of):
+    best = "The network as given has the highest test accuracy."
+    table = distillation.table(record_of(0.8, 0.81, given_accuracy=0.82))
+    assert [row[:2] for row in table.text()] == [
+        ["as given", "82.00"],
+        ["initial", "80.00"],
+        ["distilled", "81.00"],
+    ]
+    assert best in table.notes
+    for accuracy in (0.81, None):
+        assert best not in distillation.table(record_of(0.8, 0.81, given_accuracy=accuracy)).notes
+    assert best not in distillation.table(record_of(None, None, given_accuracy=0.8)).notes

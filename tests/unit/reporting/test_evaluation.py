@@ -6,7 +6,17 @@ import re
 import pytest
 
 from ddefense import records
-from ddefense.reporting import evaluation, figures, lookup, outcomes, rendering, report, tables
+from ddefense.measurements import controls
+from ddefense.reporting import (
+    evaluation,
+    figures,
+    lookup,
+    outcomes,
+    passages,
+    rendering,
+    report,
+    tables,
+)
 
 
 @pytest.fixture
@@ -141,6 +151,12 @@ def test_the_table_at_the_end_has_a_row_for_each_attack(brought):
     assert table.csv().splitlines()[0].startswith("attack,norm,plain,plain_low,plain_high,")
 
 
+def test_a_failed_check_names_the_network_that_it_measured(brought):
+    check = controls.scaled_logits("mine", 20.0, 0.9, 0.0, 10)
+    notes = evaluation.table(brought(controls=[check])).notes
+    assert any(note.startswith("FAIL scaled_logits of plain, logits times 20: ") for note in notes)
+
+
 def test_an_attack_on_one_network_alone_leaves_a_gap(brought, network):
     found = brought(
         dataclasses.replace(network(None, {"jsma_f": 0.9}), name="plain"),
@@ -238,7 +254,17 @@ def test_a_network_that_did_not_learn_is_named_wherever_it_stands(brought, netwo
     table = evaluation.table(found)
     assert name in table.text()[0][2] or any(name in c.heading for c in table.columns)
     assert f"{name} 12.00 %, at a loss of 87.0 points of accuracy" in table.notes[0]
+    assert table.title.startswith(f"{name}: a loss of 87.0 points of accuracy. Success")
     text = evaluation.write(found)
     assert text.startswith(f"# Evaluation of {name} against plain")
     assert "These networks **did not learn**: mine (T = 20) (test accuracy 12.00 %)" in text
     assert "did not learn" not in evaluation.write(brought())
+    # Nobody knows how it was trained.
+    assert "At high T" not in text
+
+
+def test_a_network_alone_is_held_against_guessing_and_nothing_else(brought, network):
+    lost = dataclasses.replace(network(None, {}, accuracy=0.1), name="mine", defense="unknown")
+    text = passages.learnt(brought(lost))
+    assert "not above that of guessing" in text
+    assert "undistilled" not in text

@@ -97,8 +97,14 @@ def test_pearson_by_hand():
 def test_networks_are_called_by_what_they_are(full):
     labels = [lookup.network_label(n) for n in full.networks]
     assert labels == ["undistilled", "T = 1", "T = 5", "T = 20", "T = 100", "adversarially trained"]
-    assert lookup.label_of(full, "distilled_t20") == "T = 20"
-    assert lookup.label_of(full, "substitute") == "substitute"
+
+
+def test_a_check_names_what_it_measured(full):
+    check = full.controls[1]
+    assert lookup.checked(full, check) == "T = 100"
+    assert lookup.checked(full, dataclasses.replace(check, network="elsewhere")) == "elsewhere"
+    scaled = dataclasses.replace(check, name="scaled_logits")
+    assert lookup.checked(full, scaled) == "undistilled, logits times 100"
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10"])

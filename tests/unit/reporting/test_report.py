@@ -27,6 +27,13 @@ def test_without_adaptive_attacks_it_still_says_so_without_numbers(results_of, n
     assert "In this run" not in passages.warning(run)
 
 
+def test_an_attack_that_fails_too_is_no_support(results_of, network):
+    rates = {"jsma_f": 0.0, "jsma_f_exact": 0.0, "jsma_z": 0.1}
+    text = passages.warning(results_of([network(None, rates), network(20.0, rates)]))
+    assert "on the logits it reaches 10.00 %" in text
+    assert "log domain" not in text
+
+
 def test_the_runs_own_numbers_come_from_a_network_that_learnt(with_stalled):
     assert "In this run, at T = 20," in passages.warning(with_stalled)
 
@@ -111,6 +118,14 @@ def test_stalled_networks_are_named(results, with_stalled):
     cause = "its training loss stayed near that of guessing"
     lost = f"T = 100 (test accuracy 10.00 %; {cause})"
     assert f"**did not learn**: initial network, {lost}; distilled network, {lost}" in text
+    assert "At high T training starts slowly" in text
+
+
+def test_a_training_at_t_1_is_not_explained_by_a_high_temperature(results, network):
+    lost = dataclasses.replace(network(1.0, {}), test_accuracy=0.1)
+    text = passages.learnt(dataclasses.replace(results, networks=[results.networks[0], lost]))
+    assert "**did not learn**" in text
+    assert "At high T" not in text
 
 
 def test_networks_that_learnt_late_are_named_apart(results):

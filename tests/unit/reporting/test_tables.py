@@ -83,6 +83,7 @@ def test_digits_are_labelled_as_compared_with_mnist(results_of, network):
     assert "paper (MNIST) %" in table.markdown()
     assert read(table)[1] == {
         "network": "T = 3",
+        "accuracy_percent": "99",
         "paper_percent": "",  # T = 3 is not in the paper
         "jsma_f_percent": "",
         "jsma_f_percent_low": "",
@@ -345,6 +346,9 @@ def test_controls_name_the_network_and_whether_it_passed(full):
     other = dataclasses.replace(full.controls[0], network="elsewhere")
     text = by_name(dataclasses.replace(full, controls=[other]), "controls").markdown()
     assert "| zero_gradients | elsewhere |" in text
+    scaled = dataclasses.replace(full.controls[1], name="scaled_logits")
+    text = by_name(dataclasses.replace(full, controls=[scaled]), "controls").markdown()
+    assert "| scaled_logits | undistilled, logits times 100 |" in text
 
 
 def test_norm_attacks_show_settings_counts_and_medians(full):
