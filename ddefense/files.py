@@ -176,14 +176,21 @@ def read_npz(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
         The arrays by name.
 
     Raises:
-        DamagedError: if the file or an array in it cannot be read, or the block finds that they do
-            not fit (by a ValueError or KeyError).
+        DamagedError: if the file or an array in it cannot be read or is too large for this machine,
+            or the block finds that they do not fit (by a ValueError or KeyError).
     """
     if kind := odd_kind(path):
         raise DamagedError(f"it is {kind}")
     try:
         # Opened here: NumPy leaves the file open where the archive in it is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
+            # Zeros shrink a thousandfold.
+            unpacked = sum(member.file_size for member in arrays.zip.infolist())
+            if unpacked > physical_memory():
+                raise ValueError(
+                    f"its arrays take {unpacked / 2**30:.1f} GiB, more than the "
+                    f"{physical_memory() / 2**30:.1f} GiB of memory here"
+                )
             yield arrays
     except (
         OSError,
@@ -191,7 +198,13 @@ def read_npz(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
         ValueError,
         EOFError,
         RuntimeError,
+        MemoryError,
         zlib.error,
         zipfile.BadZipFile,
     ) as error:
         raise DamagedError(f"{error}") from error
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
