@@ -133,6 +133,29 @@ class TestAtomicDirectory:
         assert contents(tmp_path) == ["1"]
 
 
+    def test_removes_what_a_killed_process_left_and_nothing_that_is_being_written(
+        self, start_python, tmp_path
+    ):
+        writing = """
+import pathlib, time
+from ddefense import files
+with files.atomic_directory(pathlib.Path("1")) as temporary:
+    (temporary / "half").touch()
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+        (tmp_path / ".tmp-elsewhere-1").mkdir()  # on another machine
+        with start_python("-c", writing, cwd=tmp_path) as other:
+            assert other.stdout.readline() == "writing\n"
+            with files.atomic_directory(tmp_path / "2"):
+                pass
+            assert len(list(tmp_path.glob(".tmp-*/half"))) == 1
+            other.kill()
+        with files.atomic_directory(tmp_path / "3"):
+            pass
+        assert contents(tmp_path) == [".tmp-elsewhere-1", "2", "3"]
+
+
 def test_the_digest_of_a_file(tmp_path):
     (tmp_path / "a").write_bytes(b"graph")
     expected = "eef93e1d14482804277fca0172464032d1a4fdbcc338524059fa1e861454ad4d"  # by sha256sum
