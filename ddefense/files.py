@@ -123,7 +123,7 @@ _OURS = f".tmp-{os.uname().nodename}-"
 
 
 def _claim(folder: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """A new directory with a handle that holds it: by a kernel lock, which ends with the process."""
+    """A new directory, and a handle that holds it by a kernel lock, which ends with the process."""
     while True:
         made = pathlib.Path(tempfile.mkdtemp(prefix=_OURS, dir=folder))
         with contextlib.suppress(FileNotFoundError):
@@ -215,15 +215,15 @@ def read_npz(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
     if kind := odd_kind(path):
         raise DamagedError(f"it is {kind}")
     try:
+        with zipfile.ZipFile(path) as archive:  # zeros shrink a thousandfold
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > physical_memory():
+            raise ValueError(
+                f"its arrays take {unpacked / 2**30:.1f} GiB, more than the "
+                f"{physical_memory() / 2**30:.1f} GiB of memory here"
+            )
         # Opened here: NumPy leaves the file open where the archive in it is damaged.
-        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
-            # Zeros shrink a thousandfold.
-            unpacked = sum(member.file_size for member in arrays.zip.infolist())
-            if unpacked > physical_memory():
-                raise ValueError(
-                    f"its arrays take {unpacked / 2**30:.1f} GiB, more than the "
-                    f"{physical_memory() / 2**30:.1f} GiB of memory here"
-                )
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             yield arrays
     except (
         OSError,

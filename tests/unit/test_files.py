@@ -132,7 +132,6 @@ class TestAtomicDirectory:
         assert contents(path) == ["theirs"]
         assert contents(tmp_path) == ["1"]
 
-
     def test_removes_what_a_killed_process_left_and_nothing_that_is_being_written(
         self, start_python, tmp_path
     ):
