@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -91,7 +92,8 @@ def atomic_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
         path: the final directory. It must not exist, or be empty.
 
     Yields:
-        An empty directory beside `path`, removed again if the block fails.
+        An empty directory beside `path`, removed again if the block fails; by the next call for
+        the same parent if the process is killed.
 
     Raises:
         FileExistsError: if `path` exists and is not empty; nothing is overwritten.
@@ -102,7 +104,8 @@ def atomic_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
             "Choose another path, or move the old one away."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
+    _remove_abandoned(path.parent)
+    temporary, handle = _claim(path.parent)
     try:
         yield temporary
         # mkdtemp makes it private; the artefact gets what the user's umask gives any directory.
@@ -112,6 +115,36 @@ def atomic_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+# Not every file system tells one machine of the locks of another.
+_OURS = f".tmp-{os.uname().nodename}-"
+
+
+def _claim(folder: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """A new directory, and a handle that holds it by a kernel lock, which ends with the process."""
+    while True:
+        made = pathlib.Path(tempfile.mkdtemp(prefix=_OURS, dir=folder))
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(made, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if made.exists():  # or another process was faster, and took it for abandoned
+                return made, handle
+            os.close(handle)
+
+
+def _remove_abandoned(folder: pathlib.Path) -> None:
+    """Removes what killed processes of this machine left of directories: what nobody holds."""
+    for path in folder.glob(f"{_OURS}*"):
+        with contextlib.suppress(OSError):  # it is held, or gone by now
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path)
+            finally:
+                os.close(handle)
 
 
 def sha256(path: pathlib.Path) -> str:
@@ -176,12 +209,19 @@ def read_npz(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
         The arrays by name.
 
     Raises:
-        DamagedError: if the file or an array in it cannot be read, or the block finds that they do
-            not fit (by a ValueError or KeyError).
+        DamagedError: if the file or an array in it cannot be read or is too large for this machine,
+            or the block finds that they do not fit (by a ValueError or KeyError).
     """
     if kind := odd_kind(path):
         raise DamagedError(f"it is {kind}")
     try:
+        with zipfile.ZipFile(path) as archive:  # zeros shrink a thousandfold
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > physical_memory():
+            raise ValueError(
+                f"its arrays take {unpacked / 2**30:.1f} GiB, more than the "
+                f"{physical_memory() / 2**30:.1f} GiB of memory here"
+            )
         # Opened here: NumPy leaves the file open where the archive in it is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             yield arrays
@@ -191,7 +231,13 @@ def read_npz(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
         ValueError,
         EOFError,
         RuntimeError,
+        MemoryError,
         zlib.error,
         zipfile.BadZipFile,
     ) as error:
         raise DamagedError(f"{error}") from error
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -6,6 +6,7 @@ import pathlib
 
 from ddefense.config import ConfigError, is_range
 from ddefense.experiments import workdir
+from ddefense.files import odd_kind
 
 
 def class_names(text: str) -> tuple[str, ...]:
@@ -17,6 +18,8 @@ def class_names(text: str) -> tuple[str, ...]:
     if text.startswith("@"):
         path = pathlib.Path(text[1:])
         try:
+            if kind := odd_kind(path):  # never opened
+                raise OSError(f"it is {kind}")
             names = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(

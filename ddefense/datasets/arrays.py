@@ -110,7 +110,7 @@ def read_npz(path: pathlib.Path) -> tuple[Pair, Pair | None, tuple[str, ...] | N
             names = set(archive.files)
             wanted = next((keys for keys in _ARCHIVED if names.issuperset(keys[:2])), None)
             arrays = {key: archive[key] for key in (wanted or ()) if key in names}
-            class_names = archive["class_names"] if "class_names" in names else None
+            class_names = np.asarray(archive["class_names"]) if "class_names" in names else None
     except files.DamagedError as error:
         raise ConfigError(f"data: expected an .npz file; received {path}: {error}.") from error
     if wanted is None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from ddefense import attacks, networks, training
+from ddefense import attacks, files, networks, training
 from ddefense.config import JSMA_ATTACKS, SIGN_ATTACKS, Config
 from ddefense.datasets import Dataset
 from ddefense.experiments.stages import Place, StageRecord, finished
@@ -276,9 +275,9 @@ class Sweep:
             "  in all about %s; memory about %.1f GiB of %.1f",
             duration(self._seconds_left()),
             memory / 2**30,
-            _physical_memory() / 2**30,
+            files.physical_memory() / 2**30,
         )
-        if memory > _physical_memory():
+        if memory > files.physical_memory():
             logging.warning("This run may need more memory than this machine has.")
 
     def finish(self, place: Place, record: StageRecord) -> None:
@@ -307,10 +306,6 @@ class Sweep:
             for stage in self._left.values()
         )
         return seconds / self._at_once
-
-
-def _physical_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ import os
 import stat
 import zipfile
 
+import numpy as np
 import pytest
 
 from ddefense import files
@@ -131,6 +132,28 @@ class TestAtomicDirectory:
         assert contents(path) == ["theirs"]
         assert contents(tmp_path) == ["1"]
 
+    def test_removes_what_a_killed_process_left_and_nothing_that_is_being_written(
+        self, start_python, tmp_path
+    ):
+        writing = """
+import pathlib, time
+from ddefense import files
+with files.atomic_directory(pathlib.Path("1")) as temporary:
+    (temporary / "half").touch()
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+        (tmp_path / ".tmp-elsewhere-1").mkdir()  # on another machine
+        with start_python("-c", writing, cwd=tmp_path) as other:
+            assert other.stdout.readline() == "writing\n"
+            with files.atomic_directory(tmp_path / "2"):
+                pass
+            assert len(list(tmp_path.glob(".tmp-*/half"))) == 1
+            other.kill()
+        with files.atomic_directory(tmp_path / "3"):
+            pass
+        assert contents(tmp_path) == [".tmp-elsewhere-1", "2", "3"]
+
 
 def test_the_digest_of_a_file(tmp_path):
     (tmp_path / "a").write_bytes(b"graph")
@@ -176,6 +199,40 @@ def test_a_fifo_is_no_npz_file_and_is_never_opened(tmp_path):
     os.mkfifo(tmp_path / "data.npz")
     with (
         pytest.raises(files.DamagedError, match="it is a FIFO"),
+        files.read_npz(tmp_path / "data.npz"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("unpacked", [2**60, 2**40])
+def test_arrays_that_no_memory_holds_are_refused(tmp_path, unpacked):
+    with zipfile.ZipFile(tmp_path / "data.npz", "w") as archive, archive.open("a.npy", "w") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (unpacked,)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with (
+        pytest.raises(files.DamagedError, match="Unable to allocate"),
+        files.read_npz(tmp_path / "data.npz") as arrays,
+    ):
+        arrays["a"]
+
+
+def test_arrays_larger_than_the_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "data.npz", a=np.zeros(2**20))
+    with files.read_npz(tmp_path / "data.npz") as arrays:
+        assert arrays["a"].shape == (2**20,)
+    monkeypatch.setattr(files, "physical_memory", lambda: 2**22)
+    with (
+        pytest.raises(files.DamagedError, match="GiB, more than the"),
+        files.read_npz(tmp_path / "data.npz"),
+    ):
+        pytest.fail("The block must not run.")
+
+
+def test_a_single_array_is_no_npz_file(tmp_path):
+    with (tmp_path / "data.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with (
+        pytest.raises(files.DamagedError, match="not a zip file"),
         files.read_npz(tmp_path / "data.npz"),
     ):
         pass

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from ddefense import config, files, records
+from ddefense.cli import values
 
 USAGE, RUN = 2, 1
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results" / "digits"
@@ -220,6 +222,12 @@ def test_help_lists_the_flags_and_needs_no_tensorflow(run_python, folder):
     imported = {line.split("|")[-1].strip() for line in found.stderr.splitlines()}
     assert "ddefense.cli.flags" in imported  # or the next line would say nothing
     assert not imported & {"tensorflow", "keras", "tensorflow_datasets", "sklearn"}
+
+
+def test_class_names_are_not_read_from_a_fifo_which_might_not_end(tmp_path):
+    os.mkfifo(tmp_path / "names")
+    with pytest.raises(config.ConfigError, match=r"class_names: expected @<text.*it is a FIFO"):
+        values.class_names(f"@{tmp_path / 'names'}")
 
 
 def test_names_ranges_and_classes(run_python, folder, elsewhere):

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import zipfile
 
 import numpy as np
 import PIL.Image
@@ -198,6 +199,12 @@ class TestArchives:
         assert "received pictures." in refused(path)
         path = self.write(tmp_path / "half.npz", images=IMAGES, labels=LABELS, test_images=IMAGES)
         assert "both or none of `test_images` and `test_labels`" in refused(path)
+
+    def test_members_that_are_no_arrays_are_refused(self, tmp_path):
+        path = self.write(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("class_names.npy", "a\nb\nc\nd\n")
+        assert "class_names: expected at least two names" in refused(path)
 
     def test_pickles_are_not_opened(self, tmp_path):
         path = self.write(tmp_path / "a.npz", images=IMAGES, labels=np.array([print], object))
