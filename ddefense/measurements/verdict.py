@@ -316,7 +316,7 @@ def _masking(evidence: _Evidence) -> tuple[bool | None, str]:
                 f"protect anything{though}."
             )
         return False, (
-            f"{rates}: its success falls by less than {100 * FALL_LIMIT:g} points, so masked "
+            f"{rates}: its success does not fall by {100 * FALL_LIMIT:g} points, so masked "
             f"gradients protect nothing here{though}."
         )
     if not failures:

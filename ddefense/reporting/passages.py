@@ -10,7 +10,7 @@ from ddefense.reporting.runs import Runs
 READINGS = {
     "jsma_f": "The forward derivative of the softmax output F_t of the target class at T = 1, in "
     "float32; the two largest entries are changed if their sum is above 0. No product is formed, "
-    "so it fails only when the derivative itself underflows.",
+    "so it underflows only where the derivative itself does.",
     "jsma_f_theta_1": "As jsma_f, with theta = 1 where another theta was frozen for the dataset: a "
     "feature goes to its bound in one step. The unit of the paper's theta is unknown where the "
     "input is standardised, so both are shown.",

@@ -335,7 +335,7 @@ def test_nothing_masked_in_words():
     assert found.masks_gradients is False
     assert found.sentence == (
         "At T = 1 the paper's attack (jsma_f) reaches 85.6 % of 900 targets against 88.4 % "
-        "undistilled: its success falls by less than 10 points, so masked gradients protect "
+        "undistilled: its success does not fall by 10 points, so masked gradients protect "
         "nothing here. No attack made to get round masked gradients was measured beside the "
         "undistilled network, so this run does not tell whether an adaptive attacker is stopped."
     )
