@@ -50,6 +50,7 @@ def attempts(draw):
     return images, targets, arguments
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(attempts())
 def test_bounds_budget_and_direction_hold(network, derivative, drawn):
@@ -70,6 +71,7 @@ def test_bounds_budget_and_direction_hold(network, derivative, drawn):
     assert (made.stop[stays] == attacks.Stop.REACHED).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(attempts(), st.randoms(use_true_random=False))
 def test_samples_do_not_depend_on_each_other(derivative, drawn, random):

@@ -293,6 +293,7 @@ def test_a_batch_that_is_refused_though_every_image_is_not_has_its_message(run_p
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
 @pytest.mark.usefixtures("interruptible")

@@ -51,6 +51,7 @@ def _power(record):
     return f"$10^{{{record.median_log10:.1f}}}$"
 
 
+@pytest.mark.slow
 def test_the_committed_figures_are_what_the_code_draws(tmp_path, drawing):
     written = drawing.write(tmp_path)
     assert {path.name for path in written} == {

@@ -104,6 +104,7 @@ SLOWER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*BY_GRADIENT, *SLOWER])
 def test_attacks_by_gradient_move_no_image_without_one(name, trained, data):
     images, labels = data[0][:2], data[1][:2]
@@ -153,6 +154,7 @@ def test_a_lowered_budget_is_not_called_the_number_of_features(pixel, caplog):
     assert "max_features: lowered to 2, for 12 test images of shape (1, 1, 1)." in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fgsm", "cw_l2", "cw_l0", "labels_only"])
 def test_other_attacks_take_a_single_feature(name, pixel):
     network, data = pixel
@@ -247,6 +249,7 @@ def test_layers_may_be_called_as_ours_are(name, data, tmp_path):
     assert everything(network, data, tmp_path, value_range=(0.0, 255.0)).is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["probabilities", "logits", "logits_1"])
 def test_a_copy_of_such_a_network_answers_alike(name, data):
     network = network_of(lambda images: images, name=name)

@@ -47,6 +47,7 @@ def changed(made, images):
     return (made != images).any(axis=(1, 2, 3))
 
 
+@pytest.mark.slow
 def test_reaches_the_targets(attack, attacked, network, images, labels, targets):
     made = attack(attacked, images, labels, targets, settings=QUICK)
     assert made.dtype == np.float32
@@ -55,6 +56,7 @@ def test_reaches_the_targets(attack, attacked, network, images, labels, targets)
     assert (margin(network, made, targets) > 0).all()
 
 
+@pytest.mark.slow
 def test_leaves_the_label_without_a_target(attack, attacked, predict, images, labels, targets):
     made = attack(attacked, images, labels, settings=QUICK)
     assert (predict(made) != labels).all()
@@ -66,6 +68,7 @@ def test_leaves_the_label_without_a_target(attack, attacked, predict, images, la
         assert (distance[0] <= 1.05 * np.minimum(*distance[1:])).mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kappa", [1.0, 5.0])
 def test_reaches_kappa(attack, attacked, network, images, labels, targets, kappa):
     settings = dataclasses.replace(QUICK, kappa=kappa)
@@ -75,6 +78,7 @@ def test_reaches_kappa(attack, attacked, network, images, labels, targets, kappa
     assert (margin(network, made, targets)[reached] >= kappa).all()
 
 
+@pytest.mark.slow
 def test_reaches_a_network_whose_softmax_saturates(attack, saturated, images, labels, targets):
     logits = attacks.classifier(saturated)
     made = attack(logits, images, labels, targets, settings=QUICK)
@@ -95,6 +99,7 @@ def test_keeps_within_bounds(attack, images):
     assert (linear(made).numpy().argmax(axis=1) == 1 - labels).all()
 
 
+@pytest.mark.slow
 def test_gives_the_original_back_where_nothing_is_found(attack, images):
     # The offset is more than all features together can move.
     weights = np.full((16, 2), [[-1, 1]], np.float32)
@@ -114,6 +119,7 @@ def test_gives_the_original_back_where_it_is_adversarial(attack, attacked, image
     np.testing.assert_array_equal(made, images)
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_their_company(attack, attacked, images, labels, targets):
     together = attack(attacked, images, labels, targets, settings=QUICK)
     for batch_size in (1, 5):
@@ -126,6 +132,7 @@ def test_rows_do_not_depend_on_their_company(attack, attacked, images, labels, t
     np.testing.assert_allclose(mixed, together[order], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gives_the_same_twice(attack, attacked, images, labels, targets):
     first, again = (
         attack(attacked, images, labels, targets, settings=QUICK, batch_size=5) for _ in range(2)
@@ -133,6 +140,7 @@ def test_gives_the_same_twice(attack, attacked, images, labels, targets):
     np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.slow
 def test_leaves_its_arguments_alone(attack, attacked, images, labels, targets):
     given = [values.copy() for values in (images, labels, targets)]
     for values in given:
@@ -141,6 +149,7 @@ def test_leaves_its_arguments_alone(attack, attacked, images, labels, targets):
     np.testing.assert_array_equal(given[0], images)
 
 
+@pytest.mark.slow
 def test_the_length_of_a_chunk_does_not_matter(
     monkeypatch, attack, attacked, images, labels, targets
 ):

@@ -30,6 +30,7 @@ def attack(attacked, images, settings=SETTINGS):
     return cw_l0(attacked, images, labels, 1 - labels, settings=settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 @pytest.mark.parametrize(
     ("lead", "fewest"),

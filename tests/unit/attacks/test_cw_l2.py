@@ -31,6 +31,7 @@ def rows():
     return drawn[(drawn - 0.5) @ [1.0, -2.0, 0.5, 3.0, -1.0, 0.2] > 0.1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targeted", [True, False])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 1000.0])
 def test_finds_the_distance_to_a_plane(linear, weights, rows, scale, targeted):

@@ -25,6 +25,7 @@ def rows():
     return drawn[drawn @ WEIGHTS + OFFSET > 0.1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_finds_the_distance_to_a_plane(linear, rows, scale):
     made = attack(linear(WEIGHTS, OFFSET, scale), rows)
@@ -35,6 +36,7 @@ def test_finds_the_distance_to_a_plane(linear, rows, scale):
     assert (distance <= 1.12 * shortest).all()
 
 
+@pytest.mark.slow
 def test_moves_what_the_bounds_leave(linear):
     # The first feature would have to fall below its bound: 0.3 over the other two.
     made = attack(linear([1.0, 1.0, 1.0], -0.7), [[0.0, 0.5, 0.5]])
@@ -69,6 +71,7 @@ def test_a_change_too_small_to_show_ends_the_attack(linear, monkeypatch):
     assert min(tried) > 1 / 256
 
 
+@pytest.mark.slow
 def test_has_a_learning_rate_of_its_own(linear, rows):
     attacked = linear(WEIGHTS, OFFSET)
     other = dataclasses.replace(SETTINGS, learning_rate=1.0, search_steps=1, initial_c=5.0)

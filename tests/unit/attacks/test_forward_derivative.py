@@ -91,6 +91,7 @@ def test_literal_sums_the_rows_of_the_float32_jacobian(
     assert (np.abs(beta - others) <= 1e-4 * largest).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [4.0, 8.0, 10.0, 12.0])
 @pytest.mark.parametrize("target", [0, 1, 2])
 def test_literal_has_the_rounding_of_the_float32_jacobian_of_a_confident_network(

@@ -107,6 +107,7 @@ PLAIN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", (FAST | PLAIN).values(), ids=FAST | PLAIN)
 def test_equals_autodiff(settings):
     network = convolutional(**settings)
@@ -118,6 +119,7 @@ def test_equals_autodiff(settings):
     np.testing.assert_allclose(found / scale, expected / scale, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", (FAST | PLAIN).values(), ids=FAST | PLAIN)
 def test_the_cut_network_gives_the_same_logits(settings):
     network = convolutional(**settings)
@@ -202,6 +204,7 @@ def test_dropout_stays_off():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", config.JSMA_ATTACKS)
 @pytest.mark.parametrize("settings", [FAST["3x3"], PLAIN["same padding"]], ids=["fast", "plain"])
 def test_every_reading_goes_through_it(jacobian, name, settings):

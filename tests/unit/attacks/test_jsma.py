@@ -77,6 +77,7 @@ def pairs(images):
     return np.repeat(images, CLASSES, axis=0), np.tile(np.arange(CLASSES), len(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("theta", "max_features"), [(1.0, 16), (-1.0, 16), (0.4, 6), (-0.4, 6)])
 @pytest.mark.parametrize("name", config.JSMA_ATTACKS)
 def test_equals_the_plain_algorithm(
@@ -101,6 +102,7 @@ def test_equals_the_plain_algorithm(
     assert made.num_features.max() >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theta", [1.0, -1.0, 0.3, -0.3])
 @pytest.mark.parametrize("max_features", [2, 6, 16, 40])
 @pytest.mark.parametrize("name", ["jsma_f", "jsma_z"])

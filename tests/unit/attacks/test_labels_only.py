@@ -84,6 +84,7 @@ class TestAttack:
         assert np.all(distances > DISTANCES - 1e-6)
         np.testing.assert_allclose(distances, DISTANCES, rtol=0.02)
 
+    @pytest.mark.slow
     def test_more_queries_come_closer(self, network, images, labels):
         attacked = attacks.classifier(network)
         distances = [

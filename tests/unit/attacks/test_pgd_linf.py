@@ -44,6 +44,7 @@ def reference_pgd(network, images, start, classes, *, sign, epsilon, step_size, 
     return x.numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 2.0)])
 @pytest.mark.parametrize("step_size", [None, 0.03])

@@ -140,6 +140,7 @@ def test_brackets_in_names_are_text(cli, tmp_path):
     assert "[red]run" in cli(run, FORCE_COLOR="1", COLUMNS="100").stdout
 
 
+@pytest.mark.slow
 def test_files_are_written_on_request(cli, folder):
     for arguments in (
         ("--output=a/b", MNIST, DIGITS),
@@ -155,6 +156,7 @@ def test_files_are_written_on_request(cli, folder):
     assert len(list((folder / "c").iterdir())) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -235,6 +237,7 @@ def test_the_script_runs_this_module():
     assert script.read_text().rstrip().endswith('exec "$python" -P -m ddefense.cli.compare "$@"')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", [{}, {"FORCE_COLOR": "1", "COLUMNS": "200"}], ids=["", "colour"])
 def test_no_name_steers_the_terminal_or_forges_a_line(cli, tmp_path, colour):
     evil = "\x1b[2J\x9b2J\r\nforged\u202e\u2028forged"

@@ -31,6 +31,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), REFUSED)
 def test_a_bad_flag_is_a_usage_message(cli, arguments, message):
     answer = cli(*arguments)

@@ -75,6 +75,7 @@ def attack_run(tmp_path):
     return tmp_path / "attacked"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -21,6 +21,7 @@ MISSING = ("tensorflow",)
 LOADED = ("ddefense.reporting",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -270,6 +271,7 @@ def files_in(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "seeds"), [("one", ["--seed=7"]), ("several", ["--seeds=7,8"])], ids=["one", "several"]
 )
@@ -351,6 +353,7 @@ def test_damaged_results_are_named_and_kept(cli, tmp_path, content):
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flag",
     [
@@ -369,6 +372,7 @@ def test_a_value_that_no_run_could_use_is_a_usage_error(cli, folder, flag):
     assert not (folder / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_report_alone_names_no_model_that_is_gone(cli, tmp_path):
     for name in ("results.json", "samples.npz"):
         shutil.copy(_ROOT / "docs/results/digits" / name, tmp_path)

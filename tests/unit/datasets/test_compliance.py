@@ -71,6 +71,7 @@ def test_classes_are_spread_alike_over_both_splits(dataset):
     np.testing.assert_allclose(shares[0], shares[1], atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dataset",
     # Reading CIFAR-10 a second time takes 15 seconds.

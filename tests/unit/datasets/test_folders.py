@@ -234,6 +234,7 @@ class TestPixels:
             frames[0].save(tmp_path / name / "x.gif", save_all=True, append_images=frames[1:])
         np.testing.assert_array_equal(load(find(tmp_path).train).images, 1.0)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("shape", "value_range"),
         [((4, 4, 1), (0.0, 1.0)), ((4, 4, 3), (0.0, 1.0)), ((4, 4, 1), (-1.0, 2.0))],
@@ -336,6 +337,7 @@ HEADERS = {
 
 
 class TestLargeImages:
+    @pytest.mark.slow
     @pytest.mark.parametrize("ending", HEADERS)
     def test_more_pixels_than_the_network_needs(self, root, ending):
         (root / "dog" / f"large.{ending}").write_bytes(HEADERS[ending](2049, 2048))

@@ -69,6 +69,7 @@ class TestForms:
         pairs = list(zip(IMAGES, LABELS, strict=True))
         same(survey(from_generator(lambda: pairs, shape)), IMAGES, LABELS)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("shape", [(None, 4, 5, 3), (None, None, None, None), None])
     def test_uneven_batches_from_a_generator(self, shape):
         pairs = [(IMAGES[:9], LABELS[:9]), (IMAGES[9:], LABELS[9:])]

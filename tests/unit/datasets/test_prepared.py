@@ -47,6 +47,7 @@ def test_pixels_are_bytes_divided_by_255(mnist_data):
     assert len(np.unique(np.round(scaled))) > 200
 
 
+@pytest.mark.slow
 def test_cifar10_is_the_real_one(cifar10_data):
     assert cifar10_data.network == "cifar10"
     assert cifar10_data.train.images.shape == (50_000, 32, 32, 3)
@@ -71,6 +72,7 @@ def test_cifar10_comes_in_a_fixed_order(cifar10_data):
     np.testing.assert_array_equal(cifar10_data.test.labels[:10], [7, 0, 6, 9, 5, 1, 7, 0, 3, 2])
 
 
+@pytest.mark.slow
 def test_cifar10_is_standardised_inside_its_network_alone(cifar10_data):
     """The paper's test values lie in [-2.22, 2.62]; so far, and no further, does this agree."""
     assert cifar10_data.standardized
@@ -192,6 +194,7 @@ def described_by_half(shard):
     os.truncate(shard.parent / "dataset_info.json", 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", ["in memory", "as a stream"])
 @pytest.mark.parametrize(
     "damage",

@@ -222,6 +222,7 @@ def photos(tmp_path):
 
 
 class TestFolders:
+    @pytest.mark.slow
     def test_one(self, photos):
         for form in (photos, str(photos), f"{photos}/"):
             data = open_data(form, image_shape=(4, 4, 1))
@@ -239,6 +240,7 @@ class TestFolders:
         assert (len(tested.train), len(tested.test)) == (0, 20)
         np.testing.assert_array_equal(trained.train.images, tested.test.images)
 
+    @pytest.mark.slow
     def test_streamed_if_it_is_large(self, photos, monkeypatch):
         whole = open_data(photos)
         monkeypatch.setattr(sources, "STREAM_BYTES", 1000)
@@ -290,6 +292,7 @@ class TestNamed:
         data = open_data("digits", test_share=1)
         assert (len(data.train), len(data.test)) == (0, len(digits.test))
 
+    @pytest.mark.slow
     def test_mnist(self, mnist_data):
         data = open_data("mnist")
         assert (len(data.train), len(data.test)) == (60_000, 10_000)

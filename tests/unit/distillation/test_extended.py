@@ -120,6 +120,7 @@ def test_bad_labels_are_refused(changes, message):
         outlier_labels_by_window(Split(np.zeros((4, 1, 1, 1)), labels), **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("window", "outputs"), [(128, "logits"), (256, "probabilities"), (600, "logits")]
 )
@@ -148,6 +149,7 @@ def test_an_interrupted_run_goes_on_from_its_last_window(network, images, tmp_pa
     assert again.read == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stored", "message"),
     [

@@ -99,6 +99,7 @@ def test_the_substitute_is_asked_for_once(assessed):
     assert assessed.stand.asked == ["substitute"]
 
 
+@pytest.mark.slow
 def test_every_attack_takes_misclassified_images_too(make_stand, tmp_path, toy):
     names = tuple(name for name in config_lib.ATTACKS if name != "labels_only")
     everything = {"samples": len(toy.test), "cw_samples": len(toy.test), "misclassified": True}
@@ -229,6 +230,7 @@ def test_attacks_that_go_round_the_softmax_reach_all_the_same(assessed):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attacks", "expected"),
     [

@@ -12,6 +12,7 @@ print(float(tf.nn.softmax([[1e4] + [0.0] * 7] * 8)[0, 0]) == 1.0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["0", "1"])
 def test_a_softmax_that_does_not_round_to_1_is_warned_of(run_python, tmp_path, setting):
     found = run_python("-c", SCRIPT, cwd=tmp_path, TF_ENABLE_ONEDNN_OPTS=setting)

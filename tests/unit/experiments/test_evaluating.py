@@ -115,6 +115,7 @@ def test_what_it_was_run_on_stands_in_the_environment(compared, toy, files_of):
     assert environment["warnings"] == []
 
 
+@pytest.mark.slow
 def test_a_report_is_drawn_of_it(compared, tmp_path):
     _, directory = compared
     shutil.copytree(directory, tmp_path / "run")
@@ -125,6 +126,7 @@ def test_a_report_is_drawn_of_it(compared, tmp_path):
     assert text.startswith("# Evaluation of distilled (T = 1000) against plain on toy\n")
 
 
+@pytest.mark.slow
 def test_a_network_alone_has_no_verdict(alone, tmp_path):
     found, directory = alone
     (network,) = found.networks
@@ -139,6 +141,7 @@ def test_a_network_alone_has_no_verdict(alone, tmp_path):
     assert text.startswith("# Evaluation of network on toy\n")
 
 
+@pytest.mark.slow
 def test_a_distilled_network_alone(tmp_path, toy, config, files_of):
     config = dataclasses.replace(config, attacks=("pgd_linf", "pgd_linf_temperature"))
     directory = tmp_path / "run"
@@ -165,6 +168,7 @@ def test_a_second_evaluation_attacks_nothing(alone, toy, config, tmp_path):
         evaluating.evaluate(build(7.0), toy, config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_images_of_another_range(tmp_path, toy, config, alone):
     """Samples are kept in the range of the data, everything measured is of images in [0, 1]."""
     wide = dataclasses.replace(
@@ -214,6 +218,7 @@ def test_files_of_one_name_are_told_apart(tmp_path, toy, config, files_of):
     assert [network.name for network in found.networks] == ["undistilled", "network"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["samples", "substitute", "fgsm_on_network", "config"])
 def test_a_file_of_any_name(tmp_path, toy, config, files_of, name):
     """Also of one that a stage has."""
@@ -223,6 +228,7 @@ def test_a_file_of_any_name(tmp_path, toy, config, files_of, name):
     assert [network.name for network in found.networks] == [name]
 
 
+@pytest.mark.slow
 def test_the_network_that_is_doubted_is_named(tmp_path, toy, config):
     wrong = keras.models.clone_model(network := build(8.0))
     wrong.set_weights([-weights for weights in network.get_weights()])
@@ -242,6 +248,7 @@ def test_the_network_that_is_doubted_is_named(tmp_path, toy, config):
     assert warning.startswith("The undistilled network (")
 
 
+@pytest.mark.slow
 def test_a_network_that_is_mostly_wrong_is_doubted(tmp_path, toy, config):
     flipped = dataclasses.replace(
         toy, test=datasets.Split(toy.test.images, (toy.test.labels + 2) % CLASSES)
@@ -328,6 +335,7 @@ def test_images_are_sorted_by_what_the_network_gives_them(guarded, toy):
     assert found.networks[1].outliers.attacks["fgsm"].detection > 0
 
 
+@pytest.mark.slow
 def test_the_verdict_and_the_report_are_about_the_outlier_class(guarded, tmp_path):
     found, directory = guarded
     assert found.verdict.sentence.startswith("With an outlier class the paper's attack (jsma_f)")

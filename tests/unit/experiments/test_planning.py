@@ -255,12 +255,14 @@ def test_kinds_are_those_that_rates_are_corrected_by(tiny_dataset):
         assert re.fullmatch(patterns[kind], name)
 
 
+@pytest.mark.slow
 def test_rates_are_measured_and_positive(tiny_dataset):
     rates = planning.measure_rates(dataclasses.replace(CONFIG, batch_size=8), tiny_dataset)
     for rate in dataclasses.astuple(rates):
         assert 0 < rate < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_images", [3, 70])
 def test_rates_can_be_measured_on_fewer_images_than_a_batch(tiny_dataset, num_images):
     train = Split(tiny_dataset.train.images[:num_images], tiny_dataset.train.labels[:num_images])
@@ -282,6 +284,7 @@ def test_memory_grows_with_data_and_batch(tiny_dataset):
 
 
 # The peak is that of a run's last process; MNIST's trained nothing any more and is left out.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "cifar10"])
 def test_the_committed_runs_took_what_would_have_been_planned_or_a_little_less(load_prepared, name):
     dataset = datasets.load(name) if name == "digits" else load_prepared(name)

@@ -222,6 +222,7 @@ def contents(folder):
     return found
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_change_of_the_file_system_ends_the_same(run_python, tmp_path):
     for name, prepared, least in (("new", "none", 30), ("forgotten", "new/killed_000", 10)):
         (tmp_path / name).mkdir()
@@ -456,6 +457,7 @@ def expected_after(replaced, text):
     return after, made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [False, True], ids=["folder", "storage"])
 @pytest.mark.parametrize("executor", [Here, Later])
 @pytest.mark.parametrize("replaced", GRAPH)

@@ -99,6 +99,7 @@ def test_epochs_are_logged_as_they_end(logs_of, makers_of, written, is_marked):
     assert written() == expected(artefact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_an_interrupted_training_is_logged_once(
     logs_of, makers_of, written, is_marked, tmp_path, epochs
@@ -115,6 +116,7 @@ def test_an_interrupted_training_is_logged_once(
     assert len(list((tmp_path / "logs" / "baseline").iterdir())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("live", [True, False])
 def test_a_training_that_ended_unseen_is_logged_from_its_record(
     logs_of, makers_of, written, is_marked, live
@@ -149,6 +151,7 @@ def test_nothing_is_told_where_the_training_is_elsewhere_or_without_logs(logs_of
     assert tensorboard.Logs(None).watch("baseline") is None
 
 
+@pytest.mark.slow
 def test_all_trainings_are_known_even_the_substitute(logs_of, tmp_path, tiny_dataset):
     config = dataclasses.replace(CONFIG, epochs=1, warm_start_steps=2, temperatures=(20.0,))
     makers = pair.NetworkStages(Stages(tmp_path), config, tiny_dataset)

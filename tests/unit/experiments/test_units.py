@@ -277,6 +277,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("roles", [("unit", "unit"), ("unit", "part"), ("unit", "unit", "part")])
 def test_processes_that_make_the_same_unit_at_the_same_time_do_it_once(
     start_python, tmp_path, roles
@@ -369,6 +370,7 @@ print(k)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", ["nothing", "part", "stage"])
 def test_a_part_may_be_overtaken_at_any_time(run_python, tmp_path, begun):
     found = run_python("-c", OVERTAKEN_ANYWHERE, tmp_path, begun, cwd=tmp_path)

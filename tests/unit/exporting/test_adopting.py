@@ -107,6 +107,7 @@ def test_a_damaged_version_is_not_taken(network, card, base, damage):
     assert adopt(network, base, card) is None
 
 
+@pytest.mark.slow
 def test_its_answers_count_and_not_its_papers(network, card, base):
     """The same weights for features of another range, under this one's card and manifest."""
     other = export_for_serving(network, base, value_range=(0.0, 1.0), notes=notes(card))
@@ -127,6 +128,7 @@ def test_a_card_is_the_same_when_read_back(card, base):
     assert is_export_of(base / "1", loaded)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_those_of_the_card_are_refused(make_tiny_network, card, base):
     """Swapped with every checksum made anew."""
     check_weights(base / "1")

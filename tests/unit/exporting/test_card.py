@@ -527,6 +527,7 @@ def test_results_of_another_network_are_refused(network, results):
         card_of(network, name="a", environment={}, class_names=["a", "b"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("expose_logits", [False, True])
 def test_signatures_are_those_of_the_export(
@@ -552,6 +553,7 @@ def test_signatures_are_those_of_the_export(
     assert card.logits_exposed == expose_logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_who_finds_the_export_can_check_its_weights(
     make_tiny_network, tmp_path, monkeypatch, capsys, dtype

@@ -228,6 +228,7 @@ def test_others_may_read_a_version(exported, tmp_path):
     assert made.path.stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
+@pytest.mark.slow
 def test_the_next_version_leaves_the_others_alone(exported, trained):
     made, base, _ = exported
     before = contents(made.path)
@@ -254,6 +255,7 @@ def test_a_network_that_gives_nan_is_not_published(make_tiny_network, tmp_path):
     assert not list((tmp_path / "1").iterdir())
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_answer_alike_is_not_published(
     make_tiny_network, tmp_path, monkeypatch
 ):
@@ -268,6 +270,7 @@ def test_a_model_that_does_not_answer_alike_is_not_published(
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_model_that_names_another_class_is_not_published(
     make_tiny_network, tmp_path, monkeypatch
 ):

@@ -330,6 +330,7 @@ class TestRefusals:
         message = refusal(photo_model, "serving_encoded", "image_bytes", strings(more))
         assert "received one of 4196352." in message
 
+    @pytest.mark.slow
     def test_an_image_of_which_the_network_makes_nan(self, open_export):
         images = keras.Input((4, 4, 1))
         x = keras.layers.Flatten()(images)

@@ -95,6 +95,7 @@ def test_logits_are_float32_whatever_the_precision(tiny_images, last):
     assert (logits.view(np.uint32) & 0xFFFF).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_the_precision_is_that_of_every_layer_but_the_ends(network, tiny_images, precision):
     copy = networks.trainable_copy(network, 2.0, precision)

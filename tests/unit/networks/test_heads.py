@@ -265,6 +265,7 @@ WITH_SOFTMAX = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_SOFTMAX)
 def test_a_deployed_network_gives_the_probabilities_of_the_given_one(name, tiny_images):
     network = WITH_SOFTMAX[name]()

@@ -85,6 +85,7 @@ def test_it_has_no_weights(network, plain):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_saved_network_has_the_same_bits(network, images, tmp_path):
     network.save(tmp_path / "network.keras")
     again = keras.models.load_model(tmp_path / "network.keras", compile=False)
@@ -120,6 +121,7 @@ def test_gradients_are_with_respect_to_the_images_as_they_are(network, images, s
     np.testing.assert_allclose(diagonal, 1 / np.sqrt(statistics[1]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_does_not_move_it(name, statistics, images):
     network = networks.build(name, temperature=1.0, seed=0, statistics=statistics)
     before = standardized(network, images)

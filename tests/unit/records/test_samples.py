@@ -178,6 +178,7 @@ def test_a_damaged_file_is_named(samples, tmp_path, damage):
         records.Samples.load(path)
 
 
+@pytest.mark.slow
 def test_no_damaged_byte_escapes_as_another_error(samples, tmp_path):
     path = tmp_path / "samples.npz"
     samples.save(path)

@@ -89,6 +89,7 @@ def test_a_run_that_trained_has_the_report_it_had(results):
     assert "## The paper's claims, and ours" in report.write(results)
 
 
+@pytest.mark.slow
 def test_every_figure_and_table_that_is_shown_is_written(brought, alone, samples, tmp_path):
     for name, found in (("two", brought()), ("one", alone)):
         folder = tmp_path / name

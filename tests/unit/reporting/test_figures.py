@@ -201,6 +201,7 @@ def test_drawing_leaves_the_users_settings_alone(results):
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10", "digits"])
 def test_every_figure_draws_without_distilled_networks_and_attacks(
     results_of, network, samples, dataset
@@ -210,6 +211,7 @@ def test_every_figure_draws_without_distilled_networks_and_attacks(
         assert style.save(figure, "png").startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_cifar10_in_colour_with_names_of_classes(cifar10, samples_of):
     samples = samples_of((32, 32, 3))
     samples.images[0, ..., 0] = 0.75
@@ -378,6 +380,7 @@ def test_every_attack_has_a_colour_of_its_own():
     assert len({style.attack(name)[1] for name in adaptive.ADAPTIVE}) == len(adaptive.ADAPTIVE)
 
 
+@pytest.mark.slow
 def test_a_dollar_in_a_name_is_no_formula(full, samples):
     name = "a$\\frac$b"
     network = dataclasses.replace(full.networks[1], name=name, training=None, initial=None)

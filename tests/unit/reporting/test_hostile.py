@@ -67,6 +67,7 @@ def elements(name, text):
     return [each for each in found if each[0] != "br"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["run", "evaluation"])
 @pytest.mark.parametrize("payload", HOSTILE)
 def test_no_text_of_results_becomes_an_element(full, samples, kind, payload):

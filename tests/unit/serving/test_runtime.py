@@ -182,6 +182,7 @@ def test_the_script_fails_where_warm_up_would(version, tmp_path, run_python):
     assert not (tmp_path / "answers.npz").exists()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(version, run_python, tmp_path):
     script = """
 import importlib.util, sys

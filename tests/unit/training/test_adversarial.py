@@ -47,6 +47,7 @@ def perturbed(network, images, labels, step, **changes):
 
 
 class TestHook:
+    @pytest.mark.slow
     @pytest.mark.parametrize("jit_compile", [False, True])
     def test_is_given_the_images_the_labels_and_the_steps_taken_before(
         self, make_tiny_network, tiny_images, jit_compile
@@ -227,6 +228,7 @@ def asked_after(calls):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("stops", [(1,), (3, 1)])
 def test_a_resumed_run_gives_the_bits_of_an_uninterrupted_one(
@@ -245,6 +247,7 @@ def test_a_resumed_run_gives_the_bits_of_an_uninterrupted_one(
     np.testing.assert_array_equal(found.step_loss, expected.step_loss)
 
 
+@pytest.mark.slow
 def test_the_starts_matter(make_tiny_network):
     """What the test above compares depends on the seed, the ramp and the size."""
     whole = make_tiny_network()
@@ -255,6 +258,7 @@ def test_the_starts_matter(make_tiny_network):
         assert differ(other, whole)
 
 
+@pytest.mark.slow
 def test_makes_a_network_resist():
     """One feature says the class in nine cases of ten but by a wide margin, the other one always
     but by less than epsilon: plain training relies on the second, training on PGD on the first.

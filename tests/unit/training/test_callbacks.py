@@ -143,6 +143,7 @@ class TestEarlyStopping:
         fit(first, tiny_images, settings=dataclasses.replace(SETTINGS, epochs=1))
         assert_same_bits(network, first)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("monitor", ["val_accuracy", "val_auc", "val_loss"])
     def test_knows_which_way_is_better(self, make_tiny_network, tiny_images, monitor):
         """A network that learns the opposite only gets worse, whatever is monitored."""
@@ -200,6 +201,7 @@ class TestEarlyStopping:
 class TestEarlyStoppingOfTheLoop:
     """`TrainingOptions.early_stopping`, which can be resumed."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("classes", [WRONG, np.arange(10) % 3])
     def test_does_what_that_of_keras_does(
         self, make_tiny_network, tiny_images, assert_same_bits, classes
@@ -212,6 +214,7 @@ class TestEarlyStoppingOfTheLoop:
         assert len(history.val_loss) == (3 if classes is WRONG else 4)
         assert_same_bits(found, expected)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("calls", [1, 2, 3])
     def test_goes_on_where_it_was_interrupted(
         self, make_tiny_network, tiny_images, asked_after, assert_same_bits, tmp_path, calls
@@ -236,6 +239,7 @@ class TestEarlyStoppingOfTheLoop:
             training.fit(make_tiny_network(), tiny_images, LABELS, SETTINGS, options=options)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="needs the package tensorboard"
 )
@@ -258,6 +262,7 @@ def test_a_run_with_tensorboard_is_resumed(
     assert_same_bits(found, expected)
 
 
+@pytest.mark.slow
 def test_a_run_with_callbacks_that_is_interrupted_starts_over(
     make_tiny_network, tiny_images, asked_after, assert_same_bits, tmp_path
 ):

@@ -34,6 +34,7 @@ def assert_same_history(one, other):
         np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
 
 
+@pytest.mark.slow
 def test_the_loss_falls_on_digits(digits):
     network = networks.build("mnist", temperature=1.0, seed=0, dropout=0.0)
     images, labels = digits.train.images[:480], digits.train.labels[:480]
@@ -93,6 +94,7 @@ def test_every_image_is_used_once_per_epoch(make_row_network):
     np.testing.assert_allclose(np.sort(uses), [1 / 4] * 8 + [1 / 2] * 2, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_each_seed_and_each_epoch_has_its_own_order(make_row_network):
     found = [rows_in_the_last_batch(make_row_network, seed) for seed in range(8)]
     assert len({tuple(np.round(rows, 2)) for rows in found}) > 4
@@ -103,6 +105,7 @@ def test_each_seed_and_each_epoch_has_its_own_order(make_row_network):
     assert len(differences) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_the_same_seed_gives_the_same_bits(make_tiny_network, tiny_images, dropout):
     one, other = make_tiny_network(dropout=dropout), make_tiny_network(dropout=dropout)
@@ -127,6 +130,7 @@ def test_dropout_is_on_and_differs_between_epochs(make_tiny_network, tiny_images
     assert len(set(noisy.step_loss.tolist())) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("max_steps", "expected"),
     # An epoch of ten images has three steps, the last of two images.

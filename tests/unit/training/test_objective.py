@@ -31,6 +31,7 @@ def softmax(z):
     return e / e.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize(
     "fields",
@@ -66,6 +67,7 @@ def test_a_step_by_hand(make_row_network, fields, jit_compile):
     np.testing.assert_allclose(network.get_weights()[0], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"alpha": 0.0}, {"class_weights": {}}])
 def test_one_that_is_the_papers_costs_nothing(make_tiny_network, operations_of, fields):
     def operations(*objective):

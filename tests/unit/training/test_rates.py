@@ -89,6 +89,7 @@ def by_hand(matrix, rates, forget=False):
     return np.array(losses), matrices
 
 
+@pytest.mark.slow
 def test_every_step_is_the_one_by_hand_and_the_velocity_is_kept():
     settings = training.TrainingSettings(
         temperature=T,
@@ -142,6 +143,7 @@ def test_each_epoch_uses_its_own_learning_rate(make_row_network):
     np.testing.assert_allclose(moves(make_row_network, settings), expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_each_epoch_uses_its_own_momentum(make_row_network):
     settings = dataclasses.replace(
         CIFAR10, temperature=5.0, epochs=5, batch_size=10, learning_rate_decay=1.0, decay_epochs=2

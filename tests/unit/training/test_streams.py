@@ -68,6 +68,7 @@ def test_each_window_is_shuffled_by_itself_in_every_epoch(make_tiny_network, in_
     assert examples.passes == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [119, 500])
 def test_a_stream_of_one_window_gives_the_bits_of_images_in_memory(
     make_tiny_network, in_windows, assert_same_bits, window
@@ -98,6 +99,7 @@ def test_an_array_of_labels_is_cut_as_the_images_are(
     assert_same_bits(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize(
     "stops",
@@ -141,6 +143,7 @@ def test_a_resumed_run_skips_whole_windows(make_tiny_network, in_windows, asked_
     assert examples.passes == [0, 2, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("max_steps", "epochs"), [(1, 1), (28, 1), (30, 1), (61, 2)])
 def test_max_steps_may_end_in_any_window(make_tiny_network, in_windows, max_steps, epochs):
     def train(**changes):
