@@ -234,6 +234,7 @@ def test_the_cluster_of_one_run_is_closed_to_others_and_ends_with_it(
         assert found.returncode == 0, found.stderr
         assert not found.stdout
     finally:
-        driver.kill()
+        with driver:
+            driver.kill()
     _, left = psutil.wait_procs(processes, timeout=120)
     assert not left

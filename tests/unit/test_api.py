@@ -269,7 +269,9 @@ def test_nothing_is_left_in_the_temporary_folder(network, data, tmp_path, monkey
     source = tf.data.Dataset.from_tensor_slices((images, labels)).batch(50).repeat(75)
     settings = QUICK | {"epochs": 1, "batch_size": 512}
     ddefense.distill(network, source, method="extended", dropout_passes=2, **settings)
-    assert [path for path in tmp_path.iterdir() if "autograph" not in path.name] == []
+    # TensorFlow leaves the modules that it makes of functions, and what Python compiles of them.
+    left = {path.name for path in tmp_path.iterdir() if "autograph" not in path.name}
+    assert left <= {"__pycache__"}
 
 
 def test_a_directory_resumes_and_refuses_another_job(network, data, pair, tmp_path):
