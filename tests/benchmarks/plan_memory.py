@@ -53,7 +53,7 @@ def _run(name: str) -> dict[str, Any]:
         command = [sys.executable, "-P", "-m", "ddefense.cli", f"--dataset={name}"]
         command += ["--preset=smoke", "--workdir=run", "--export_dir=exported"]
         environ = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        subprocess.run(command, cwd=folder, env=environ, check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(command, cwd=folder, env=environ, check=True)
         results = records.load(records.Results, pathlib.Path(folder, "run", "results.json"))
     planned = planning.memory_bytes(results.config, datasets.load(name))
     peak = results.environment["peak_memory_bytes"]
