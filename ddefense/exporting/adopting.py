@@ -17,13 +17,11 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from ddefense import files, networks, records
 from ddefense.exporting.card import JSON
-from ddefense.exporting.saved_model import NOTES, Exported, ExportError
+from ddefense.exporting.saved_model import NOTES, Exported, ExportError, tolerance
 from ddefense.exporting.signatures import DEFAULT, UINT8
 from ddefense.maths.ranges import from_unit
 from ddefense.serving import checksums, runtime
 from ddefense.serving.versions import versions
-
-_TOLERANCE = 1e-6
 
 
 def adopt(network: keras.Model, base: pathlib.Path, card: records.ModelCard) -> Exported | None:
@@ -44,9 +42,9 @@ def adopt(network: keras.Model, base: pathlib.Path, card: records.ModelCard) -> 
     """
     for path in versions(base)[-1:]:
         if is_export_of(path, card):
-            difference = _difference(network, path, card.value_range)
-            if difference <= _TOLERANCE:
-                return Exported(path, difference)
+            compared = list(_compared(network, path, card.value_range))
+            if compared and all(found <= allowed for found, allowed in compared):
+                return Exported(path, max(found for found, _ in compared))
     return None
 
 
@@ -102,22 +100,25 @@ def _weights_sha256(path: pathlib.Path) -> str:
     return found.hexdigest()
 
 
-def _difference(
+def _compared(
     network: keras.Model, path: pathlib.Path, value_range: tuple[float, float]
-) -> float:
-    """The largest abs difference of a probability from the network's; infinite if none is given."""
-    found = []
+) -> Iterator[tuple[float, float]]:
+    """For each warm-up request, how far a probability is from the network's, and how far it may be.
+
+    The distance is infinite if no answer is given, and NaN where the answer is.
+    """
     try:
         with contextlib.closing(runtime.SavedModel(path)) as model:
             for signature, images in _requests(path):
                 answers = model.run(signature, {"images": images}, ["probabilities"])
-                seen = images / np.float32(255) if images.dtype == np.uint8 else images
+                scale = 255 if images.dtype == np.uint8 else 1
+                seen = images.astype(np.float32) / np.float32(scale)
                 inside = from_unit(seen, value_range).astype(np.float32)
                 expected = networks.predict(network, inside)
-                found.append(float(np.abs(answers["probabilities"] - expected).max()))
+                difference = float(np.abs(answers["probabilities"] - expected).max())
+                yield difference, tolerance(network, seen, value_range)
     except (OSError, KeyError, runtime.StatusError):
-        return math.inf
-    return float(np.max(found)) if found else math.inf  # NaN where one is
+        yield math.inf, 0.0
 
 
 def _requests(path: pathlib.Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:

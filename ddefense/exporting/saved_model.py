@@ -110,7 +110,8 @@ def export_for_serving(
             for name, content in (notes or {}).items():
                 data = content.encode() if isinstance(content, str) else content
                 (temporary / NOTES / name).write_bytes(data)
-            difference = _verify(temporary, contract, inputs, expected)
+            allowed = tolerance(network, inputs[f"{DEFAULT}/images/0"], contract.value_range)
+            difference = _verify(temporary, contract, inputs, expected, allowed)
             checksums.write(temporary)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -127,6 +128,26 @@ def check(
 ) -> None:
     """Refuses a network that `export_for_serving` refuses, by the same errors, before any work."""
     _reference(network, _contract(network, class_names, value_range, False), [DEFAULT])
+
+
+def tolerance(
+    network: keras.Model, images: npt.NDArray[np.float32], value_range: tuple[float, float]
+) -> float:
+    """By how much probabilities may differ between two ways to run a network, rounding alone.
+
+    float32 rounds logits in proportion to their size, and distillation at a high temperature makes
+    them large. A probability moves by at most half of what each logit moves by.
+
+    Args:
+        network: ends in `TemperatureSoftmax` at T = 1.
+        images: in [0, 1], shape [N, H, W, C].
+        value_range: of a feature, as the network was trained.
+
+    Returns:
+        1e-6, or half of 1e-6 of the largest abs logit if that is more.
+    """
+    logits = networks.predict(networks.logits_of(network), from_unit(images, value_range))
+    return _TOLERANCE * max(1.0, float(np.abs(logits).max()) / 2)
 
 
 def _write(
@@ -252,8 +273,21 @@ def _warm_up_batches(inputs: Arrays) -> dict[str, dict[str, list[tf.Tensor]]]:
     return batches
 
 
-def _verify(directory: pathlib.Path, contract: Contract, inputs: Arrays, expected: Arrays) -> float:
+def _verify(
+    directory: pathlib.Path,
+    contract: Contract,
+    inputs: Arrays,
+    expected: Arrays,
+    allowed: float,
+) -> float:
     """Loads the export in a fresh process as TF Serving does, and compares its answers.
+
+    Args:
+        directory: of the version.
+        contract: of its signatures.
+        inputs: questions, by `_reference`.
+        expected: the network's answers to them.
+        allowed: by how much a probability may differ, by `tolerance`.
 
     Returns:
         The largest abs difference of a probability (or logit).
@@ -267,14 +301,15 @@ def _verify(directory: pathlib.Path, contract: Contract, inputs: Arrays, expecte
     largest = 0.0
     for key, values in expected.items():
         signature, i = key.split("/")
-        output = "logits" if signature == LOGITS else "probabilities"
+        output, bound = "probabilities", allowed
+        if signature == LOGITS:
+            output, bound = "logits", _TOLERANCE * max(1.0, float(np.abs(values).max()))
         answered = found[f"{signature}/{output}/{i}"]
         difference = float(np.abs(answered - values).max())
-        # Relative to logits larger than 1, which probabilities never are.
-        if not difference <= _TOLERANCE * max(1.0, float(np.abs(values).max())):  # catches NaN too
+        if not difference <= bound:  # catches NaN too
             raise ExportError(
                 f"Expected the reloaded SavedModel to give the network's {output} within "
-                f"{_TOLERANCE:g}, but in {signature} they differ by {difference:g}."
+                f"{bound:.3g}, but in {signature} they differ by {difference:g}."
             )
         largest = max(largest, difference)
         if signature == LOGITS:
@@ -286,7 +321,7 @@ def _verify(directory: pathlib.Path, contract: Contract, inputs: Arrays, expecte
             chosen = found[f"{signature}/classes/{i}"]
         # Not the same class: on a boundary, rounding decides.
         lacking = values.max(axis=1) - np.take_along_axis(values, chosen[:, None], axis=1)[:, 0]
-        if lacking.max() > _TOLERANCE:
+        if lacking.max() > allowed:
             raise ExportError(
                 f"Expected {signature} of the reloaded SavedModel to name the most probable class, "
                 f"but it named one whose probability is {lacking.max():g} less."

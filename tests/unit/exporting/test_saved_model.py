@@ -270,6 +270,43 @@ def test_a_model_that_does_not_answer_alike_is_not_published(
     assert names(tmp_path) == []
 
 
+def steep(make_tiny_network, largest):
+    """A network whose logits are `largest`, 0 and 0 for any image."""
+    network = make_tiny_network()
+    logits = network.get_layer("logits")
+    logits.set_weights([np.zeros((8, 3)), np.array([largest, 0, 0])])
+    return network
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(-1, 1e-6), (2, 1e-6), (-240, 1.2e-4)])
+def test_the_tolerance_grows_with_the_logits(make_tiny_network, tiny_images, largest, expected):
+    network = steep(make_tiny_network, largest)
+    assert saved_model.tolerance(network, tiny_images, (-1, 1)) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("largest", [240, -240])
+def test_what_rounding_of_large_logits_explains_is_published(
+    make_tiny_network, tmp_path, monkeypatch, largest
+):
+    def off(error):
+        def asked(directory, inputs):
+            found = fresh_process.ask(directory, inputs)
+            found["serving_default/probabilities/0"] += np.float32(error)
+            return found
+
+        return asked
+
+    network = steep(make_tiny_network, largest)
+    monkeypatch.setattr(saved_model, "ask", off(1.1e-4))
+    found = export_for_serving(network, tmp_path)
+    assert found.max_difference == pytest.approx(1.1e-4, rel=1e-2)
+    monkeypatch.setattr(saved_model, "ask", off(1.3e-4))
+    with pytest.raises(ExportError, match=r"within 0\.00012, but in serving_default .* 0\.00013"):
+        export_for_serving(network, tmp_path)
+    assert names(tmp_path) == ["1"]
+
+
 @pytest.mark.slow
 def test_a_model_that_names_another_class_is_not_published(
     make_tiny_network, tmp_path, monkeypatch
