@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import exporting, networks, records, reporting
-from ddefense.config import ATTACKS, Config, ConfigError
+from ddefense.config import ATTACKS, Config
 from ddefense.datasets.sources import UserData, open_data
 from ddefense.distill_config import DistillConfig
 from ddefense.distillation import Pair
@@ -33,6 +33,7 @@ from ddefense.experiments import (
 )
 from ddefense.experiments.crafting import Adversarial
 from ddefense.experiments.keras_extras import Callbacks, KerasExtras
+from ddefense.settings import ConfigError
 
 Range = tuple[float, float]
 Network: TypeAlias = keras.Model | str | pathlib.Path

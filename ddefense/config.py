@@ -4,10 +4,27 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
-import numbers
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Annotated, Any
+
+from ddefense.settings import (
+    Bound,
+    ConfigError,
+    Count,
+    Factor,
+    Natural,
+    OneOf,
+    Positive,
+    Share,
+    Switch,
+    Whole,
+    expect,
+    is_number,
+    real,
+    reals,
+    setting,
+    settings,
+    told_apart,
+)
 
 PAPER_TEMPERATURES = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0)
 """The temperatures the paper explores (slides of the talk)."""
@@ -60,195 +77,219 @@ _DEFAULT_ATTACKS = tuple(
     name for name in ATTACKS if name != "jsma_f_theta_1" and not name.endswith("_targeted")
 )
 
+_NAMES = f"names among {', '.join(ATTACKS)}"
+
 DEFENSES = ("distillation", "adversarial_training")
 """`adversarial_training` adds a network trained on PGD samples, as a yardstick."""
 
 _THETAS = {"cifar10": 0.25}
 
-LARGEST_INTEGER = 2**31 - 1
-"""Of a setting: what TensorFlow's 32-bit integers hold."""
-# Of float32: the smallest that is not flushed to 0, and the largest.
-_SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
-
 PRECISIONS = ("float32", "mixed_bfloat16")
 """Keras dtype policies for training. float16 would need a scaled loss to keep small gradients."""
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be; the message names it, what was received and what was expected."""
+def _rise(kappas: tuple[float, ...]) -> bool:
+    return (
+        len(kappas) > 0
+        and kappas[0] >= 0
+        and all(low < high for low, high in itertools.pairwise(kappas))
+        and told_apart(kappas)
+    )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """What determines the results of one run, together with the code and the machine.
+def _expect_told_apart(name: str, temperatures: tuple[float, ...]) -> None:
+    expect(
+        told_apart(temperatures),
+        name,
+        "each temperature once, told apart by six digits because networks are named after them",
+        temperatures,
+    )
 
-    Attributes:
-        dataset: name of the dataset, see `ddefense.datasets`.
-        preset: name of the preset this configuration started from.
-        temperatures: distillation temperatures T > 0, without repetition.
-        epochs: passes over the training set for each network.
-        warm_start_steps: optimizer steps at T = 1 on hard labels whose weights start both the
-            initial and the distilled network; 0 is the literal protocol.
-        batch_size: training images per optimizer step.
-        learning_rate: of stochastic gradient descent, > 0.
-        momentum: of stochastic gradient descent, in [0, 1).
-        learning_rate_decay: factor on the learning rate every `decay_epochs`, in (0, 1]; 1 keeps
-            it.
-        momentum_decay: factor on the momentum every `decay_epochs`, in (0, 1]; 1 keeps it.
-        decay_epochs: epochs between two decays.
-        dropout: rate after each hidden dense layer, in [0, 1).
-        samples: test images attacked; each is attacked towards every other class.
-        misclassified: whether the attacked images are the first of the test set, right or wrong,
-            instead of the first that the undistilled network gets right.
-        gradient_samples: test images whose gradient amplitude is measured, at most.
-        attacks: names of the attacks, see `ddefense.attacks`.
-        theta: change of a feature per step of JSMA, in units of the network's input, in [-1, 1],
-            not 0.
-        max_features: most features JSMA may change; even, because features go in pairs.
-        epsilon: L-infinity bound of `fgsm` and `pgd_linf`, in units of the images, in (0, 1]; on
-            a user's colour images `COLOUR_EPSILON` unless it is asked for.
-        pgd_steps: steps of `pgd_linf`.
-        pgd_restarts: random starts of `pgd_linf` in the control for them.
-        cw_samples: samples attacked by `cw_l2` and `transfer_cw_l2`, the first of the list.
-        cw_all_targets_at: temperatures at which `cw_l2` aims at every wrong class, and with them
-            the undistilled network; elsewhere it aims at one random class. Empty: one everywhere.
-        cw_steps: most iterations of the attacks of Carlini & Wagner at one constant.
-        cw_search_steps: binary-search steps of `cw_l2` over the constant.
-        cw_learning_rate: of Adam in `cw_l2` and `cw_l0`, > 0. The authors' 0.01 finds images
-            farther away, and sometimes none: docs/decisions/0009-verdict.md.
-        cw_initial_c: the first constant of `cw_l2` and `cw_l0`, > 0.
-        kappas: confidences of the samples that `transfer_cw_l2` replays, rising, >= 0.
-        costly_samples: samples attacked by `cw_l0`, `cw_linf` and `labels_only`, the first of the
-            list; targeted ones at one random class.
-        labels_only_queries: most images that `labels_only` shows the network for one sample.
-        defense: `distillation`, or `adversarial_training` for a network trained on PGD samples
-            beside the distilled ones.
-        adversarial_epochs: passes over the training set of adversarial training, which starts
-            from the undistilled weights, at 0.3 of the learning rate.
-        adversarial_steps: PGD steps of each step of adversarial training.
-        shard_samples: samples per attack shard, the unit of resuming. Floating-point results
-            depend on what shares a batch, so the shard is part of the configuration.
-        attack_batch_size: (sample, target) pairs attacked together within a shard.
-        seed: of weights, order of images and dropout; >= 0.
-        precision: of the hidden layers while training, among `PRECISIONS`. Everything else, and
-            the trained network, is float32.
-        jit_compile: whether training steps are compiled with XLA, which cannot promise the same
-            bits twice on a GPU.
-        threads: CPU threads per operation, 0 for one per core. Part of the configuration because
-            sums in another order have other last bits.
-        devices: GPUs, or logical CPUs where there is no GPU, that each training is split over, at
-            most one for each image of a batch. Part of the configuration because sums in another
-            order have other last bits, and dropout draws for each device.
-        reduced: true where epochs, temperatures or samples are fewer than the paper's. Derived:
-            whatever is passed is replaced.
-    """
 
-    # A stored configuration with a field that this version does not know is refused.
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+@settings
+class Machine:
+    """What every command is told of the machine."""
 
-    dataset: str = "digits"
-    preset: str = "quick"
-    temperatures: tuple[float, ...] = PAPER_TEMPERATURES
-    epochs: int = PAPER_EPOCHS
-    warm_start_steps: int = 0
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    momentum: float = 0.5
-    learning_rate_decay: float = 1.0
-    momentum_decay: float = 1.0
-    decay_epochs: int = 10
-    dropout: float = 0.5
-    samples: int = PAPER_SAMPLES
-    misclassified: bool = False
-    gradient_samples: int = 10_000
-    attacks: tuple[str, ...] = _DEFAULT_ATTACKS
-    theta: float = 1.0
-    max_features: int = PAPER_MAX_FEATURES
-    epsilon: float = 0.3
-    pgd_steps: int = 40
-    pgd_restarts: int = 5
-    cw_samples: int = 20
-    cw_all_targets_at: tuple[float, ...] = (20.0, 100.0)
-    cw_steps: int = 1000
-    cw_search_steps: int = 9
-    cw_learning_rate: float = 0.05
-    cw_initial_c: float = 1e-3
-    kappas: tuple[float, ...] = (0.0, 10.0, 20.0, 30.0, 40.0)
-    costly_samples: int = 10
-    labels_only_queries: int = 10_000
-    defense: str = "distillation"
-    adversarial_epochs: int = PAPER_EPOCHS
-    adversarial_steps: int = 7
-    shard_samples: int = 20
-    attack_batch_size: int = 32
-    seed: int = 0
-    precision: str = "float32"
-    jit_compile: bool = False
-    threads: int = 0
-    devices: int = 1
-    reduced: bool = False
+    seed: Natural = setting(
+        0, "Of weights that are made anew, order of images, dropout and random choices."
+    )
+    # More than any machine has cores, and TensorFlow dies of it. Sums in another order have other
+    # last bits, so results depend on it.
+    threads: Annotated[int, Whole(0, 4096)] = setting(
+        0, "CPU threads per operation; 0 for one per core."
+    )
+
+
+@settings
+class Training(Machine):
+    """How a network is trained, by any command."""
+
+    epochs: Count = setting(PAPER_EPOCHS, "Passes over the training set for each network.")
+    batch_size: Count = setting(128, "Training images per optimizer step.")
+    momentum: Share = setting(0.5, "Of stochastic gradient descent, at the start.")
+    learning_rate_decay: Factor = setting(
+        1.0, "Factor on the learning rate of stochastic gradient descent every `decay_epochs`."
+    )
+    momentum_decay: Factor = setting(1.0, "Factor on the momentum every `decay_epochs`.")
+    decay_epochs: Count = setting(10, "Epochs between two decays.")
+    jit_compile: Switch = setting(
+        False,
+        "Whether training steps are compiled with XLA. It is slower on CPUs; on GPUs it cannot "
+        "promise the same bits twice.",
+    )
+    # Sums in another order have other last bits, and dropout draws for each device.
+    devices: Count = setting(
+        1,
+        "GPUs of one machine, or logical CPUs where there is no GPU, that each training is split "
+        "over; at most one for each image of a batch.",
+    )
 
     def __post_init__(self) -> None:
-        """Checks every field.
+        """Checks that every device has an image of a batch.
 
         Raises:
-            ConfigError: naming the field, what was received and what was expected.
+            ConfigError: naming both.
         """
-        self._check_temperatures("temperatures")
-        self._check_temperatures("cw_all_targets_at", may_be_empty=True)
-        self._check_kappas()
-        self._check_attacks()
-        for name in (
-            "epochs",
-            "batch_size",
-            "samples",
-            "gradient_samples",
-            "shard_samples",
-            "attack_batch_size",
-            "decay_epochs",
-            "pgd_steps",
-            "pgd_restarts",
-            "cw_samples",
-            "cw_steps",
-            "cw_search_steps",
-            "costly_samples",
-            "labels_only_queries",
-            "adversarial_epochs",
-            "adversarial_steps",
+        expect(
+            self.devices <= self.batch_size,
             "devices",
-        ):
-            self._check_integer(name, 1)
-        for name in ("warm_start_steps", "seed", "threads"):
-            self._check_integer(name, 0)
-        self._check_integer("max_features", 2)
+            f"at most {self.batch_size}, the images of a batch (batch_size)",
+            self.devices,
+        )
+
+
+@settings
+class Attacking:
+    """What is attacked and measured, and how strongly."""
+
+    samples: Count = setting(
+        PAPER_SAMPLES, "Test images attacked; targeted attacks aim at every other class of each."
+    )
+    misclassified: Switch = setting(
+        False,
+        "Whether the attacked images are the first of the test set, right or wrong, instead of the "
+        "first that the undistilled network gets right.",
+    )
+    gradient_samples: Count = setting(
+        10_000, "Test images whose gradient amplitude is measured, at most."
+    )
+    attacks: Annotated[
+        tuple[str, ...],
+        Bound(_NAMES, lambda x: isinstance(x, list | tuple) and len(x) > 0, tuple),
+    ] = setting(_DEFAULT_ATTACKS, "Attacks to run.")
+    theta: Annotated[float, real("a number in [-1, 1] other than 0", lambda x: 0 < abs(x) <= 1)] = (
+        setting(1.0, "JSMA: change of a feature per step, in units of the network's input.")
+    )
+    max_features: Annotated[int, Whole(2)] = setting(
+        PAPER_MAX_FEATURES, "JSMA: most features changed; even, because they go in pairs."
+    )
+    epsilon: Factor = setting(0.3, "fgsm, pgd_linf: L-infinity bound in units of the images.")
+    pgd_steps: Count = setting(40, "pgd_linf: steps.")
+    pgd_restarts: Count = setting(5, "Random starts of pgd_linf in the control for them.")
+    cw_samples: Count = setting(20, "cw_l2, transfer_cw_l2: samples, the first of `samples`.")
+    cw_all_targets_at: Annotated[
+        tuple[float, ...],
+        reals("finite numbers > 0, such as 1,20,100", lambda values: all(t > 0 for t in values)),
+    ] = setting(
+        (20.0, 100.0),
+        "Temperatures at which cw_l2 targets every wrong class, as it does on the undistilled "
+        "network. Elsewhere it targets one random class. Empty: one everywhere.",
+    )
+    cw_steps: Count = setting(1000, "cw_l2, cw_l0, cw_linf: most iterations at one constant.")
+    cw_search_steps: Count = setting(9, "cw_l2: binary-search steps over the constant.")
+    # The authors' 0.01 finds images farther away, and sometimes none: decision 0009.
+    cw_learning_rate: Positive = setting(0.05, "cw_l2, cw_l0: learning rate of Adam.")
+    cw_initial_c: Positive = setting(1e-3, "cw_l2, cw_l0: the first constant.")
+    kappas: Annotated[
+        tuple[float, ...],
+        reals("one or more rising numbers >= 0, told apart by six digits, such as 0,20,40", _rise),
+    ] = setting(
+        (0.0, 10.0, 20.0, 30.0, 40.0), "transfer_cw_l2: confidences of the samples it replays."
+    )
+    costly_samples: Count = setting(
+        10, "cw_l0, cw_linf, labels_only: samples, the first of `samples`."
+    )
+    labels_only_queries: Count = setting(
+        10_000, "labels_only: most images shown to the network for one sample."
+    )
+    # Floating-point results depend on what shares a batch: both determine results.
+    shard_samples: Count = setting(20, "Samples per attack shard, the unit of resuming.")
+    attack_batch_size: Count = setting(32, "Attacks that run together within a shard.")
+
+    def __post_init__(self) -> None:
+        """Checks what a bound does not say.
+
+        Raises:
+            ConfigError: naming the setting, what was received and what was expected.
+        """
         expect(
             self.max_features % 2 == 0,
             "max_features",
             "an even number, because features are changed in pairs",
             self.max_features,
         )
-        for name in ("learning_rate", "cw_learning_rate", "cw_initial_c"):
-            self._check_number(name, "a finite number > 0", lambda x: x > 0)
-        for name in ("momentum", "dropout"):
-            self._check_number(name, "a number in [0, 1)", lambda x: 0 <= x < 1)
-        for name in ("learning_rate_decay", "momentum_decay"):
-            self._check_number(name, "a number in (0, 1]", lambda x: 0 < x <= 1)
+        unknown = [name for name in self.attacks if name not in ATTACKS]
+        expect(not unknown, "attacks", _NAMES, unknown)
         expect(
-            self.precision in PRECISIONS, "precision", f"one of {list(PRECISIONS)}", self.precision
+            len(set(self.attacks)) == len(self.attacks), "attacks", "each attack once", self.attacks
         )
-        for name in ("jit_compile", "misclassified"):
-            received = getattr(self, name)
-            expect(isinstance(received, bool), name, "true or false", received)
-        check_devices(self.devices, self.batch_size)
+        _expect_told_apart("cw_all_targets_at", self.cw_all_targets_at)
+
+
+@settings
+class Config(Training, Attacking):
+    """What determines the results of one run, together with the code and the machine."""
+
+    dataset: str = setting("digits", "Dataset of the run.")
+    preset: str = setting("quick", "Preset that this configuration started from.")
+    temperatures: Annotated[
+        tuple[float, ...],
+        reals(
+            "one or more finite numbers > 0, such as 1,20,100",
+            lambda values: len(values) > 0 and all(t > 0 for t in values),
+        ),
+    ] = setting(PAPER_TEMPERATURES, "Distillation temperatures.")
+    warm_start_steps: Natural = setting(
+        0,
+        "Optimizer steps at T = 1 on hard labels from which initial and distilled networks start; "
+        "0 is the literal protocol.",
+    )
+    learning_rate: Positive = setting(0.1, "Of stochastic gradient descent, at the start.")
+    dropout: Share = setting(0.5, "Rate after each hidden dense layer.")
+    defense: Annotated[str, OneOf(DEFENSES)] = setting(
+        "distillation",
+        "distillation; or adversarial_training, for a network trained on PGD samples beside the "
+        "distilled ones, as a yardstick.",
+    )
+    adversarial_epochs: Count = setting(
+        PAPER_EPOCHS,
+        "Passes over the training set of adversarial training, which starts from the undistilled "
+        "weights, at 0.3 of the learning rate.",
+    )
+    adversarial_steps: Count = setting(7, "PGD steps of each step of adversarial training.")
+    precision: Annotated[str, OneOf(PRECISIONS)] = setting(
+        "float32",
+        "Of the hidden layers while training; mixed_bfloat16 is faster where the hardware has it. "
+        "Logits, softmax and loss are float32, and so is the network that comes out.",
+    )
+    # Derived: whatever is passed is replaced.
+    reduced: bool = setting(False, "Whether epochs, temperatures or samples are below the paper's.")
+
+    def __post_init__(self) -> None:
+        """Checks what a bound does not say.
+
+        Raises:
+            ConfigError: naming the setting, what was received and what was expected.
+        """
+        Training.__post_init__(self)
+        Attacking.__post_init__(self)
+        _expect_told_apart("temperatures", self.temperatures)
         expect(
             self.devices == 1 or self.defense == "distillation",
             "devices",
             "1 with adversarial_training, which makes its samples on one",
             self.devices,
         )
-        self._check_number("epsilon", "a number in (0, 1]", lambda x: 0 < x <= 1)
-        expect(self.defense in DEFENSES, "defense", f"one of {list(DEFENSES)}", self.defense)
-        self._check_number("theta", "a number in [-1, 1] other than 0", lambda x: 0 < abs(x) <= 1)
         object.__setattr__(
             self,
             "reduced",
@@ -257,78 +298,9 @@ class Config:
             or self.samples < PAPER_SAMPLES,
         )
 
-    def _check_temperatures(self, name: str, may_be_empty: bool = False) -> None:
-        received = getattr(self, name)
-        expect(
-            isinstance(received, list | tuple)
-            and (len(received) > 0 or may_be_empty)
-            and all(is_number(t) and t > 0 for t in received),
-            name,
-            f"{'' if may_be_empty else 'one or more '}finite numbers > 0, such as 1,20,100",
-            received,
-        )
-        temperatures = tuple(float(t) for t in received)
-        expect(
-            len({f"{t:g}" for t in temperatures}) == len(temperatures),
-            name,
-            "each temperature once, told apart by six digits because networks are named after them",
-            received,
-        )
-        object.__setattr__(self, name, temperatures)
-
-    def _check_kappas(self) -> None:
-        received = self.kappas
-        expect(
-            isinstance(received, list | tuple)
-            and len(received) > 0
-            and all(is_number(kappa) and kappa >= 0 for kappa in received)
-            and all(low < high for low, high in itertools.pairwise(received))
-            and len({f"{kappa:g}" for kappa in received}) == len(received),
-            "kappas",
-            "one or more rising numbers >= 0, told apart by six digits, such as 0,20,40",
-            received,
-        )
-        object.__setattr__(self, "kappas", tuple(float(kappa) for kappa in received))
-
-    def _check_attacks(self) -> None:
-        received = self.attacks
-        listed = isinstance(received, list | tuple) and len(received) > 0
-        unknown = [name for name in received if name not in ATTACKS] if listed else received
-        expect(listed and not unknown, "attacks", f"names among {list(ATTACKS)}", unknown)
-        expect(len(set(received)) == len(received), "attacks", "each attack once", received)
-        object.__setattr__(self, "attacks", tuple(received))
-
-    def _check_integer(self, name: str, minimum: int) -> None:
-        received = getattr(self, name)
-        expect_integer(name, received, minimum=minimum)
-        object.__setattr__(self, name, int(received))
-
-    def _check_number(self, name: str, expected: str, holds: Callable[[float], bool]) -> None:
-        received = getattr(self, name)
-        expect(is_number(received) and holds(received), name, expected, received)
-        object.__setattr__(self, name, float(received))
-
     def digest(self) -> str:
         """A short hash of every field that is not at its default, for naming run directories."""
         return digest(self)
-
-
-def check_devices(devices: int, batch_size: int) -> None:
-    """Checks that every device has an image of a batch.
-
-    Args:
-        devices: that share a batch, >= 1.
-        batch_size: images per step, >= 1.
-
-    Raises:
-        ConfigError: naming both.
-    """
-    expect(
-        devices <= batch_size,
-        "devices",
-        f"at most {batch_size}, the images of a batch (batch_size)",
-        devices,
-    )
 
 
 def check_temperature(temperature: Any) -> None:
@@ -369,14 +341,8 @@ def chosen(settings: Any, *names: str) -> dict[str, Any]:
     return {
         field.name: getattr(settings, field.name)
         for field in dataclasses.fields(settings)
-        if (not names or field.name in names) and getattr(settings, field.name) != _default(field)
+        if (not names or field.name in names) and getattr(settings, field.name) != field.default
     }
-
-
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
 
 
 COLOUR_EPSILON = 8 / 255
@@ -494,50 +460,3 @@ def past_outlier_class(found: Config) -> Config:
     """The same attacks and `PAST_OUTLIER_CLASS`, in the order of `ATTACKS`."""
     names = {*found.attacks, PAST_OUTLIER_CLASS}
     return dataclasses.replace(found, attacks=tuple(name for name in ATTACKS if name in names))
-
-
-def expect(holds: bool, name: str, expected: str, received: Any) -> None:
-    """Refuses a setting that does not hold.
-
-    Raises:
-        ConfigError: naming the setting, what was expected and what was received.
-    """
-    if not holds:
-        numbers_in = received if isinstance(received, list | tuple) else [received]
-        beyond = any(_is_real(number) and not is_number(number) for number in numbers_in)
-        why = ", which float32 cannot hold" if beyond else ""
-        raise ConfigError(f"{name}: expected {expected}; received {received!r}{why}.")
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a number that float32 neither rounds to 0 nor to infinity.
-
-    NumPy's numbers are some; truth values, NaN and the infinities are none.
-    """
-    return _is_real(value) and (value == 0 or _SMALLEST <= abs(value) <= _LARGEST)
-
-
-def is_range(low: Any, high: Any) -> bool:
-    """Whether they are the ends of a range of float32 numbers, the lower first."""
-    return is_number(low) and is_number(high) and low < high and is_number(float(high) - float(low))
-
-
-def _is_real(value: Any) -> bool:
-    return (
-        isinstance(value, numbers.Real)
-        and not isinstance(value, bool)
-        and value == value
-        and abs(value) != math.inf
-    )
-
-
-def expect_integer(name: str, value: Any, *, minimum: int) -> None:
-    """Refuses a setting that is no integer from `minimum` to `LARGEST_INTEGER`.
-
-    Raises:
-        ConfigError: naming the setting, what was expected and what was received.
-    """
-    # Those of NumPy too, as they come out of its functions.
-    integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    expect(integral and value >= minimum, name, f"an integer >= {minimum}", value)
-    expect(value <= LARGEST_INTEGER, name, f"an integer <= {LARGEST_INTEGER}", value)

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense.attacks.input_gradient import gradient_of
-from ddefense.config import ConfigError
 from ddefense.maths.ranges import from_unit
 from ddefense.networks import check_finite
 from ddefense.records import SavedModelRecord
+from ddefense.settings import ConfigError
 
 DEFAULT_SIGNATURE = "serving_default"
 

@@ -9,9 +9,9 @@ from ddefense import config as config_lib
 from ddefense import datasets
 from ddefense.cli import data_flags, values
 from ddefense.cli import flags as cli_flags
-from ddefense.config import ConfigError
 from ddefense.files import odd_kind
 from ddefense.serving.versions import GRAPH, versions
+from ddefense.settings import ConfigError, fields
 
 _FLAGS = flags.FLAGS
 
@@ -104,14 +104,9 @@ def _define(command: str) -> None:
         "Dataset that the network was trained on, if it is one of these; else give --data.",
     )
     data_flags.define()
-    cli_flags.define_common()
-    cli_flags.define_attacks()
-    flags.DEFINE_list(
-        "cw_all_targets_at",
-        None,
-        "cw_l2: values of --temperature at which every wrong class is aimed at; elsewhere, and "
-        "without --temperature, one random class.",
-    )
+    cli_flags.define_preset()
+    cli_flags.define_settings(config_lib.Attacking, cli_flags.default_of_preset)
+    cli_flags.define_settings(config_lib.Machine, cli_flags.default_of)
     flags.DEFINE_string(
         "substitute", None, "Undistilled .keras network on which transfer_cw_l2 makes its samples."
     )
@@ -292,7 +287,7 @@ def left_out() -> list[str]:
 
 def asked_settings() -> set[str]:
     """Names of the settings that a flag gives."""
-    names = {field.name for field in dataclasses.fields(config_lib.Config)}
+    names = {each.name for each in fields(config_lib.Config)}
     return {name for name in names if name in _FLAGS and _FLAGS[name].value is not None}
 
 

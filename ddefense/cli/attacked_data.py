@@ -9,7 +9,8 @@ from absl import logging
 from ddefense import datasets
 from ddefense.cli import attack_flags, data_flags
 from ddefense.cli import flags as cli_flags
-from ddefense.config import Config, ConfigError
+from ddefense.config import Config
+from ddefense.settings import ConfigError
 
 if TYPE_CHECKING:
     from ddefense.datasets import Dataset

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ddefense.cli import values
-from ddefense.config import ConfigError
+from ddefense.settings import ConfigError
 
 if TYPE_CHECKING:
     from ddefense.datasets.sources import UserData

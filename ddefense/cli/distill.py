@@ -11,10 +11,11 @@ from absl import flags, logging
 
 from ddefense.cli import data_flags, distill_flags, program, values
 from ddefense.cli import flags as cli_flags
-from ddefense.config import ConfigError, digest
+from ddefense.config import digest
 from ddefense.distill_config import DistillJob
 from ddefense.experiments import workdir as experiment_dirs
 from ddefense.files import odd_kind
+from ddefense.settings import ConfigError
 
 
 def run() -> None:

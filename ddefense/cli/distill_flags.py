@@ -7,8 +7,8 @@ from absl import flags
 
 from ddefense.cli import data_flags
 from ddefense.cli import flags as cli_flags
-from ddefense.config import ConfigError
-from ddefense.distill_config import METHODS, OPTIMIZERS, UNCERTAINTIES, DistillConfig
+from ddefense.distill_config import DistillConfig
+from ddefense.settings import ConfigError
 
 _FLAGS = flags.FLAGS
 NETWORKS = ("small", "mnist", "cifar10")
@@ -19,8 +19,6 @@ def define() -> None:
     """Registers the flags. Called by the program only."""
     data_flags.define()
     cli_flags.define_data_dir()
-    cli_flags.define_machine()
-    cli_flags.define_optimizer()
     flags.DEFINE_string(
         "network",
         None,
@@ -33,72 +31,18 @@ def define() -> None:
         "Distill into this network, a .keras file or a name as for --network. Default: one like "
         "--network.",
     )
-    flags.DEFINE_float(
-        "temperature", None, "T of both trainings, > 0. Method extended is at 1, without this flag."
-    )
-    flags.DEFINE_enum(
-        "method",
-        "defensive",
-        METHODS,
-        "defensive: Papernot et al. 2016; with --student or --alpha, Hinton et al. 2015. extended: "
-        "its successor of 2017 with an outlier class, at T = 1; its formula is unverified.",
-    )
-    flags.DEFINE_float(
-        "alpha",
-        None,
-        "Weight of the hard labels at T = 1 beside the soft labels at T, in [0, 1]. Default: 0.",
-    )
-    flags.DEFINE_bool(
-        "scale_by_temperature_squared",
-        None,
-        "Multiply the loss on soft labels by T^2, as Hinton et al. do. Default: no.",
-    )
-    flags.DEFINE_enum(
-        "optimizer",
-        None,
-        OPTIMIZERS,
-        "sgd, as in the paper; or adam, whose steps do not shrink as T rises. Default: sgd.",
-    )
+    cli_flags.define_settings(DistillConfig, cli_flags.default_of)
     flags.DEFINE_enum(
         "class_weights",
         None,
         ["balanced"],
         "Weigh the images of each class by the inverse of its share. Default: all alike.",
     )
-    flags.DEFINE_float(
-        "validation_share",
-        None,
-        "Share of the training images that are held out to validate after each epoch, in [0, 1). "
-        "Default: 0.",
-    )
-    flags.DEFINE_integer(
-        "early_stopping",
-        None,
-        "Stop a training after so many epochs without a smaller validation loss, and take the "
-        "weights of the best one. Expects --validation_share. Default: never.",
-    )
     flags.DEFINE_bool(
         "tensorboard",
         False,
         "Write TensorBoard logs to <workdir>/tensorboard after each epoch. Expects the package "
         "tensorboard.",
-    )
-    flags.DEFINE_float(
-        "outlier_alpha",
-        None,
-        "extended: largest probability of the outlier class, in (0, 1]. Default: 0.9.",
-    )
-    flags.DEFINE_integer(
-        "dropout_passes",
-        None,
-        "extended: passes over each image to estimate uncertainty, >= 2. Default: 20.",
-    )
-    flags.DEFINE_enum(
-        "uncertainty_of",
-        None,
-        UNCERTAINTIES,
-        "extended: outputs of which the variance under dropout is the uncertainty. Default: "
-        "logits.",
     )
     flags.DEFINE_string(
         "workdir",
@@ -119,7 +63,7 @@ def config() -> DistillConfig:
         name: _FLAGS[name].value for name in names if _FLAGS[name].value is not None
     }
     if "temperature" not in changes:
-        if _FLAGS.method != "extended":
+        if changes.get("method") != "extended":
             raise ConfigError(
                 "temperature: expected T of both trainings, such as 20; received none."
             )

@@ -10,8 +10,9 @@ import sys
 from absl import flags, logging
 
 from ddefense.cli import attack_flags, attacked_data, program, values
-from ddefense.config import Config, ConfigError, digest
+from ddefense.config import Config, digest
 from ddefense.experiments import workdir as experiment_dirs
+from ddefense.settings import ConfigError
 
 
 def run() -> None:

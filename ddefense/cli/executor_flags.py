@@ -14,9 +14,10 @@ from absl import flags
 
 from ddefense import interruption
 from ddefense.cli import program
-from ddefense.config import LARGEST_INTEGER, Config, ConfigError, is_number
+from ddefense.config import Config
 from ddefense.experiments.executing import Executor, Here
 from ddefense.experiments.storage import Storage
+from ddefense.settings import LARGEST_INTEGER, ConfigError, is_number
 
 _FLAGS = flags.FLAGS
 _EXECUTORS = ("local", "ray")

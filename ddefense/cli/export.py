@@ -15,12 +15,12 @@ from absl import flags, logging
 
 from ddefense.cli import flags as cli_flags
 from ddefense.cli import program, values
-from ddefense.config import ConfigError
 from ddefense.experiments import known_results
 from ddefense.experiments import workdir as experiment_dirs
 from ddefense.files import odd_kind
 from ddefense.records import RunError
 from ddefense.serving import server_config, verifying
+from ddefense.settings import ConfigError
 
 Job = Callable[[], None]
 

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import pathlib
+import re
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -11,17 +13,61 @@ from ddefense import config as config_lib
 from ddefense import datasets
 from ddefense.cli import executor_flags, values
 from ddefense.serving import server_config
+from ddefense.settings import LARGEST_INTEGER, ConfigError, OneOf, Setting, Whole, fields
 
 _FLAGS = flags.FLAGS
 
 # Flags that are fields of the configuration; None means the preset's value.
-_FIELDS = tuple(
-    field.name
-    for field in dataclasses.fields(config_lib.Config)
-    if field.name not in ("dataset", "preset", "reduced")
-)
-# Far more than any machine has cores; TensorFlow takes what it is told, or dies of it.
-_MAX_THREADS = 4096
+_FIELDS = tuple(each.name for each in fields(config_lib.Config))
+
+_DEFINE: dict[type, Callable[[str, None, str], Any]] = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+    tuple: flags.DEFINE_list,
+}
+
+
+def default_of(each: Setting) -> str:
+    """The default of a setting as a sentence; empty where its text says it."""
+    found = each.default in (None, dataclasses.MISSING)
+    return "" if found else f" Default: {_shown(each.default)}."
+
+
+def default_of_preset(each: Setting) -> str:
+    """The same where presets and datasets have their own."""
+    values = {
+        getattr(config_lib.preset(preset, dataset), each.name)
+        for preset in config_lib.PRESETS
+        for dataset in datasets.NAMES
+    }
+    return f" Default: {_shown(*values) if len(values) == 1 else 'that of the preset'}."
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_shown, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower()
+
+
+def define_settings(settings: type, default: Callable[[Setting], str]) -> None:
+    """Registers a flag for each setting; None stands for its default.
+
+    Args:
+        settings: a class of settings.
+        default: a setting -> what its help says of the default.
+    """
+    for each in fields(settings):
+        text = re.sub(r"`(\w+)`", r"--\1", each.text)
+        if each.kind is not bool and not isinstance(each.bound, OneOf):
+            text += f" Expects {each.bound.expected}."
+        text += default(each)
+        if isinstance(each.bound, OneOf):
+            flags.DEFINE_enum(each.name, None, each.bound.choices, text)
+        elif each.kind in _DEFINE:
+            _DEFINE[each.kind](each.name, None, text)
 
 
 def define_for_reproduce() -> None:
@@ -30,15 +76,8 @@ def define_for_reproduce() -> None:
     Called by the program only: importing ddefense registers none.
     """
     flags.DEFINE_enum("dataset", "digits", datasets.NAMES, "Dataset of the run.")
-    define_common()
-    _define_training()
-    define_attacks()
-    flags.DEFINE_list(
-        "cw_all_targets_at",
-        None,
-        "cw_l2: temperatures at which, as on the undistilled network, every wrong class is aimed "
-        "at; elsewhere one random class. Empty: one everywhere.",
-    )
+    define_preset()
+    define_settings(config_lib.Config, default_of_preset)
     flags.DEFINE_list(
         "seeds",
         None,
@@ -146,8 +185,8 @@ def define_for_export() -> None:
     )
 
 
-def define_common() -> None:
-    """Registers `--preset` and the flags that every run has."""
+def define_preset() -> None:
+    """Registers `--preset` and `--data_dir`."""
     flags.DEFINE_enum(
         "preset",
         "quick",
@@ -158,162 +197,12 @@ def define_common() -> None:
         "works.",
     )
     define_data_dir()
-    define_machine()
-
-
-def define_machine() -> None:
-    """Registers `--seed` and `--threads`."""
-    flags.DEFINE_integer(
-        "seed",
-        None,
-        "Of weights that are made anew, order of images, dropout and random choices. Default: 0.",
-    )
-    flags.DEFINE_integer(
-        "threads",
-        None,
-        "CPU threads per operation; 0, the default, is one per core.",
-        upper_bound=_MAX_THREADS,
-    )
 
 
 def define_data_dir() -> None:
     """Registers `--data_dir`."""
     flags.DEFINE_string(
         "data_dir", None, "Folder of prepared TFDS data. Default: TFDS_DATA_DIR, else TFDS's own."
-    )
-
-
-def _define_training() -> None:
-    flags.DEFINE_list(
-        "temperatures", None, "Distillation temperatures, numbers > 0, such as 1,20,100."
-    )
-    flags.DEFINE_integer(
-        "warm_start_steps",
-        None,
-        "Optimizer steps at T = 1 on hard labels from which initial and distilled networks start; "
-        "0 is the literal protocol.",
-    )
-    define_optimizer()
-    flags.DEFINE_float("dropout", None, "Rate after each hidden dense layer, in [0, 1).")
-    flags.DEFINE_enum(
-        "defense",
-        None,
-        config_lib.DEFENSES,
-        "distillation; or adversarial_training, for a network trained on PGD samples beside the "
-        "distilled ones, as a yardstick.",
-    )
-    flags.DEFINE_integer(
-        "adversarial_epochs", None, "Passes over the training set of adversarial training, >= 1."
-    )
-    flags.DEFINE_integer(
-        "adversarial_steps", None, "PGD steps of each step of adversarial training, >= 1."
-    )
-
-
-def define_optimizer() -> None:
-    """Registers the flags of any training; the texts are those of both commands that train."""
-    flags.DEFINE_integer(
-        "epochs",
-        None,
-        "Passes over the training set per network, >= 1. Default: the preset's; of bin/distill 50.",
-    )
-    flags.DEFINE_integer(
-        "batch_size",
-        None,
-        "Training images per optimizer step, >= 1. Default: the preset's; of bin/distill 128.",
-    )
-    flags.DEFINE_float(
-        "learning_rate",
-        None,
-        "Of the optimizer at the start, > 0. Default: 0.1; of bin/reproduce on cifar10 0.01, of "
-        "bin/distill with --optimizer=adam 0.001.",
-    )
-    flags.DEFINE_float(
-        "momentum",
-        None,
-        "Of stochastic gradient descent at the start, in [0, 1). Default: 0.5; of bin/reproduce on "
-        "cifar10 0.9.",
-    )
-    flags.DEFINE_float(
-        "learning_rate_decay",
-        None,
-        "Factor on the learning rate of stochastic gradient descent every --decay_epochs, in "
-        "(0, 1]. Default: 1; of bin/reproduce on cifar10 0.95, after a text on the paper (0.5 is "
-        "remembered from the paper's table).",
-    )
-    flags.DEFINE_float(
-        "momentum_decay",
-        None,
-        "Factor on the momentum every --decay_epochs, in (0, 1]. Default: 1; of bin/reproduce on "
-        "cifar10 0.5.",
-    )
-    flags.DEFINE_integer("decay_epochs", None, "Epochs between two decays, >= 1. Default: 10.")
-    flags.DEFINE_enum(
-        "precision",
-        None,
-        config_lib.PRECISIONS,
-        "Of the hidden layers while training; mixed_bfloat16 is faster where the hardware has it. "
-        "Logits, softmax and loss are float32, and so is the network that comes out, unless it "
-        "went in otherwise. Default: float32; of bin/distill what each layer has.",
-    )
-    flags.DEFINE_bool(
-        "jit_compile",
-        None,
-        "Compile training steps with XLA. Slower on CPUs; on GPUs results may not repeat.",
-    )
-    flags.DEFINE_integer(
-        "devices",
-        None,
-        "GPUs of one machine that each training is split over, >= 1; without a GPU the logical "
-        "CPUs of TensorFlow, of which there is one. Default: 1.",
-    )
-
-
-def define_attacks() -> None:
-    """Registers the flags of any attack."""
-    flags.DEFINE_integer(
-        "samples", None, "Test images attacked, each towards every other class, >= 1."
-    )
-    flags.DEFINE_bool(
-        "misclassified",
-        None,
-        "Attack the first test images, whether or not the undistilled network gets them right; "
-        "with --samples=<all> the whole test set. Default: only those that it gets right.",
-    )
-    flags.DEFINE_list("attacks", None, f"Attacks to run, among {', '.join(config_lib.ATTACKS)}.")
-    flags.DEFINE_integer(
-        "gradient_samples", None, "Most test images whose gradient amplitude is measured, >= 1."
-    )
-    flags.DEFINE_float("theta", None, "JSMA: change of a feature per step, in [-1, 1], not 0.")
-    flags.DEFINE_integer("max_features", None, "JSMA: most features changed; even, >= 2.")
-    flags.DEFINE_float(
-        "epsilon", None, "fgsm, pgd_linf: L-infinity bound in units of the images, in (0, 1]."
-    )
-    flags.DEFINE_integer("pgd_steps", None, "pgd_linf: steps, >= 1.")
-    flags.DEFINE_integer(
-        "pgd_restarts", None, "Random starts of pgd_linf in the control for them, >= 1."
-    )
-    flags.DEFINE_integer(
-        "cw_samples", None, "cw_l2, transfer_cw_l2: samples, the first of --samples; >= 1."
-    )
-    flags.DEFINE_integer("cw_steps", None, "cw_*: most iterations at one constant, >= 1.")
-    flags.DEFINE_integer("cw_search_steps", None, "cw_l2: binary-search steps, >= 1.")
-    flags.DEFINE_float("cw_learning_rate", None, "cw_l2 and cw_l0: of Adam, > 0.")
-    flags.DEFINE_float("cw_initial_c", None, "cw_l2 and cw_l0: the first constant, > 0.")
-    flags.DEFINE_list(
-        "kappas", None, "transfer_cw_l2: confidences, rising numbers >= 0, such as 0,20,40."
-    )
-    flags.DEFINE_integer(
-        "costly_samples",
-        None,
-        "cw_l0, cw_linf, labels_only: samples, the first of --samples; >= 1.",
-    )
-    flags.DEFINE_integer(
-        "labels_only_queries", None, "labels_only: images shown to the network per sample, >= 1."
-    )
-    flags.DEFINE_integer("shard_samples", None, "Samples per attack shard, the unit of resuming.")
-    flags.DEFINE_integer(
-        "attack_batch_size", None, "Attacks that run together within a shard, >= 1."
     )
 
 
@@ -347,17 +236,16 @@ def seeds() -> tuple[int, ...] | None:
     if received is None:
         return None
     if _FLAGS.seed is not None:
-        raise config_lib.ConfigError("seeds: expected without --seed; received both. Drop one.")
+        raise ConfigError("seeds: expected without --seed; received both. Drop one.")
     try:
-        found = tuple(int(value) for value in received)
+        found = tuple(Whole(0).check(int(value)) for value in received)
     except ValueError:
         found = ()
-    if not found or len(set(found)) < len(found) or min(found) < 0:
-        raise config_lib.ConfigError(
-            "seeds: expected different integers >= 0 separated by commas, such as 0,1,2; received "
-            f"{','.join(received)!r}."
+    if not found or len(set(found)) < len(found):
+        raise ConfigError(
+            f"seeds: expected different integers in 0..{LARGEST_INTEGER} separated by commas, such "
+            f"as 0,1,2; received {','.join(received)!r}."
         )
-    config_lib.expect_integer("seeds", max(found), minimum=0)
     return found
 
 
@@ -380,7 +268,7 @@ def check_tensorboard() -> None:
         ConfigError: saying how to install it.
     """
     if _FLAGS.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise config_lib.ConfigError(
+        raise ConfigError(
             "tensorboard: expected the package tensorboard to be installed; found none. Install "
             "it with: pip install 'ddefense[tensorboard]'"
         )
@@ -395,7 +283,7 @@ def _numbers(name: str, values: list[str]) -> tuple[float, ...]:
     try:
         return tuple(float(value) for value in values)
     except ValueError:
-        raise config_lib.ConfigError(
+        raise ConfigError(
             f"{name}: expected numbers separated by commas, such as 1,20,100; received "
             f"{','.join(values)!r}."
         ) from None

@@ -10,8 +10,9 @@ from absl import flags, logging
 from ddefense import records
 from ddefense.cli import executor_flags, program, values
 from ddefense.cli import flags as cli_flags
-from ddefense.config import Config, ConfigError
+from ddefense.config import Config
 from ddefense.experiments import workdir as experiment_dirs
+from ddefense.settings import ConfigError
 
 
 def run() -> None:

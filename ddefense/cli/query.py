@@ -18,11 +18,11 @@ from absl import flags
 
 from ddefense import datasets, interruption
 from ddefense.cli import program, query_flags
-from ddefense.config import ConfigError
 from ddefense.escaping import escape, escape_lines, write_safely
 from ddefense.files import odd_kind
 from ddefense.maths import ranges
 from ddefense.serving import client
+from ddefense.settings import ConfigError
 
 _PORTS = {"grpc": 8500, "rest": 8501}
 

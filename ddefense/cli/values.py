@@ -4,9 +4,9 @@ import csv
 import math
 import pathlib
 
-from ddefense.config import ConfigError, is_range
 from ddefense.experiments import workdir
 from ddefense.files import odd_kind
+from ddefense.settings import ConfigError, is_range
 
 
 def class_names(text: str) -> tuple[str, ...]:

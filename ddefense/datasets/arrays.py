@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import files
-from ddefense.config import ConfigError
 from ddefense.datasets import labelling
 from ddefense.datasets.checking import Declared, check_images, check_shape, warn_of_range
 from ddefense.datasets.examples import Split
 from ddefense.datasets.streaming import Source, Window, split_of, window_size
+from ddefense.settings import ConfigError
 
 Pair = tuple[Any, Any]
 

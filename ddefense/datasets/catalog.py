@@ -10,12 +10,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from ddefense import datasets
-from ddefense.config import ConfigError
 from ddefense.datasets import pipelines, prepared
 from ddefense.datasets.checking import Declared, ImageShape
 from ddefense.datasets.decoding import decodable, resized, scaled
 from ddefense.datasets.streaming import Source, Window
 from ddefense.maths.ranges import from_unit
+from ddefense.settings import ConfigError
 
 _TRAIN, _TESTS = "train", ("test", "validation")
 

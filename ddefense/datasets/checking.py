@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from ddefense.config import ConfigError, is_range
+from ddefense.settings import ConfigError, is_range
 
 ImageShape = tuple[int, int, int]
 

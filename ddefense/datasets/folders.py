@@ -14,7 +14,6 @@ import tensorflow as tf
 from absl import logging
 
 from ddefense import files as files_lib
-from ddefense.config import ConfigError
 from ddefense.datasets.checking import OUTLIER_HINT, Declared, ImageShape
 from ddefense.datasets.decoding import (
     GIF,
@@ -28,6 +27,7 @@ from ddefense.datasets.decoding import (
 from ddefense.datasets.streaming import ReadingError, Source, Window, window_size
 from ddefense.files import odd_kind
 from ddefense.maths.ranges import from_unit
+from ddefense.settings import ConfigError
 
 TRAIN, TESTS = "train", ("test", "val", "validation")
 """Folders of a dataset that is already split; the first of `TESTS` that there is counts."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddefense.config import ConfigError
 from ddefense.datasets.examples import Examples, Split
+from ddefense.settings import ConfigError
 
 _SUM_TOLERANCE = 1e-3
 

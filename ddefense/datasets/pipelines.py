@@ -7,9 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from ddefense import files
-from ddefense.config import ConfigError
 from ddefense.datasets.checking import ImageShape, check_shape
 from ddefense.datasets.streaming import ReadingError, Source, Window, window_size
+from ddefense.settings import ConfigError
 
 _MOST_CHANNELS = 4
 

@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from ddefense import datasets
-from ddefense.config import ConfigError
 from ddefense.datasets import arrays, folders, labelling, pipelines, splitting
 from ddefense.datasets.checking import Declared, ImageShape, check_shape
 from ddefense.datasets.dataset import Dataset
@@ -18,6 +17,7 @@ from ddefense.datasets.examples import Examples, Split
 from ddefense.datasets.fingerprints import digest
 from ddefense.datasets.streaming import STREAM_BYTES, Source, float_bytes, load, survey
 from ddefense.maths.ranges import from_unit, to_unit
+from ddefense.settings import ConfigError
 
 _SPLIT_SEED = 0  # of no run: every run keeps the same images apart
 _FORMS = (

@@ -6,10 +6,10 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from ddefense.config import ConfigError
 from ddefense.datasets.examples import Examples, Split
 from ddefense.datasets.labelling import SoftSplit, label_rows
 from ddefense.datasets.streaming import Stream
+from ddefense.settings import ConfigError
 
 
 @overload

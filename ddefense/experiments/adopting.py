@@ -14,7 +14,6 @@ import numpy as np
 
 from ddefense import attacks, datasets, files, networks, records
 from ddefense.attacks import saved_model
-from ddefense.config import ConfigError
 from ddefense.datasets import splitting
 from ddefense.datasets.checking import OUTLIER_HINT
 from ddefense.datasets.sources import UserData
@@ -22,6 +21,7 @@ from ddefense.experiments import pair
 from ddefense.experiments.pair import NETWORK, Trained
 from ddefense.experiments.stages import Artefact, Stages, kept, reading
 from ddefense.maths.ranges import to_unit
+from ddefense.settings import ConfigError
 
 _MODEL, _RECORD = "saved_model", "saved_model.json"
 _UNIT = (0.0, 1.0)

@@ -13,13 +13,14 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import attacks, files, measurements, networks, records
-from ddefense.config import COLOUR_EPSILON, JSMA_ATTACKS, Config, ConfigError, chosen
+from ddefense.config import COLOUR_EPSILON, JSMA_ATTACKS, Config, chosen
 from ddefense.datasets import NAMES as DATASETS
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_classifier, load_outputs, load_record
 from ddefense.experiments.outliers import Attempts
 from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, kept, reading
+from ddefense.settings import ConfigError
 
 _INDICES = "indices.npy"
 _RECORD = "attack.json"

@@ -6,7 +6,7 @@ import pathlib
 from absl import logging
 
 from ddefense import datasets, evidence, records
-from ddefense.config import GRADIENT_FREE_ATTACKS, PROBABILITY_ATTACKS, Config, ConfigError
+from ddefense.config import GRADIENT_FREE_ATTACKS, PROBABILITY_ATTACKS, Config
 from ddefense.experiments import (
     adopting,
     attacking,
@@ -18,6 +18,7 @@ from ddefense.experiments import (
 from ddefense.experiments.adopting import Source
 from ddefense.experiments.assessing import NetworkAttacks
 from ddefense.experiments.stages import Stages
+from ddefense.settings import ConfigError
 
 LOW_ACCURACY = 0.5
 """Test accuracy below which the network is doubted, a share; or, of many classes, below five times

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import attacks, datasets, measurements, networks
-from ddefense.config import JSMA_ATTACKS, Config, ConfigError, check_temperature
+from ddefense.config import JSMA_ATTACKS, Config, check_temperature
 from ddefense.experiments import adopting, attacking, norm_attacking
 from ddefense.maths.ranges import from_unit
+from ddefense.settings import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

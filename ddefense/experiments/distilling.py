@@ -14,7 +14,6 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import distillation, files, measurements, networks, records, training
-from ddefense.config import ConfigError
 from ddefense.datasets import Examples
 from ddefense.datasets.labelling import check_classes, label_rows
 from ddefense.datasets.splitting import hold_out
@@ -22,6 +21,7 @@ from ddefense.distill_config import DistillConfig
 from ddefense.distillation import Histories, Pair
 from ddefense.experiments.keras_extras import KerasExtras
 from ddefense.networks.uncertainty import dropout_variance
+from ddefense.settings import ConfigError
 from ddefense.training import Labels
 
 _SOFT_LABELS, _MADE_FROM = "soft_labels", "made_from.sha256"

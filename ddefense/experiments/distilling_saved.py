@@ -10,12 +10,12 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import exporting, files, measurements, networks, records, training
-from ddefense.config import ConfigError
 from ddefense.datasets import Examples
 from ddefense.datasets.sources import UserData, open_data
 from ddefense.distill_config import DistillJob
 from ddefense.experiments import adopting, distilling, environment, workdir
 from ddefense.experiments.keras_extras import KerasExtras
+from ddefense.settings import ConfigError
 
 RECORD = "distillation.json"
 NETWORKS = "networks"

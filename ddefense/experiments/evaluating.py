@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ddefense import config as config_lib
 from ddefense import datasets, evidence, measurements, records
-from ddefense.config import Config, ConfigError
+from ddefense.config import Config
 from ddefense.experiments import adopting, attacking, attacking_saved, environment, workdir
 from ddefense.experiments.adopting import Subject
 from ddefense.experiments.assessing import Assessor
@@ -18,6 +18,7 @@ from ddefense.experiments.dataset_record import dataset_record
 from ddefense.experiments.pair import Trained, load_network
 from ddefense.experiments.stages import Stages
 from ddefense.maths.ranges import from_unit
+from ddefense.settings import ConfigError
 
 Network: TypeAlias = pathlib.Path | keras.Model
 

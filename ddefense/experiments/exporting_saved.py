@@ -11,7 +11,6 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import datasets, exporting, interruption, networks, records
-from ddefense.config import ConfigError
 from ddefense.experiments import environment
 from ddefense.experiments.attacking_saved import LOW_ACCURACY
 from ddefense.experiments.dataset_record import dataset_record
@@ -23,6 +22,7 @@ from ddefense.experiments.known_results import (
 )
 from ddefense.exporting import quantized, scaling, signatures
 from ddefense.maths.ranges import from_unit, to_unit
+from ddefense.settings import ConfigError
 
 _LOGITS_WARNING = (
     "WARNING: --expose_logits: whoever can ask for logits attacks a distilled network with no "

@@ -7,8 +7,9 @@ from typing import Any
 import keras
 
 from ddefense import training
-from ddefense.config import ConfigError, digest
+from ddefense.config import digest
 from ddefense.datasets import Examples
+from ddefense.settings import ConfigError
 
 Callbacks = Sequence[keras.callbacks.Callback] | Callable[[str], Sequence[keras.callbacks.Callback]]
 """Of both trainings; or a function from `initial` or `distilled` to those of each."""

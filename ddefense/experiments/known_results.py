@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from ddefense import files, records
-from ddefense.config import ConfigError
+from ddefense.settings import ConfigError
 
 _RESULTS, _ATTACKS, _DISTILLATION = "results.json", "attack.json", "distillation.json"
 _NETWORKS = "networks"

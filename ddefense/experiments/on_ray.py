@@ -28,11 +28,11 @@ from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ddefense import files, interruption
-from ddefense.config import ConfigError
 from ddefense.datasets import Dataset
 from ddefense.experiments.executing import Kind, Pending, Task
 from ddefense.experiments.storage import Storage
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 _COMPARED = ("ddefense", "tensorflow", "keras", "numpy", "scipy", "scikit-learn", "ray")
 # Tasks that Ray may hold at a time: enough that none waits for another chain's training.

@@ -12,8 +12,8 @@ from typing import Any
 
 import fsspec
 
-from ddefense.config import ConfigError
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 MARKER = "stage.json"
 """The file that says that a directory is complete: object stores cannot rename a directory, so it

@@ -14,6 +14,7 @@ from absl import logging
 from ddefense import config as config_lib
 from ddefense import records
 from ddefense.experiments import units
+from ddefense.settings import ConfigError
 
 _CONFIG, _RESULTS = "config.json", "results.json"
 _REPORTS = ("report.html", "report.md")
@@ -73,7 +74,7 @@ def check_writable(flag: str, path: pathlib.Path) -> None:
     except OSError as error:  # a name too long, or within a directory that may not be read
         why = error.strerror or str(error)
     if why:
-        raise config_lib.ConfigError(
+        raise ConfigError(
             f"{flag}: expected a directory that can be written, received {path}, but: {why}. "
             "Choose another."
         )

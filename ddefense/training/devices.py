@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from ddefense import networks
-from ddefense.config import ConfigError
+from ddefense.settings import ConfigError
 from ddefense.training.objective import Objective, Targets
 
 # What Keras does to the gradients of each device before it sums them, or under a condition within

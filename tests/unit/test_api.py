@@ -10,10 +10,11 @@ import tensorflow as tf
 
 import ddefense
 from ddefense import networks, records
-from ddefense.config import ConfigError, preset
+from ddefense.config import preset
 from ddefense.experiments.pair import NetworkStages, load_network
 from ddefense.experiments.stages import Stages
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ddefense import records
-from ddefense.config import ConfigError
 from ddefense.distill_config import DistillConfig, DistillJob
+from ddefense.settings import ConfigError
 
 REFUSED = [
     ("temperature", (0, -1.0, math.inf, math.nan, "20", True, 1e39, 1e-46), "a finite number > 0"),
@@ -32,8 +32,8 @@ REFUSED = [
     ("devices", (129,), r"at most 128, the images of a batch \(batch_size\)"),
     ("method", ("hinton",), r"one of \['defensive', 'extended'\]"),
     ("optimizer", ("lion",), r"one of \['sgd', 'adam'\]"),
-    ("precision", ("float16",), r"one of \[None, 'float32', 'mixed_bfloat16'\]"),
-    ("class_weights", ("even", {0: -1.0}, {"0": 1.0}, {0: 0.0}, [1.0]), "'balanced' or finite"),
+    ("precision", ("float16",), r"one of \['float32', 'mixed_bfloat16'\]"),
+    ("class_weights", ("even", {0: -1.0}, {"cat": 1.0}, {0: 0.0}, [1.0]), "'balanced' or finite"),
 ]
 
 

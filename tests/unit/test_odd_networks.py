@@ -8,8 +8,9 @@ import pytest
 
 import ddefense
 from ddefense import networks
-from ddefense.config import ATTACKS, ConfigError
+from ddefense.config import ATTACKS
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 SHAPE, CLASSES = (8, 8, 1), 3
 PIXEL = {"preset": "smoke", "samples": 2}

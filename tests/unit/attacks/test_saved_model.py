@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from ddefense import attacks, networks
 from ddefense.attacks import saved_model
-from ddefense.config import ConfigError
+from ddefense.settings import ConfigError
 
 SHAPE, CLASSES = (2, 2, 1), 3
 FEATURES = 4

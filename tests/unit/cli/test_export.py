@@ -10,6 +10,7 @@ import pytest
 
 from ddefense import config, files, records
 from ddefense.cli import values
+from ddefense.settings import ConfigError
 
 USAGE, RUN = 2, 1
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results" / "digits"
@@ -227,7 +228,7 @@ def test_help_lists_the_flags_and_needs_no_tensorflow(run_python, folder):
 
 def test_class_names_are_not_read_from_a_fifo_which_might_not_end(tmp_path):
     os.mkfifo(tmp_path / "names")
-    with pytest.raises(config.ConfigError, match=r"class_names: expected @<text.*it is a FIFO"):
+    with pytest.raises(ConfigError, match=r"class_names: expected @<text.*it is a FIFO"):
         values.class_names(f"@{tmp_path / 'names'}")
 
 

@@ -1,53 +1,58 @@
-"""The help of the flags that bin/reproduce and bin/distill share is true of both."""
+"""Flags of settings say and refuse what the settings' own fields say."""
 
 import json
 
 import pytest
 
-from ddefense.config import preset
+from ddefense import config as config_lib
 from ddefense.distill_config import DistillConfig
+from ddefense.settings import fields
 
 # Flags belong to a process.
 _HELP = """
 import json
-from absl import flags
-from ddefense.cli import distill_flags
-distill_flags.define()
-print(json.dumps({name: flags.FLAGS[name].help for name in flags.FLAGS}))
+from absl.flags import FLAGS
+from ddefense.cli import {module}
+{module}.{define}()
+print(json.dumps({{name: FLAGS[name].help for name in FLAGS}}))
 """
+_PROGRAMS = {
+    ("flags", "define_for_reproduce"): config_lib.Config,
+    ("distill_flags", "define"): DistillConfig,
+    ("attack_flags", "define_for_evaluate"): config_lib.Attacking,
+}
 
 
 @pytest.fixture(scope="module")
 def texts(run_python, tmp_path_factory):
-    answer = run_python("-c", _HELP, cwd=tmp_path_factory.mktemp("flags"))
-    assert answer.returncode == 0, answer.stderr
-    return json.loads(answer.stdout)
+    found = {}
+    for (module, define), settings in _PROGRAMS.items():
+        code = _HELP.format(module=module, define=define)
+        answer = run_python("-c", code, cwd=tmp_path_factory.mktemp("flags"))
+        assert answer.returncode == 0, answer.stderr
+        found[settings] = json.loads(answer.stdout)
+    return found
 
 
-DISTILL = DistillConfig(temperature=20)
-PAPER = preset("paper", "mnist")
-CIFAR10 = preset("paper", "cifar10")
+@pytest.mark.parametrize("settings", _PROGRAMS.values())
+def test_each_setting_has_a_flag_that_says_its_bound(texts, settings):
+    for each in fields(settings):
+        text = texts[settings][each.name]
+        if each.kind in (int, float, tuple):
+            assert f" Expects {each.bound.expected}." in text
+        if each.default is None:
+            assert "Default: " in text or each.name == "class_weights"
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch_size"])
-def test_what_a_preset_sets_has_a_default_of_its_own_in_distill(texts, name):
-    assert texts[name].endswith(f"Default: the preset's; of bin/distill {getattr(DISTILL, name)}.")
+def test_defaults_are_those_of_the_command(texts):
+    reproduce, distill = texts[config_lib.Config], texts[DistillConfig]
+    assert reproduce["epochs"].endswith("Default: that of the preset.")
+    assert distill["epochs"].endswith("Default: 50.")
+    assert reproduce["decay_epochs"].endswith("Default: 10.")
+    assert "0.1 with sgd, 0.001 with adam" in distill["learning_rate"]
+    assert DistillConfig(temperature=1, optimizer="adam").rate == 0.001
+    assert DistillConfig(temperature=1).rate == 0.1
 
 
-@pytest.mark.parametrize(
-    "name", ["learning_rate", "momentum", "learning_rate_decay", "momentum_decay"]
-)
-def test_the_default_of_the_optimizer_is_that_of_both_but_for_cifar10(texts, name):
-    own = DISTILL.rate if name == "learning_rate" else getattr(DISTILL, name)
-    assert own == getattr(PAPER, name)
-    cifar10 = getattr(CIFAR10, name)
-    assert f"Default: {own:g}; of bin/reproduce on cifar10 {cifar10:g}" in texts[name]
-
-
-def test_the_other_defaults_are_those_of_the_configuration(texts):
-    adam = DistillConfig(temperature=20, optimizer="adam")
-    assert texts["learning_rate"].endswith(f"of bin/distill with --optimizer=adam {adam.rate}.")
-    assert DISTILL.decay_epochs == PAPER.decay_epochs == CIFAR10.decay_epochs
-    shared = ("decay_epochs", "outlier_alpha", "dropout_passes", "validation_share", "seed")
-    for name in (*shared, "devices"):
-        assert texts[name].endswith(f"Default: {getattr(DISTILL, name):g}."), name
+def test_names_of_settings_in_texts_are_names_of_flags(texts):
+    assert "every --decay_epochs" in texts[DistillConfig]["momentum_decay"]

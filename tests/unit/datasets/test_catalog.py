@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from ddefense.config import ConfigError
 from ddefense.datasets import sources, splitting
 from ddefense.datasets.sources import open_data
 from ddefense.datasets.streaming import Stream
+from ddefense.settings import ConfigError
 
 
 def pixels(number, shape=(4, 5, 3)):

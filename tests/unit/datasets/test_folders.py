@@ -15,12 +15,12 @@ import pytest
 import tensorflow as tf
 
 from ddefense import networks
-from ddefense.config import ConfigError
 from ddefense.datasets import folders, streaming
 from ddefense.datasets.checking import Declared
 from ddefense.exporting.signatures import Contract, Served
 from ddefense.maths.ranges import to_unit
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 SHAPE = (6, 5, 3)
 

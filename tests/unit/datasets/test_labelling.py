@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from ddefense.config import ConfigError
 from ddefense.datasets import labelling
 from ddefense.datasets.labelling import Labels
+from ddefense.settings import ConfigError
 
 
 @pytest.mark.parametrize(

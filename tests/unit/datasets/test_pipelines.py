@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ddefense.config import ConfigError
 from ddefense.datasets import pipelines, streaming
 from ddefense.datasets.checking import Declared
 from ddefense.datasets.labelling import label_rows
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 COUNT = 23
 IMAGES = np.random.default_rng(0).uniform(size=(COUNT, 4, 5, 3)).astype(np.float32)

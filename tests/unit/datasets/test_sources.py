@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 
 from ddefense import datasets
-from ddefense.config import ConfigError
 from ddefense.datasets import sources, splitting
 from ddefense.datasets.labelling import label_rows
 from ddefense.datasets.sources import open_data
 from ddefense.datasets.streaming import Stream
+from ddefense.settings import ConfigError
 
 COUNT = 20
 RNG = np.random.default_rng(0)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from ddefense.config import ConfigError
 from ddefense.datasets import Split, arrays, splitting, streaming
 from ddefense.datasets.checking import Declared
 from ddefense.datasets.labelling import SoftSplit, label_rows
+from ddefense.settings import ConfigError
 
 IMAGES = np.linspace(0, 1, 20, dtype=np.float32).reshape(20, 1, 1, 1)
 LABELS = np.array([0] * 10 + [1] * 10)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from ddefense import interruption
-from ddefense.config import ConfigError
 from ddefense.datasets import arrays, splitting, streaming
 from ddefense.datasets.checking import Declared
 from ddefense.datasets.fingerprints import digest, fingerprints
 from ddefense.datasets.labelling import label_rows
 from ddefense.datasets.streaming import Source
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 COUNT, WINDOW = 10, 4
 IMAGES = np.random.default_rng(0).uniform(size=(COUNT, 2, 3, 1)).astype(np.float32)

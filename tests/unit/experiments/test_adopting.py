@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ddefense import datasets, networks
-from ddefense.config import ConfigError
 from ddefense.datasets import sources
 from ddefense.experiments import adopting
 from ddefense.experiments.stages import Stages
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 SHAPE, CLASSES = (1, 4, 1), 3
 

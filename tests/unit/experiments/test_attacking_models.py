@@ -12,9 +12,9 @@ import tensorflow as tf
 from ddefense import attacks, datasets, networks, records
 from ddefense import config as config_lib
 from ddefense.attacks import saved_model
-from ddefense.config import ConfigError
 from ddefense.experiments import adopting, attacking_saved
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 pytestmark = pytest.mark.slow
 

@@ -17,6 +17,7 @@ from ddefense.experiments.pair import NETWORK
 from ddefense.layers import TemperatureSoftmax
 from ddefense.networks import LOGITS
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -439,7 +440,7 @@ def assert_refused(tmp_path, flag, path, named):
     """Either network may be the one; in one line, and before anything is made."""
     paths = {name: NETWORKS / "baseline.keras" for name in ("network", "substitute")}
     config = dataclasses.replace(CONFIG, attacks=("transfer_cw_l2",))
-    with pytest.raises(config_lib.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         attacking_saved.run(config, tmp_path / "run", **(paths | {flag: path}))
     message = str(caught.value)
     assert message.startswith(f"{flag}: ")
@@ -495,7 +496,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, name):
 
 def test_transfer_without_a_substitute_is_refused(tmp_path):
     config = dataclasses.replace(CONFIG, attacks=("transfer_cw_l2",))
-    with pytest.raises(config_lib.ConfigError, match="expected a substitute"):
+    with pytest.raises(ConfigError, match="expected a substitute"):
         attacking_saved.run(config, tmp_path / "run", network=NETWORKS / "baseline.keras")
     assert not (tmp_path / "run").exists()
 
@@ -503,7 +504,7 @@ def test_transfer_without_a_substitute_is_refused(tmp_path):
 def test_attacks_on_logits_by_t_without_t_are_refused(tmp_path):
     names = ("jsma_f", "jsma_f_temperature", "pgd_linf_temperature")
     config = dataclasses.replace(CONFIG, attacks=names)
-    with pytest.raises(config_lib.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         attacking_saved.run(config, tmp_path / "run", network=NETWORKS / "distilled_t20.keras")
     assert "a temperature with jsma_f_temperature, pgd_linf_temperature, rec" in str(caught.value)
     assert not (tmp_path / "run").exists()

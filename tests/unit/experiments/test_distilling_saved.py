@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ddefense import exporting, networks, records
-from ddefense.config import ConfigError
 from ddefense.distill_config import DistillConfig, DistillJob
 from ddefense.experiments import distilling_saved
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 pytestmark = pytest.mark.slow
 

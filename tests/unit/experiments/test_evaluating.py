@@ -10,10 +10,10 @@ import pytest
 
 from ddefense import config as config_lib
 from ddefense import datasets, files, records, reporting
-from ddefense.config import ConfigError
 from ddefense.experiments import adopting, evaluating, known_results
 from ddefense.exporting import card
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 SHAPE, CLASSES, T = (1, 4, 1), 3, 1000.0
 NAMES = ("jsma_f", "jsma_f_temperature", "pgd_linf", "fgsm", "cw_l2")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from ddefense import config, exporting, networks, records
-from ddefense.config import ConfigError
 from ddefense.distill_config import DistillConfig, DistillJob
 from ddefense.experiments import (
     attacking_saved,
@@ -18,6 +17,7 @@ from ddefense.experiments import (
     exporting_saved,
     known_results,
 )
+from ddefense.settings import ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def asked(network, tmp_path, **settings):
 
 
 def assert_refused(match, network, tmp_path, **settings):
-    with pytest.raises(config.ConfigError, match=match):
+    with pytest.raises(ConfigError, match=match):
         exporting_saved.run(asked(network, tmp_path, **settings))
     assert not (tmp_path / "out").exists()
 
@@ -260,7 +260,7 @@ def test_attacks_on_images_that_a_card_cannot_describe_are_refused(attacked, tmp
 
 def test_attacks_on_another_file_are_refused(attacked):
     other = DIGITS / "networks" / "distilled_t100.keras"
-    with pytest.raises(config.ConfigError, match=r"^results: expected attacks on .*t100\.keras"):
+    with pytest.raises(ConfigError, match=r"^results: expected attacks on .*t100\.keras"):
         known_results.find(other, attacked[0])
 
 

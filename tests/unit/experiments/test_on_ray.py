@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
-from ddefense.config import ConfigError
 from ddefense.experiments import on_ray
 from ddefense.experiments.on_ray import Cluster
+from ddefense.settings import ConfigError
 
 
 def node(cpus=2.0, gpus=0.0, name="n"):

@@ -14,6 +14,7 @@ from ddefense import attacks, exporting, files, records
 from ddefense import config as config_lib
 from ddefense.experiments import attacking_saved, reproduce, workdir
 from ddefense.serving import checksums
+from ddefense.settings import ConfigError
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +28,7 @@ SECOND = "exported/digits_distilled_t20/2"
 )
 def test_a_setting_that_does_not_fit_the_dataset_is_refused(tmp_path, field, value, limit):
     config = config_lib.preset("smoke", "digits", **{field: value})
-    with pytest.raises(
-        config_lib.ConfigError, match=rf"{field}: expected at most {limit}.*{value}"
-    ):
+    with pytest.raises(ConfigError, match=rf"{field}: expected at most {limit}.*{value}"):
         reproduce.run(config, tmp_path / "run", reproduce.Job(tmp_path / "exported"))
     assert not (tmp_path / "run").exists()
 
@@ -46,7 +45,7 @@ def test_an_attack_whose_library_is_missing_is_refused(tmp_path, monkeypatch, ru
     """Not after hours, when it is its turn."""
     monkeypatch.setattr(attacks, "labels_only_available", lambda: False)
     config = config_lib.preset("smoke", "digits", attacks=("fgsm", "labels_only", "jsma_z"))
-    with pytest.raises(config_lib.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         run(config, tmp_path)
     message = str(caught.value)
     for part in ("attacks: labels_only", "pip install", "--attacks=fgsm,jsma_z"):

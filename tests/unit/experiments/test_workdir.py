@@ -10,6 +10,7 @@ from ddefense import config as config_lib
 from ddefense import records
 from ddefense.experiments import workdir
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 CONFIG = config_lib.Config(epochs=3, temperatures=(20.0,))
 
@@ -85,7 +86,7 @@ def test_a_process_killed_while_writing_the_configuration_does_not_lock_the_dire
 )
 def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path, name, why):
     (tmp_path / "file").write_text("")
-    with pytest.raises(config_lib.ConfigError, match=rf"(?i)^workdir: .*{why}\. Choose another"):
+    with pytest.raises(ConfigError, match=rf"(?i)^workdir: .*{why}\. Choose another"):
         prepare(tmp_path / name, CONFIG)
 
 
@@ -93,7 +94,7 @@ def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path, name, why):
 def test_a_directory_without_write_permission_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(config_lib.ConfigError, match="is not a writable directory"):
+        with pytest.raises(ConfigError, match="is not a writable directory"):
             prepare(tmp_path, CONFIG)
     finally:
         tmp_path.chmod(0o700)

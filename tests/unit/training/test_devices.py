@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from ddefense import distillation, training
-from ddefense.config import ConfigError
+from ddefense.settings import ConfigError
 from ddefense.training import loop
 
 pytestmark = pytest.mark.slow
