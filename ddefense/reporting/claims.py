@@ -5,9 +5,9 @@ import dataclasses
 from ddefense import config as config_lib
 from ddefense import evidence, markdown, records
 from ddefense.reporting import lookup, published
-from ddefense.reporting.verdicts import (
+from ddefense.reporting.answers import (
+    Answer,
     Check,
-    Verdict,
     adaptive,
     joined,
     masking,
@@ -34,17 +34,17 @@ class Claim:
         paper: the published value as text.
         source: tag of where it was read, see `published.Source`.
         acceptance: what counts as holding, as text.
-        quantity: what the value of a verdict is, with its unit.
+        quantity: what the value of a answer is, with its unit.
         stated_for: datasets it was made on.
         numeric: true if its value belongs to the datasets it was stated for and is not compared
             with the other one; false if it can be looked at, for orientation, on any.
-        check: the verdict on a run.
+        check: the answer on a run.
         attack: the attack without which a run has no answer, where that is one measured by a norm:
             a run that was not asked for it does not show the claim.
         protection: true if it reads a low success rate of an attack as protection. Where it holds
             on a network that lost much accuracy, the answer is `at a loss`.
         compares: the attack by whose success on the undistilled network it is judged: if that is
-            too rare there, the claim cannot be told. Empty for none.
+            too rare there, the claim is inconclusive. Empty for none.
     """
 
     id: str
@@ -298,13 +298,13 @@ ORIENTATION = markdown.Markdown(
     "*Orientation*: the claim was made on other data than this run's, so the answer neither "
     "confirms nor refutes it."
 )
-"""What the word means beside a verdict."""
+"""What the word means beside a answer."""
 
 WORDS: dict[str, str] = {
     "yes": "holds",
     "at a loss": "holds at a loss of accuracy",
     "no": "does not hold",
-    "cannot be told": "cannot be told",
+    "inconclusive": "inconclusive",
 }
 """How the answers are called where no heading asks the question."""
 
@@ -312,24 +312,24 @@ KINDS: dict[str, str] = {
     "yes": "good",
     "at a loss": "costly",
     "no": "bad",
-    "cannot be told": "unknown",
+    "inconclusive": "unknown",
     "differs": "unknown",
 }
 """What gives the answers their colour; seeds may differ."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Answered:
     """A claim and what a run says about it.
 
     Attributes:
         claim: the claim.
-        verdict: the run's answer.
+        answer: what the run says of it.
         orientation: true if the claim was made on other data, so the answer is no reproduction.
     """
 
     claim: Claim
-    verdict: Verdict
+    answer: Answer
     orientation: bool
 
 
@@ -343,8 +343,8 @@ def applies(claim: Claim, results: records.Results) -> bool:
     return not claim.numeric or published.reference(results.dataset.name) in claim.stated_for
 
 
-def answers(results: records.Results) -> list[Answer]:
-    """Every claim that applies to the run, with the verdict.
+def answers(results: records.Results) -> list[Answered]:
+    """Every claim that applies to the run, with the answer.
 
     Args:
         results: of the run.
@@ -354,21 +354,21 @@ def answers(results: records.Results) -> list[Answer]:
     """
     dataset = results.dataset.name
     return [
-        Answer(claim, _verdict(claim, results), dataset not in claim.stated_for)
+        Answered(claim, _answer(claim, results), dataset not in claim.stated_for)
         for claim in CLAIMS
         if applies(claim, results)
     ]
 
 
-def _verdict(claim: Claim, results: records.Results) -> Verdict:
+def _answer(claim: Claim, results: records.Results) -> Answer:
     settings = results.config
     problem = _another_attack(settings) if claim.id in _ATTACKED else ""
     problem = problem or _too_rare(results, claim.compares)
-    verdict = unless(problem, _with_loss(claim, claim.check(results)))
+    answer = unless(problem, _with_loss(claim, claim.check(results)))
     if claim.id in _AGAINST_BASELINE and settings.warm_start_steps:
-        note = joined(verdict.note, "the baseline took no warm start, so fewer steps")
-        verdict = dataclasses.replace(verdict, note=note)
-    return verdict
+        note = joined(answer.note, "the baseline took no warm start, so fewer steps")
+        answer = dataclasses.replace(answer, note=note)
+    return answer
 
 
 def _too_rare(results: records.Results, attack: str) -> str:
@@ -382,26 +382,26 @@ def _too_rare(results: records.Results, attack: str) -> str:
     )
 
 
-def _with_loss(claim: Claim, verdict: Verdict) -> Verdict:
-    """The verdict with the loss of accuracy first, where it is more than the paper allows."""
-    lost = verdict.lost
-    if verdict.holds == "cannot be told" or lost is None:
-        return verdict
+def _with_loss(claim: Claim, answer: Answer) -> Answer:
+    """The answer with the loss of accuracy first, where it is more than the paper allows."""
+    lost = answer.lost
+    if answer.holds == "inconclusive" or lost is None:
+        return answer
     if 100 * lost <= published.ACCURACY_CHANGE.value:
-        return verdict
-    bought = claim.protection and verdict.holds == "yes" and evidence.costly(lost)
+        return answer
+    bought = claim.protection and answer.holds == "yes" and evidence.costly(lost)
     return dataclasses.replace(
-        verdict,
-        holds="at a loss" if bought else verdict.holds,
-        note=joined(f"at {evidence.loss_in_words(lost)}", verdict.note),
+        answer,
+        holds="at a loss" if bought else answer.holds,
+        note=joined(f"at {evidence.loss_in_words(lost)}", answer.note),
     )
 
 
-def answer_in_words(verdict: Verdict) -> str:
+def answer_in_words(answer: Answer) -> str:
     """An answer with the loss of accuracy, as `holds, at a loss of 12.4 points of accuracy`."""
-    if verdict.holds != "at a loss":
-        return WORDS[verdict.holds]
-    return f"{WORDS['yes']}, at {evidence.loss_in_words(verdict.lost)}"
+    if answer.holds != "at a loss":
+        return WORDS[answer.holds]
+    return f"{WORDS['yes']}, at {evidence.loss_in_words(answer.lost)}"
 
 
 def _another_attack(settings: config_lib.Config) -> str:

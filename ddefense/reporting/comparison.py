@@ -13,7 +13,7 @@ from ddefense import config as config_lib
 from ddefense import records
 from ddefense.reporting import claims as claims_lib
 from ddefense.reporting import lookup, outcomes, runs, spread
-from ddefense.reporting.verdicts import Holds
+from ddefense.reporting.answers import Holds
 
 _RESULTS = "results.json"
 _SEEK_NO_DISTANCE = (*config_lib.SIGN_ATTACKS, outcomes.TRANSFER)
@@ -172,7 +172,7 @@ class RunAnswer:
         said: dict[Holds, int] = {"yes": self.yes, "at a loss": self.at_a_loss, "no": self.no}
         told = [holds for holds, seeds in said.items() if seeds]
         if not told:
-            return "cannot be told"
+            return "inconclusive"
         return told[0] if len(told) == 1 else "differs"
 
 
@@ -476,23 +476,23 @@ def verdicts(comparison: Comparison) -> dict[str, str]:
     return found
 
 
-def _answer(answers: Sequence[claims_lib.Answer]) -> RunAnswer | None:
+def _answer(answers: Sequence[claims_lib.Answered]) -> RunAnswer | None:
     """The answers of the seeds of one run as one."""
     if not answers:
         return None
     first, alone = answers[0], len(answers) == 1
-    said = [answer.verdict.holds for answer in answers]
-    judged = [a.verdict for a in answers if a.verdict.holds != "cannot be told"]
+    said = [answer.answer.holds for answer in answers]
+    judged = [a.answer for a in answers if a.answer.holds != "inconclusive"]
     values = [verdict.value for verdict in judged if verdict.value is not None]
     value = Measured(values[0]) if alone and values else _spread(values)
     return RunAnswer(
         yes=said.count("yes"),
         at_a_loss=said.count("at a loss"),
         no=said.count("no"),
-        unknown=said.count("cannot be told"),
+        unknown=said.count("inconclusive"),
         orientation=first.orientation,
-        words=claims_lib.answer_in_words(first.verdict) if alone else "",
-        ours=first.verdict.ours if alone else "-",
+        words=claims_lib.answer_in_words(first.answer) if alone else "",
+        ours=first.answer.ours if alone else "-",
         value=value,
-        note=first.verdict.note if alone else "",
+        note=first.answer.note if alone else "",
     )

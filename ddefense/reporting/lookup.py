@@ -36,8 +36,8 @@ def attack_label(attack: str) -> str:
 
 
 def told(answer: bool | None) -> str:
-    """The answer to a question; None if it cannot be told."""
-    return "cannot be told" if answer is None else "yes" if answer else "no"
+    """The answer to a question; None if it is inconclusive."""
+    return "inconclusive" if answer is None else "yes" if answer else "no"
 
 
 def attacks_in(results: records.Results) -> list[str]:

@@ -67,7 +67,7 @@ def test_verdicts_come_first_and_answers_have_their_colour(visit, path):
     assert all(page.locator(link).count() == 1 for link in links)
     badges = page.locator("table.claims .badge")
     assert set(badges.all_inner_texts()) >= {"holds", "does not hold"}
-    colors = {"holds": "good", "does not hold": "bad", "cannot be told": "unknown"}
+    colors = {"holds": "good", "does not hold": "bad", "inconclusive": "unknown"}
     for badge in badges.all():
         answer, _, loss = badge.inner_text().partition(", at a loss of ")
         color = "costly" if loss else colors[answer]

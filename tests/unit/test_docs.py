@@ -58,12 +58,12 @@ def test_readme_answers_the_claims_about_cifar10_as_the_run_does() -> None:
             (listed[0], "holds"),
             (listed[1], listed[2]),
             (listed[3], "does not hold"),
-            (listed[4], "cannot be told"),
+            (listed[4], "inconclusive"),
         )
         for claim in re.findall(r"C\d+", claims_of)
     }
     assert said == {
-        answer.claim.id: claims.answer_in_words(answer.verdict)
+        answer.claim.id: claims.answer_in_words(answer.answer)
         for answer in claims.answers(results)
         if not answer.orientation
     }

@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 
 from ddefense import records
 from ddefense.reporting import lookup, outcomes, published
+from ddefense.reporting.answers import adaptive
 from ddefense.reporting.figures import style
-from ddefense.reporting.verdicts import adaptive
 
 
 def measured(results: records.Results) -> bool:

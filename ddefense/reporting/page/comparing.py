@@ -56,7 +56,7 @@ def _claims(comparison: Comparison) -> dict[str, Any] | None:
                     and {
                         "kind": claims.KINDS[answer.holds],
                         "words": tables.answer_in_words(answer),
-                        "orientation": answer.orientation and answer.holds != "cannot be told",
+                        "orientation": answer.orientation and answer.holds != "inconclusive",
                         "value": tables.answer_in_numbers(row.claim, answer),
                     }
                     for answer in row.answers

@@ -108,7 +108,7 @@ class Answer:
 
     Attributes:
         question: in words.
-        answer: `yes`, `no` or `cannot be told`, with the loss of accuracy where that is high.
+        answer: `yes`, `no` or `inconclusive`, with the loss of accuracy where that is high.
         good: whether that speaks for the defence; None if nothing can be told, or it was bought
             with accuracy.
     """
@@ -141,8 +141,8 @@ def _claims(results: records.Results) -> list[dict[str, Any]]:
     return [
         {
             "answer": answer,
-            "kind": claims.KINDS[answer.verdict.holds],
-            "word": claims.answer_in_words(answer.verdict),
+            "kind": claims.KINDS[answer.answer.holds],
+            "word": claims.answer_in_words(answer.answer),
         }
         for answer in claims.answers(results)
     ]

@@ -31,11 +31,11 @@ def claims(results: records.Results) -> Table:
                 answer.claim.statement,
                 answer.claim.paper,
                 answer.claim.source,
-                answer.verdict.ours,
+                answer.answer.ours,
                 _holds(answer),
-                answer.verdict.difference,
+                answer.answer.difference,
                 answer.claim.acceptance,
-                answer.verdict.note,
+                answer.answer.note,
             ]
             for answer in answers
         ],
@@ -52,9 +52,9 @@ def sources(claims: Iterable[claims_lib.Claim]) -> str:
     return "; ".join(f"{s.value}: {s.description}" for s in published.Source if s.value in tags)
 
 
-def _holds(answer: claims_lib.Answer) -> str:
-    verdict = answer.verdict
-    measured = verdict.holds != "cannot be told"
+def _holds(answer: claims_lib.Answered) -> str:
+    verdict = answer.answer
+    measured = verdict.holds != "inconclusive"
     bought = verdict.holds == "at a loss"
     told = f"yes, at {evidence.loss_in_words(verdict.lost)}" if bought else verdict.holds
     return told + (" (orientation)" if answer.orientation and measured else "")

@@ -191,7 +191,7 @@ def _answered(claim: Claim, answer: RunAnswer | None, brief: bool) -> str | None
     if answer is None:
         return None
     text = answer_in_words(answer)
-    if answer.orientation and answer.holds != "cannot be told":
+    if answer.orientation and answer.holds != "inconclusive":
         text += " *" if brief else " (orientation)"
     value = None if brief else answer_in_numbers(claim, answer)
     return text if value is None else f"{text}: {value}"

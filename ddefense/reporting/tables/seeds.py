@@ -27,7 +27,7 @@ def claims(runs: Runs) -> Table:
     for found in zip(*answers.values(), strict=True):
         claim = found[0].claim
         by_seed = dict(zip(answers, found, strict=True))
-        values = [a.verdict.value for a in found if a.verdict.holds != "cannot be told"]
+        values = [a.answer.value for a in found if a.answer.holds != "inconclusive"]
         rows.append(
             [
                 claim.id,
@@ -37,7 +37,7 @@ def claims(runs: Runs) -> Table:
                 _holds(found),
                 _seeds(by_seed, "at a loss"),
                 _seeds(by_seed, "no"),
-                _seeds(by_seed, "cannot be told"),
+                _seeds(by_seed, "inconclusive"),
                 claim.quantity,
                 spread.over(values),
                 claim.acceptance,
@@ -55,7 +55,7 @@ def claims(runs: Runs) -> Table:
             Column("holds", "holds at", text=True),
             Column("at_a_loss_at", "holds at a loss of accuracy at seeds", text=True),
             Column("fails_at", "fails at seeds", text=True),
-            Column("cannot_be_told_at", "cannot be told at seeds", text=True),
+            Column("inconclusive_at", "inconclusive at seeds", text=True),
             Column("quantity", "value", text=True),
             Column("value", "ours", fixed(2), kind=Spread),
             Column("acceptance", "counts as holding", text=True),
@@ -289,31 +289,31 @@ def _gain(attack: str) -> Measure:
     return measure
 
 
-def _holds(found: tuple[claims_lib.Answer, ...]) -> str:
-    measured = [answer for answer in found if answer.verdict.holds != "cannot be told"]
+def _holds(found: tuple[claims_lib.Answered, ...]) -> str:
+    measured = [answer for answer in found if answer.answer.holds != "inconclusive"]
     if not measured:
-        return "cannot be told"
-    count = sum(answer.verdict.holds == "yes" for answer in found)
-    bought = sum(answer.verdict.holds == "at a loss" for answer in found)
+        return "inconclusive"
+    count = sum(answer.answer.holds == "yes" for answer in found)
+    bought = sum(answer.answer.holds == "at a loss" for answer in found)
     text = f"{count} of {len(found)} seeds"
     if bought:
         text += f", {bought} at a loss of accuracy"
     return f"{text} (orientation)" if found[0].orientation else text
 
 
-def _seeds(by_seed: dict[int, claims_lib.Answer], holds: str) -> str | None:
-    return ", ".join(f"{seed}" for seed, a in by_seed.items() if a.verdict.holds == holds) or None
+def _seeds(by_seed: dict[int, claims_lib.Answered], holds: str) -> str | None:
+    return ", ".join(f"{seed}" for seed, a in by_seed.items() if a.answer.holds == holds) or None
 
 
-def _remarks(by_seed: dict[int, claims_lib.Answer]) -> str:
+def _remarks(by_seed: dict[int, claims_lib.Answered]) -> str:
     """Notes that all seeds share, losses of accuracy, and what could not be judged at some."""
-    notes = {seed: answer.verdict.note.split("; ") for seed, answer in by_seed.items()}
+    notes = {seed: answer.answer.note.split("; ") for seed, answer in by_seed.items()}
     first, *others = notes.values()
     shared = [note for note in first if note and all(note in other for other in others)]
     own: dict[str, list[int]] = {}
     for seed, answer in by_seed.items():
         for note in notes[seed]:
-            unjudged = answer.verdict.holds == "cannot be told" or "did not learn" in note
+            unjudged = answer.answer.holds == "inconclusive" or "did not learn" in note
             if note and note not in shared and (unjudged or note.startswith("at a loss of")):
                 own.setdefault(note, []).append(seed)
     parts = [f"seed {', '.join(map(str, seeds))}: {note}" for note, seeds in own.items()]

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from ddefense.reporting import claims
-from ddefense.reporting.verdicts import adaptive
+from ddefense.reporting.answers import adaptive
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def judge(results_of, network, norm_attack, transferred):
             attacks=("cw_l2", "transfer_cw_l2"),
             cw_steps=500,
         )
-        return next(a.verdict for a in claims.answers(run) if a.claim.id == claim_id)
+        return next(a.answer for a in claims.answers(run) if a.claim.id == claim_id)
 
     return judge
 
@@ -55,32 +55,32 @@ CASES = [
     (
         "C17",
         {None: {"cw": (0.0, 2.0)}, 100.0: {"cw": (0.0, 2.0)}},
-        "cannot be told",
+        "inconclusive",
         None,
         "no ratio",
     ),
-    ("C17", {None: {}, 100.0: {"cw": (0.0, 2.0)}}, "cannot be told", None, "-"),
-    ("C17", {None: {}, 100.0: BASE}, "cannot be told", None, "-"),
-    ("C17", {None: BASE, 100.0: {}}, "cannot be told", None, "-"),
-    ("C17", {None: {"cw": (0.0, 2.0)}, 100.0: BASE}, "cannot be told", None, "-"),
-    ("C17", {None: {"cw": (1.0, 0.0)}, 100.0: BASE}, "cannot be told", None, "-"),
-    ("C17", {None: BASE}, "cannot be told", None, "-"),
-    ("C17", {None: BASE, 10.0: BASE}, "cannot be told", 1.0, "+0.00 points"),
-    ("C17", {None: BASE, 100.0: BASE | {"stalled": True}}, "cannot be told", 1.0, "+0.00 points"),
+    ("C17", {None: {}, 100.0: {"cw": (0.0, 2.0)}}, "inconclusive", None, "-"),
+    ("C17", {None: {}, 100.0: BASE}, "inconclusive", None, "-"),
+    ("C17", {None: BASE, 100.0: {}}, "inconclusive", None, "-"),
+    ("C17", {None: {"cw": (0.0, 2.0)}, 100.0: BASE}, "inconclusive", None, "-"),
+    ("C17", {None: {"cw": (1.0, 0.0)}, 100.0: BASE}, "inconclusive", None, "-"),
+    ("C17", {None: BASE}, "inconclusive", None, "-"),
+    ("C17", {None: BASE, 10.0: BASE}, "inconclusive", 1.0, "+0.00 points"),
+    ("C17", {None: BASE, 100.0: BASE | {"stalled": True}}, "inconclusive", 1.0, "+0.00 points"),
     # 1 2 3 4 against 2 4 1 3: centred products -1.5*-0.5, -0.5*1.5, 0.5*-1.5, 1.5*0.5: 0.
     ("C18", sweep(2.0, 4.0, 1.0, 3.0), "yes", 0.0, "+0.05"),
     ("C18", sweep(1.0, 2.0, 3.0, 4.0), "no", 1.0, "+1.05"),
     ("C18", sweep(4.0, 3.0, 2.0, 1.0), "no", -1.0, "-0.95"),
-    ("C18", sweep(1.0, 2.0, 3.0), "cannot be told", None, "-"),
-    ("C18", sweep(1.5, 1.5, 1.5, 1.5), "cannot be told", None, "-"),
-    ("C18", sweep(2.0, 4.0, 1.0) | {4.0: {"cw": (0.95, 3.0)}}, "cannot be told", None, "-"),
-    ("C18", {None: {}, 5.0: {}}, "cannot be told", None, "-"),
+    ("C18", sweep(1.0, 2.0, 3.0), "inconclusive", None, "-"),
+    ("C18", sweep(1.5, 1.5, 1.5, 1.5), "inconclusive", None, "-"),
+    ("C18", sweep(2.0, 4.0, 1.0) | {4.0: {"cw": (0.95, 3.0)}}, "inconclusive", None, "-"),
+    ("C18", {None: {}, 5.0: {}}, "inconclusive", None, "-"),
     ("C19", {None: {}, 100.0: {"transfer": [(0.0, 0.2), (40.0, 0.9)]}}, "yes", 90.0, "-10.00"),
     ("C19", {None: {}, 100.0: {"transfer": [(40.0, 0.85)]}}, "no", 85.0, "-15.00"),
-    ("C19", {None: {}, 100.0: {"transfer": [(30.0, 1.0)]}}, "cannot be told", None, "-"),
-    ("C19", {None: {}, 100.0: {}}, "cannot be told", None, "-"),
-    ("C19", {None: {"transfer": [(40.0, 1.0)]}}, "cannot be told", None, "-"),
-    ("C19", {None: {}, 2.0: {"transfer": [(40.0, 1.0)]}}, "cannot be told", 100.0, "+0.00"),
+    ("C19", {None: {}, 100.0: {"transfer": [(30.0, 1.0)]}}, "inconclusive", None, "-"),
+    ("C19", {None: {}, 100.0: {}}, "inconclusive", None, "-"),
+    ("C19", {None: {"transfer": [(40.0, 1.0)]}}, "inconclusive", None, "-"),
+    ("C19", {None: {}, 2.0: {"transfer": [(40.0, 1.0)]}}, "inconclusive", 100.0, "+0.00"),
 ]
 
 
@@ -90,7 +90,7 @@ def test_verdict(judge, claim, networks, holds, value, difference):
     assert verdict.holds == holds
     assert verdict.value == (None if value is None else pytest.approx(value))
     assert difference in verdict.difference
-    if holds == "cannot be told":
+    if holds == "inconclusive":
         assert verdict.note
 
 
@@ -98,7 +98,7 @@ def test_every_claim_is_tried_both_ways():
     tried = {(case[0], case[2]) for case in CASES}
     ours = [claim for claim in claims.CLAIMS if claim.attack]
     assert [claim.id for claim in ours] == ["C17", "C18", "C19"]
-    assert tried >= {(c.id, holds) for c in ours for holds in ("yes", "no", "cannot be told")}
+    assert tried >= {(c.id, holds) for c in ours for holds in ("yes", "no", "inconclusive")}
 
 
 def test_success_and_distance_are_over_the_targets_that_both_networks_had(judge):
@@ -119,7 +119,7 @@ def test_an_attack_that_reaches_nothing_is_measured(judge):
 
 def test_an_attack_that_is_too_weak_without_a_defence_refutes_nothing(judge):
     weak = judge("C17", {None: {"cw": (0.5, 2.0)}, 100.0: {"cw": (0.5, 2.0)}})
-    assert weak.holds == "cannot be told"
+    assert weak.holds == "inconclusive"
     assert weak.note.startswith("the attack reaches 50.00 % undistilled: too few steps to tell")
     strong = judge("C17", {None: {"cw": (0.5, 2.0)}, 100.0: BASE})
     assert strong.holds == "yes"
@@ -128,7 +128,7 @@ def test_an_attack_that_is_too_weak_without_a_defence_refutes_nothing(judge):
 def test_samples_that_do_not_fool_the_substitute_say_nothing_about_transfer(judge):
     networks = {None: {}, 100.0: {"transfer": [(40.0, 0.1, 0.2)]}}
     verdict = judge("C19", networks)
-    assert (verdict.holds, verdict.value) == ("cannot be told", pytest.approx(10))
+    assert (verdict.holds, verdict.value) == ("inconclusive", pytest.approx(10))
     assert verdict.note.startswith("only 20.00 % fool the substitute itself: too few to tell")
     assert judge("C19", {None: {}, 100.0: {"transfer": [(40.0, 0.95, 0.2)]}}).holds == "yes"
 
@@ -169,7 +169,7 @@ def test_temperatures_that_are_rarely_reached_are_in_no_correlation(judge):
     )
     assert verdict.note.endswith(left_out)
     too_few = judge("C18", {t: n for t, n in networks.items() if t != 1.0})
-    assert (too_few.holds, too_few.value) == ("cannot be told", None)
+    assert (too_few.holds, too_few.value) == ("inconclusive", None)
     assert too_few.note == f"needs cw_l2 at 4 temperatures or more, has 3; {left_out}"
 
 
@@ -204,7 +204,7 @@ def test_transfer_takes_the_smallest_kappa_that_is_enough(judge):
 
 def test_a_run_that_was_not_asked_for_the_attacks_does_not_show_the_claims(results, full):
     assert not {"C17", "C18", "C19"} & {a.claim.id for a in claims.answers(results)}
-    shown = {answer.claim.id: answer.verdict.holds for answer in claims.answers(full)}
+    shown = {answer.claim.id: answer.answer.holds for answer in claims.answers(full)}
     assert (shown["C17"], shown["C18"], shown["C19"]) == ("yes", "yes", "yes")
     one = dataclasses.replace(full, config=dataclasses.replace(full.config, attacks=("cw_l2",)))
     ids = {answer.claim.id for answer in claims.answers(one)}

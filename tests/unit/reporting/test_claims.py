@@ -22,7 +22,7 @@ def judge(results_of, network):
         baseline = {"theta": config.frozen_theta(dataset)} | baseline
         networks = [build(None, baseline), *(build(t, f) for t, f in distilled.items())]
         answers = claims.answers(results_of(networks, dataset=dataset))
-        return next(a.verdict for a in answers if a.claim.id == claim_id)
+        return next(a.answer for a in answers if a.claim.id == claim_id)
 
     return judge
 
@@ -44,30 +44,30 @@ CASES = [
     ("C2", "cifar10", {"accuracy": 0.8445}, {}, "no", 84.45, "+3.50 points"),
     ("C3", "mnist", {"accuracy": 0.99}, {1.0: {"accuracy": 0.993}}, "yes", 0.30, "-1.07 points"),
     ("C3", "cifar10", {"accuracy": 0.80}, {1.0: {"accuracy": 0.76}}, "no", 4.0, "+2.63 points"),
-    ("C3", "mnist", {}, {}, "cannot be told", None, "-"),
+    ("C3", "mnist", {}, {}, "inconclusive", None, "-"),
     ("C4", "mnist", rates(jsma_f=0.96), {}, "yes", 96.0, "+0.11 points"),
     ("C4", "mnist", rates(jsma_f=0.70), {}, "no", 70.0, "-25.89 points"),
-    ("C4", "mnist", rates(jsma_z=0.70), {}, "cannot be told", None, "-"),
+    ("C4", "mnist", rates(jsma_z=0.70), {}, "inconclusive", None, "-"),
     ("C5", "cifar10", rates(jsma_f=0.85), {}, "yes", 85.0, "-2.89 points"),
     ("C5", "cifar10", rates(jsma_f=0.99), {}, "no", 99.0, "+11.11 points"),
     ("C6", "mnist", {}, steps((100.0, 0.02)), "yes", 2.0, "+1.55 points"),
     ("C6", "mnist", {}, steps((100.0, 0.10)), "no", 10.0, "+9.55 points"),
-    ("C6", "mnist", {}, steps((50.0, 0.01)), "cannot be told", None, "-"),
-    ("C6", "mnist", {}, {100.0: rates(jsma_z=0.5)}, "cannot be told", None, "-"),
+    ("C6", "mnist", {}, steps((50.0, 0.01)), "inconclusive", None, "-"),
+    ("C6", "mnist", {}, {100.0: rates(jsma_z=0.5)}, "inconclusive", None, "-"),
     ("C7", "cifar10", {}, steps((100.0, 0.12)), "yes", 12.0, "+6.89 points"),
     ("C7", "cifar10", {}, steps((100.0, 0.13)), "no", 13.0, "+7.89 points"),
     ("C8", "mnist", {}, steps((2.0, 0.8), (5.0, 0.5), (20.0, 0.2)), "yes", 0.25, "0.25"),
     ("C8", "mnist", {}, steps((2.0, 0.8), (5.0, 0.5), (20.0, 0.3)), "no", 0.375, "0.38"),
     # A quarter, but rank correlation 0.5: ranks 1 2 3 against 2 3 1 give -0.5.
     ("C8", "mnist", {}, steps((2.0, 0.8), (5.0, 0.9), (20.0, 0.1)), "no", 0.125, "0.12"),
-    ("C8", "mnist", {}, steps((2.0, 0.8), (20.0, 0.1)), "cannot be told", None, "-"),
+    ("C8", "mnist", {}, steps((2.0, 0.8), (20.0, 0.1)), "inconclusive", None, "-"),
     ("C8", "mnist", {}, steps((2.0, 0.0), (5.0, 0.0), (20.0, 0.0)), "no", None, "-"),
     ("C9", "mnist", rates(jsma_f=0.95), steps((1.0, 0.88)), "yes", -7.0, "-7.00 points"),
     ("C9", "cifar10", rates(jsma_f=0.80), steps((1.0, 0.90)), "no", 10.0, "+10.00 points"),
-    ("C9", "mnist", rates(jsma_f=0.95), steps((2.0, 0.88)), "cannot be told", None, "-"),
+    ("C9", "mnist", rates(jsma_f=0.95), steps((2.0, 0.88)), "inconclusive", None, "-"),
     ("C10", "mnist", {}, {1.0: {}, 100.0: {"median": -25.5}}, "yes", 22.0, "+2.0 against"),
     ("C10", "mnist", {}, {1.0: {}, 100.0: {"median": -13.5}}, "no", 10.0, "-20.0 decades"),
-    ("C10", "mnist", {}, {100.0: {}}, "cannot be told", None, "-"),
+    ("C10", "mnist", {}, {100.0: {}}, "inconclusive", None, "-"),
     (
         "C11",
         "mnist",
@@ -86,7 +86,7 @@ CASES = [
         300.0,
         "-490.00 points",
     ),
-    ("C11", "mnist", rates(jsma_f=0.9), {20.0: {}}, "cannot be told", None, "-"),
+    ("C11", "mnist", rates(jsma_f=0.9), {20.0: {}}, "inconclusive", None, "-"),
     (
         "C12",
         "cifar10",
@@ -123,10 +123,10 @@ CASES = [
         4.0,
         "+4.00 points",
     ),
-    ("C13", "cifar10", {}, {1.0: {}}, "cannot be told", None, "-"),
+    ("C13", "cifar10", {}, {1.0: {}}, "inconclusive", None, "-"),
     ("C14", "mnist", {"logits": 6.0}, {100.0: {"logits": 480.0}}, "yes", 80.0, "0.96"),
     ("C14", "mnist", {"logits": 6.0}, {100.0: {"logits": 60.0}}, "no", 10.0, "0.12"),
-    ("C14", "mnist", {"logits": 6.0}, {20.0: {"logits": 120.0}}, "cannot be told", 20.0, "0.24"),
+    ("C14", "mnist", {"logits": 6.0}, {20.0: {"logits": 120.0}}, "inconclusive", 20.0, "0.24"),
     (
         "C15",
         "mnist",
@@ -145,7 +145,7 @@ CASES = [
         -46.0,
         "-46.00 points against undistilled",
     ),
-    ("C15", "mnist", rates(jsma_f=0.96), {100.0: rates(jsma_f=0.1)}, "cannot be told", None, "-"),
+    ("C15", "mnist", rates(jsma_f=0.96), {100.0: rates(jsma_f=0.1)}, "inconclusive", None, "-"),
     (
         "C16",
         "mnist",
@@ -161,11 +161,11 @@ CASES = [
         "mnist",
         {},
         {5.0: rates(jsma_f=0.70, jsma_f_exact=0.90)},
-        "cannot be told",
+        "inconclusive",
         20.0,
         "+20.00 points",
     ),
-    ("C16", "mnist", {}, {100.0: rates(jsma_f=0.70)}, "cannot be told", None, "-"),
+    ("C16", "mnist", {}, {100.0: rates(jsma_f=0.70)}, "inconclusive", None, "-"),
 ]
 
 
@@ -177,7 +177,7 @@ def test_verdict(judge, claim, dataset, baseline, distilled, holds, value, diffe
     assert verdict.holds == holds
     assert verdict.value == (None if value is None else pytest.approx(value))
     assert difference in verdict.difference
-    if holds == "cannot be told":
+    if holds == "inconclusive":
         assert verdict.note
 
 
@@ -192,27 +192,27 @@ def test_the_notes_say_what_stands_in_for_a_missing_temperature(judge):
     verdict = judge("C8", {}, steps((1.0, 0.9), (5.0, 0.8), (10.0, 0.1), (50.0, 0.0)))
     assert verdict.note.startswith("T = 5 and T = 10 stand in for T = 2 and T = 20")
     lenient = judge("C8", {}, steps((1.0, 0.9), (10.0, 0.1), (50.0, 0.0)))
-    assert lenient.holds == "cannot be told"
+    assert lenient.holds == "inconclusive"
     exact = judge("C8", {}, steps((1.0, 0.9), (2.0, 0.8), (20.0, 0.1)))
     assert exact.note == ""
 
 
 def test_the_ceiling_and_the_float32_zeros_are_stated(results):
-    notes = {a.claim.id: a.verdict.note for a in claims.answers(results)}
+    notes = {a.claim.id: a.answer.note for a in claims.answers(results)}
     assert "14.29 % allows +852 % at most" in notes["C11"]  # 100 * (0.142857 / 0.015 - 1)
     assert "85.0 % of the images at T = 100" in notes["C10"]
     assert "680 failures met an all-zero forward derivative" in notes["C6"]
 
 
 def test_a_network_that_did_not_learn_confirms_nothing(with_stalled):
-    verdicts = {a.claim.id: a.verdict for a in claims.answers(with_stalled)}
+    answers_by_claim = {a.claim.id: a.answer for a in claims.answers(with_stalled)}
     for claim in ("C6", "C10", "C14", "C15", "C16"):
-        assert verdicts[claim].holds == "cannot be told"
-        assert "did not learn" in verdicts[claim].note
-    assert verdicts["C3"].holds == "no"  # shown, not dropped
-    assert "without them +0.20 points at T = 5" in verdicts["C3"].note
-    assert "left out because they did not learn: T = 100" in verdicts["C11"].note
-    assert verdicts["C13"].holds == "yes"
+        assert answers_by_claim[claim].holds == "inconclusive"
+        assert "did not learn" in answers_by_claim[claim].note
+    assert answers_by_claim["C3"].holds == "no"  # shown, not dropped
+    assert "without them +0.20 points at T = 5" in answers_by_claim["C3"].note
+    assert "left out because they did not learn: T = 100" in answers_by_claim["C11"].note
+    assert answers_by_claim["C13"].holds == "yes"
 
 
 def ids(dataset, results):
@@ -254,92 +254,92 @@ def changed(results, **setting):
 def test_another_attack_than_the_papers_is_not_judged(results, setting, expected):
     found = changed(results, **setting)
     for claim in ("C4", "C6", "C8", "C9", "C11", "C15", "C16"):
-        assert found[claim].verdict.holds == "cannot be told"
-        assert found[claim].verdict.note.startswith(f"another attack: {expected}")
-    assert found["C1"].verdict.holds != "cannot be told"
+        assert found[claim].answer.holds == "inconclusive"
+        assert found[claim].answer.note.startswith(f"another attack: {expected}")
+    assert found["C1"].answer.holds != "inconclusive"
 
 
 def test_a_warm_start_that_the_baseline_did_not_take_is_said(results):
     found = changed(results, warm_start_steps=60)
-    assert "no warm start" in found["C3"].verdict.note
-    assert "no warm start" not in found["C1"].verdict.note
+    assert "no warm start" in found["C3"].answer.note
+    assert "no warm start" not in found["C1"].answer.note
 
 
 def test_the_frozen_theta_of_the_dataset_is_judged(cifar10):
     assert config.frozen_theta("cifar10") == 0.25
-    judged = {answer.claim.id: answer.verdict for answer in claims.answers(cifar10())}
+    judged = {answer.claim.id: answer.answer for answer in claims.answers(cifar10())}
     assert all(judged[claim].holds == "yes" for claim in ("C5", "C7", "C12"))
-    verdicts = {name: answer.verdict for name, answer in changed(cifar10(), theta=1.0).items()}
+    answers_by_claim = {name: answer.answer for name, answer in changed(cifar10(), theta=1.0).items()}
     for claim in ("C5", "C7", "C9", "C12", "C16"):
-        assert verdicts[claim].holds == "cannot be told"
-        assert "theta = 1 instead of the frozen 0.25" in verdicts[claim].note
-    assert verdicts["C2"].holds == "yes"
-    assert verdicts["C10"].holds == "yes"
+        assert answers_by_claim[claim].holds == "inconclusive"
+        assert "theta = 1 instead of the frozen 0.25" in answers_by_claim[claim].note
+    assert answers_by_claim["C2"].holds == "yes"
+    assert answers_by_claim["C10"].holds == "yes"
 
 
 def test_a_reduced_run_on_cifar10(cifar10):
-    verdicts = {answer.claim.id: answer.verdict for answer in claims.answers(cifar10())}
-    found = {name: (v.holds, v.value) for name, v in verdicts.items()}
+    answers_by_claim = {answer.claim.id: answer.answer for answer in claims.answers(cifar10())}
+    found = {name: (v.holds, v.value) for name, v in answers_by_claim.items()}
     assert found == {
         "C2": ("yes", pytest.approx(80.0)),
         "C3": ("yes", pytest.approx(1.0)),  # 79.0 - 80.0
         "C5": ("yes", pytest.approx(86.0)),
         "C7": ("yes", pytest.approx(6.0)),
-        "C8": ("cannot be told", None),
+        "C8": ("inconclusive", None),
         "C9": ("yes", pytest.approx(4.0)),  # 90 - 86
         "C10": ("yes", pytest.approx(36.5)),  # 40 - 3.5
         "C12": ("yes", pytest.approx(540.0)),  # 0.032 / 0.005
         "C13": ("yes", pytest.approx(6.0)),  # 78 - 72
         "C14": ("yes", pytest.approx(400 / 6)),
-        "C15": ("cannot be told", None),
+        "C15": ("inconclusive", None),
         "C16": ("yes", pytest.approx(79.0)),  # 85 - 6
     }
-    assert verdicts["C5"].note == (
+    assert answers_by_claim["C5"].note == (
         "theta = 0.25; 95.00 % with theta = 1; theta was chosen by this rate at seed 0, so this is "
         "no independent check"
     )
-    assert verdicts["C7"].note == (
+    assert answers_by_claim["C7"].note == (
         "theta = 0.25; 8.00 % with theta = 1; 640 failures met an all-zero forward derivative"
     )
-    assert verdicts["C12"].note.startswith("theta = 0.25; the cap of")
-    assert "missing: a T from 2 to 5" in verdicts["C8"].note
-    assert "10 to 20," not in verdicts["C8"].note
+    assert answers_by_claim["C12"].note.startswith("theta = 0.25; the cap of")
+    assert "missing: a T from 2 to 5" in answers_by_claim["C8"].note
+    assert "10 to 20," not in answers_by_claim["C8"].note
 
 
 def test_a_stalled_initial_network_is_no_success_of_the_defence(cifar10):
-    verdicts = {
-        answer.claim.id: answer.verdict for answer in claims.answers(cifar10(stalled_initial=True))
+    answers_by_claim = {
+        answer.claim.id: answer.answer for answer in claims.answers(cifar10(stalled_initial=True))
     }
     for claim in ("C7", "C10", "C14", "C16"):
-        assert verdicts[claim].holds == "cannot be told"
-        assert verdicts[claim].note.startswith("did not learn, so nothing can be said: T = 100")
+        assert answers_by_claim[claim].holds == "inconclusive"
+        assert answers_by_claim[claim].note.startswith("did not learn, so nothing can be said: T = 100")
     # It fails where it is counted, although its own accuracy is within the bound.
-    assert verdicts["C3"].holds == "no"
-    assert "did not learn: T = 100" in verdicts["C3"].note
+    assert answers_by_claim["C3"].holds == "no"
+    assert "did not learn: T = 100" in answers_by_claim["C3"].note
     left_out = "left out because they did not learn: T = 100"
-    assert verdicts["C8"].note.endswith(
+    assert answers_by_claim["C8"].note.endswith(
         f"missing: a T from 2 to 5, enough temperatures (2 of 3); {left_out}"
     )
-    assert left_out in verdicts["C12"].note
-    assert verdicts["C12"].value == pytest.approx(220.0)  # 0.016 / 0.005, at T = 10
-    assert left_out in verdicts["C13"].note
-    assert (verdicts["C2"].holds, verdicts["C5"].holds, verdicts["C9"].holds) == ("yes",) * 3
+    assert left_out in answers_by_claim["C12"].note
+    assert answers_by_claim["C12"].value == pytest.approx(220.0)  # 0.016 / 0.005, at T = 10
+    assert left_out in answers_by_claim["C13"].note
+    assert (answers_by_claim["C2"].holds, answers_by_claim["C5"].holds, answers_by_claim["C9"].holds) == ("yes",) * 3
 
 
 def test_only_networks_that_did_not_learn_confirm_nothing(results_of, network):
     lost = [network(t, {"jsma_f": 0.1}, stalled=True, theta=0.25) for t in (None, 1.0, 100.0)]
-    verdicts = {a.claim.id: a.verdict for a in claims.answers(results_of(lost, "cifar10"))}
-    assert not [name for name, verdict in verdicts.items() if verdict.holds == "yes"]
-    assert verdicts["C2"].holds == "no"
+    answers_by_claim = {a.claim.id: a.answer for a in claims.answers(results_of(lost, "cifar10"))}
+    assert not [name for name, verdict in answers_by_claim.items() if verdict.holds == "yes"]
+    assert answers_by_claim["C2"].holds == "no"
     # Claims about accuracy are answered all the same.
-    assert (verdicts["C3"].holds, verdicts["C3"].value) == ("no", 0.0)
-    assert verdicts["C3"].note.startswith("did not learn: undistilled, T = 1, T = 100")
+    assert (answers_by_claim["C3"].holds, answers_by_claim["C3"].value) == ("no", 0.0)
+    assert answers_by_claim["C3"].note.startswith("did not learn: undistilled, T = 1, T = 100")
 
 
 def test_a_low_success_rate_at_a_price_in_accuracy_says_so(results_of, network):
     networks = [network(None, {"jsma_f": 0.86}), network(100.0, {"jsma_f": 0.05}, accuracy=0.5)]
-    verdicts = {a.claim.id: a.verdict for a in claims.answers(results_of(networks, "cifar10"))}
-    assert verdicts["C7"].note.startswith("at a loss of 49.0 points of accuracy; ")
+    answers_by_claim = {a.claim.id: a.answer for a in claims.answers(results_of(networks, "cifar10"))}
+    assert answers_by_claim["C7"].note.startswith("at a loss of 49.0 points of accuracy; ")
 
 
 # What makes each claim hold that is about distilled networks, undistilled and by T.
@@ -407,6 +407,6 @@ def test_an_attack_that_hardly_works_undistilled_shows_nothing(judge, claim, rat
     distilled, dataset = HOLDING[claim]
     verdict = judge(claim, undistilled(rate, dataset), distilled, dataset)
     compared = next(c for c in claims.CLAIMS if c.id == claim).compares
-    assert (verdict.holds == "cannot be told") is (bool(compared) and not tells)
+    assert (verdict.holds == "inconclusive") is (bool(compared) and not tells)
     if compared and not tells:
         assert verdict.note.startswith(f"jsma_f reaches only {100 * rate:.2f} % undistilled")

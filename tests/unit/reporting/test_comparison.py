@@ -244,8 +244,8 @@ def test_claims_are_those_of_each_run(committed):
         assert {key for key, answers in rows.items() if answers[place] is not None} == set(expected)
         for key, answer in expected.items():
             ours = rows[key][place]
-            assert ours.holds == answer.verdict.holds
-            assert ours.ours == answer.verdict.ours
+            assert ours.holds == answer.answer.holds
+            assert ours.ours == answer.answer.ours
             assert ours.orientation is answer.orientation
     shown = {row[0]: row[3:] for row in tables.claims(committed).rows}
     assert shown["C4"] == [
@@ -254,7 +254,7 @@ def test_claims_are_those_of_each_run(committed):
         None,
         None,
     ]
-    assert shown["C8"][2].startswith("cannot be told")
+    assert shown["C8"][2].startswith("inconclusive")
     brief = {row[0]: row[3:] for row in tables.claims(committed, brief=True).rows}
     assert brief["C4"] == ["does not hold *", "does not hold", None, None]
 

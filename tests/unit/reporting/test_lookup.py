@@ -46,7 +46,7 @@ def test_the_largest_loss_of_several_networks(results):
         (True, 0.05, "yes"),
         (True, None, "yes"),  # results of before
         (False, 0.124, "no"),
-        (None, 0.124, "cannot be told"),
+        (None, 0.124, "inconclusive"),
     ],
 )
 def test_an_attacker_is_stopped_at_a_loss(stops, lost, text):

@@ -173,15 +173,15 @@ def test_a_network_that_learnt_at_no_seed_has_no_numbers(seeds):
     assert (last["learnt_seeds"], last["paper_percent"]) == ("0", "0.45")
     assert numbers(last, "jsma_f_percent") == [None] * 5
     claims = {row["claim"]: row for row in read(by_name(none, "claims"))}
-    assert claims["C6"]["holds"] == "cannot be told"
-    assert claims["C6"]["cannot_be_told_at"] == "0, 1, 2"
+    assert claims["C6"]["holds"] == "inconclusive"
+    assert claims["C6"]["inconclusive_at"] == "0, 1, 2"
     assert passages.warning_of_seeds(none).endswith("vanish.")  # T = 1 has no adaptive attack here
 
 
 def test_claims_count_seeds(three):
     rows = {row["claim"]: row for row in read(by_name(three, "claims"))}
     accuracy = rows["C1"]  # 99.3, 99.5, 99.1 against at least 99.2
-    assert (accuracy["holds"], accuracy["fails_at"], accuracy["cannot_be_told_at"]) == (
+    assert (accuracy["holds"], accuracy["fails_at"], accuracy["inconclusive_at"]) == (
         "2 of 3 seeds",
         "2",
         "",
@@ -194,8 +194,8 @@ def test_claims_count_seeds(three):
     assert success["note"] == "theta = 1; 0 failures met an all-zero forward derivative"
     assert rows["C9"]["holds"] == "2 of 3 seeds"  # -2, -2, -11 within 8
     assert numbers(rows["C9"], "value") == pytest.approx([-5, 27**0.5, -11, -2, 3])
-    assert rows["C8"]["holds"] == "cannot be told"
-    assert rows["C8"]["cannot_be_told_at"] == "0, 1, 2"
+    assert rows["C8"]["holds"] == "inconclusive"
+    assert rows["C8"]["inconclusive_at"] == "0, 1, 2"
     assert "missing: a T from 2 to 5" in rows["C8"]["note"]
     assert rows["C13"]["holds"].endswith("(orientation)")
 
@@ -203,7 +203,7 @@ def test_claims_count_seeds(three):
 def test_claims_tell_seeds_that_could_not_be_judged(lost):
     rows = {row["claim"]: row for row in read(by_name(lost, "claims"))}
     last = rows["C6"]
-    assert (last["holds"], last["fails_at"], last["cannot_be_told_at"]) == ("2 of 3 seeds", "", "2")
+    assert (last["holds"], last["fails_at"], last["inconclusive_at"]) == ("2 of 3 seeds", "", "2")
     assert numbers(last, "value") == pytest.approx([1, 2**0.5, 0, 2, 2])  # 11 % is not counted
     assert last["note"].startswith("theta = 1; 0 failures met an all-zero forward derivative; ")
     assert "seed 2: did not learn, so nothing can be said: T = 100" in last["note"]

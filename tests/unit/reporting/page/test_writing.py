@@ -120,14 +120,14 @@ def test_verdict_and_claims_come_in_words(full, samples):
     parser = Parser(page.write(full, samples))
     assert full.verdict.sentence in parser.text
     assert "Does it stop an attacker who knows it? no" in parser.text
-    words = {"yes": "holds", "no": "does not hold", "cannot be told": "cannot be told"}
+    words = {"yes": "holds", "no": "does not hold", "inconclusive": "inconclusive"}
     answers = claims.answers(full)
     badges = [a["class"] for t, a in parser.found if "badge" in a.get("class", "")]
-    kinds = {"yes": "good", "no": "bad", "cannot be told": "unknown"}
-    assert badges == [f"badge {kinds[answer.verdict.holds]}" for answer in answers]
+    kinds = {"yes": "good", "no": "bad", "inconclusive": "unknown"}
+    assert badges == [f"badge {kinds[answer.answer.holds]}" for answer in answers]
     for answer in answers:
-        word = words[answer.verdict.holds]
-        if answer.orientation and answer.verdict.holds != "cannot be told":
+        word = words[answer.answer.holds]
+        if answer.orientation and answer.answer.holds != "inconclusive":
             word += " (orientation)"
         row = f"{answer.claim.id} {answer.claim.statement} {word} {answer.claim.paper}"
         assert row in parser.text

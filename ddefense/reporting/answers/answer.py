@@ -1,4 +1,4 @@
-"""What a run says about a claim, and the words that all verdicts share."""
+"""What a run says about a claim, and the words that all answers share."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from ddefense.reporting import lookup
 _HIGH_ENOUGH = 20.0
 """Masking is expected from about this temperature on; below it C15 to C17 and C19 say nothing."""
 
-Holds = Literal["yes", "at a loss", "no", "cannot be told"]
+Holds = Literal["yes", "at a loss", "no", "inconclusive"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Answer:
     """What a run says about one claim.
 
     Attributes:
         holds: whether the acceptance is met; `at a loss` if it is where much accuracy was lost, so
-            that it shows no protection; `cannot be told` if the run cannot tell.
+            that it shows no protection; `inconclusive` if the run cannot tell.
         ours: our value as text; `-` without one.
         difference: by how much it differs from the paper or the bound, as text; `-` if unknown.
         note: what a reader must know beside it; may be empty.
@@ -36,17 +36,17 @@ class Verdict:
     lost: float | None = None
 
 
-Check = Callable[[records.Results], Verdict]
+Check = Callable[[records.Results], Answer]
 
 
 def yes_or_no(holds: bool) -> Holds:
-    """The verdict of a measured claim."""
+    """The answer of a measured claim."""
     return "yes" if holds else "no"
 
 
-def cannot_be_told(note: str) -> Verdict:
-    """A verdict for a run that cannot answer; `note` says why."""
-    return Verdict(holds="cannot be told", note=note)
+def inconclusive(note: str) -> Answer:
+    """A answer for a run that cannot answer; `note` says why."""
+    return Answer(holds="inconclusive", note=note)
 
 
 def unusable(results: records.Results, *networks: records.NetworkRecord) -> str:
@@ -102,8 +102,8 @@ def same_attempts(compared: records.ComparisonRecord, record: records.SuccessRec
     return f"over the {compared.attempts} attempts that start in their target on neither network"
 
 
-def unless(problem: str, verdict: Verdict) -> Verdict:
-    """The verdict, or its numbers without a judgement where `problem` names one."""
+def unless(problem: str, answer: Answer) -> Answer:
+    """The answer, or its numbers without a judgement where `problem` names one."""
     if not problem:
-        return verdict
-    return dataclasses.replace(verdict, holds="cannot be told", note=joined(problem, verdict.note))
+        return answer
+    return dataclasses.replace(answer, holds="inconclusive", note=joined(problem, answer.note))

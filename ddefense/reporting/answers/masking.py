@@ -4,10 +4,10 @@ import itertools
 
 from ddefense import records
 from ddefense.reporting import lookup, published
-from ddefense.reporting.verdicts.verdict import (
+from ddefense.reporting.answers.answer import (
+    Answer,
     Check,
-    Verdict,
-    cannot_be_told,
+    inconclusive,
     joined,
     left_out,
     same_attempts,
@@ -19,16 +19,16 @@ from ddefense.reporting.verdicts.verdict import (
 )
 
 
-def amplitude(results: records.Results) -> Verdict:
+def amplitude(results: records.Results) -> Answer:
     """C10: median log10 amplitude at T = 1 minus that at T = 100, both deployed."""
     low, high = lookup.network_at(results, 1.0), lookup.network_at(results, 100.0)
     if low is None or high is None:
-        return cannot_be_told("needs T = 1 and T = 100 in the run")
+        return inconclusive("needs T = 1 and T = 100 in the run")
     before, after = low.gradients.deployed, high.gradients.deployed
     drop = before.median_log10 - after.median_log10
     return unless(
         unusable(results, low, high),
-        Verdict(
+        Answer(
             holds=yes_or_no(drop >= 20),
             ours=f"{drop:.1f} decades",
             difference=f"{drop - published.AMPLITUDE_REDUCTION.value:+.1f} decades against the "
@@ -45,7 +45,7 @@ def amplitude(results: records.Results) -> Verdict:
 def robustness_gain(low: float, high: float) -> Check:
     """C11, C12: gain of capped robustness at the best T within [low, high] percent."""
 
-    def check(results: records.Results) -> Verdict:
+    def check(results: records.Results) -> Answer:
         baseline = results.baseline()
         learnt = [
             (compared, n)
@@ -54,7 +54,7 @@ def robustness_gain(low: float, high: float) -> Check:
             and (compared := results.comparison("jsma_f", n, baseline)) is not None
         ]
         if not learnt:
-            return cannot_be_told(
+            return inconclusive(
                 joined(
                     "needs jsma_f on the undistilled and on a distilled network", left_out(results)
                 )
@@ -65,7 +65,7 @@ def robustness_gain(low: float, high: float) -> Check:
             if (gain := lookup.robustness_gain(compared)) is not None
         ]
         if not gains:
-            return cannot_be_told("the undistilled network has robustness 0")
+            return inconclusive("the undistilled network has robustness 0")
         gain, compared, best = max(gains, key=lambda found: found[0])
         cap = best.robustness["jsma_f"].cap
         ceiling = 100 * (cap / (compared.reference_robustness or cap) - 1)
@@ -78,7 +78,7 @@ def robustness_gain(low: float, high: float) -> Check:
         )
         return unless(
             unusable(results, baseline),
-            Verdict(
+            Answer(
                 holds=yes_or_no(low <= gain <= high),
                 ours=f"{gain:+.0f} % at T = {best.temperature:g}",
                 difference=lookup.points(gain - paper),
@@ -91,17 +91,17 @@ def robustness_gain(low: float, high: float) -> Check:
     return check
 
 
-def confidence_rises(results: records.Results) -> Verdict:
+def confidence_rises(results: records.Results) -> Answer:
     """C13: confidence never falls, and ends higher, as T grows."""
     networks = [n for n in results.distilled() if lookup.usable(results, n)]
     if len(networks) < 2:
-        return cannot_be_told(joined("needs two distilled networks that learnt", left_out(results)))
+        return inconclusive(joined("needs two distilled networks that learnt", left_out(results)))
     values = [100 * n.confidence for n in networks]
     falls = [before - after for before, after in itertools.pairwise(values)]
     rise = values[-1] - values[0]
     fall = "" if max(falls) <= 0 else f"largest fall between neighbours {max(falls):.2f} points"
     first, last = networks[0], networks[-1]
-    return Verdict(
+    return Answer(
         holds=yes_or_no(max(falls) <= 0 < rise),
         ours=f"{lookup.percent(values[0])} at T = {first.temperature:g}, "
         f"{lookup.percent(values[-1])} at T = {last.temperature:g}",
@@ -112,13 +112,13 @@ def confidence_rises(results: records.Results) -> Verdict:
     )
 
 
-def logit_scale(results: records.Results) -> Verdict:
+def logit_scale(results: records.Results) -> Answer:
     """C14: mean abs(z) at the highest T over the undistilled network's, 30 to 150 at T = 100."""
     network, baseline = lookup.highest(results), results.baseline()
     if network is None:
-        return cannot_be_told("no distilled network in the run")
+        return inconclusive("no distilled network in the run")
     if baseline.logits.mean_abs <= 0:
-        return cannot_be_told("the undistilled network's logits are all 0")
+        return inconclusive("the undistilled network's logits are all 0")
     ratio = network.logits.mean_abs / baseline.logits.mean_abs
     before, after = published.LOGIT_SCALE
     problem = unusable(results, network, baseline)
@@ -126,7 +126,7 @@ def logit_scale(results: records.Results) -> Verdict:
         problem = f"the bounds are for T = 100, the run ends at T = {network.temperature:g}"
     return unless(
         problem,
-        Verdict(
+        Answer(
             holds=yes_or_no(30 <= ratio <= 150),
             ours=f"{baseline.logits.mean_abs:.1f} -> {network.logits.mean_abs:.1f}, "
             f"x {ratio:.1f} at T = {network.temperature:g}",
@@ -137,18 +137,18 @@ def logit_scale(results: records.Results) -> Verdict:
     )
 
 
-def logits_over_temperature(results: records.Results) -> Verdict:
+def logits_over_temperature(results: records.Results) -> Answer:
     """C15: jsma_f_temperature works as well on the distilled as on the undistilled network."""
     network, baseline = lookup.highest(results), results.baseline()
     attack = "jsma_f_temperature"
     compared = None if network is None else results.comparison(attack, network, baseline)
     if network is None or compared is None:
-        return cannot_be_told("needs jsma_f_temperature on a distilled network")
+        return inconclusive("needs jsma_f_temperature on a distilled network")
     distilled, undistilled = 100 * compared.success_rate, 100 * compared.reference_success_rate
     gap = distilled - undistilled
     return unless(
         unusable(results, network, baseline) or too_low(network.temperature),
-        Verdict(
+        Answer(
             holds=yes_or_no(gap >= -10),
             ours=f"{lookup.percent(distilled)} at T = {network.temperature:g}, "
             f"{lookup.percent(undistilled)} undistilled",
@@ -164,18 +164,18 @@ def logits_over_temperature(results: records.Results) -> Verdict:
     )
 
 
-def masking_is_numerical(results: records.Results) -> Verdict:
+def masking_is_numerical(results: records.Results) -> Answer:
     """C16: jsma_f_exact at least 30 points above jsma_f at the highest T."""
     network = lookup.highest(results)
     exact = lookup.success_percent(network, "jsma_f_exact")
     naive = lookup.success_percent(network, "jsma_f")
     if network is None or exact is None or naive is None:
-        return cannot_be_told("needs jsma_f and jsma_f_exact on a distilled network")
+        return inconclusive("needs jsma_f and jsma_f_exact on a distilled network")
     gap = exact - naive
     not_stopped = "jsma_f is not stopped there, so nothing is masked" if naive > 70 else ""
     return unless(
         unusable(results, network) or too_low(network.temperature) or not_stopped,
-        Verdict(
+        Answer(
             holds=yes_or_no(gap >= 30),
             ours=f"{lookup.percent(exact)} exact, {lookup.percent(naive)} float32 at "
             f"T = {network.temperature:g}",

@@ -4,9 +4,9 @@ from collections.abc import Collection
 
 from ddefense import evidence, records
 from ddefense.reporting import lookup, published
-from ddefense.reporting.verdicts.verdict import (
-    Verdict,
-    cannot_be_told,
+from ddefense.reporting.answers.answer import (
+    Answer,
+    inconclusive,
     joined,
     left_out,
     same_attempts,
@@ -24,26 +24,24 @@ _MISCLASSIFIED = 90.0
 _NEAREST = 0.8
 
 
-def carlini_wagner(results: records.Results) -> Verdict:
+def carlini_wagner(results: records.Results) -> Answer:
     """C17: cw_l2 reaches the distilled network, at about the undistilled one's distance."""
     network, baseline = lookup.highest(results), results.baseline()
     attack = None if network is None else network.norm_attacks.get("cw_l2")
     compared = None if network is None else results.comparison("cw_l2", network, baseline)
     if network is None or attack is None or compared is None:
-        return cannot_be_told(
-            "needs cw_l2 on the undistilled and on the highest-temperature network"
-        )
+        return inconclusive("needs cw_l2 on the undistilled and on the highest-temperature network")
     before, after = compared.reference_mean_distance, compared.mean_distance
     rate, undistilled = 100 * compared.success_rate, 100 * compared.reference_success_rate
     ratio = after / before if before and after is not None else None
     if ratio is None and rate >= _SUCCESS:
-        return cannot_be_told("needs a mean distance above 0 of cw_l2 on the undistilled network")
+        return inconclusive("needs a mean distance above 0 of cw_l2 on the undistilled network")
     settings = results.config
     return unless(
         unusable(results, network, baseline)
         or too_low(network.temperature)
         or _too_weak(rate, undistilled),
-        Verdict(
+        Answer(
             holds=yes_or_no(
                 rate >= _SUCCESS
                 and ratio is not None
@@ -110,12 +108,12 @@ def _against_theirs(results: records.Results, ratio: float | None) -> str:
     return f"ratio {ratio / theirs:.2f} of theirs (best case, x {theirs:.2f})"
 
 
-def distance_by_temperature(results: records.Results) -> Verdict:
+def distance_by_temperature(results: records.Results) -> Answer:
     """C18: the mean distance of cw_l2 is not correlated with T."""
     found = distances(results)
     without = joined(_rarely_reached(results), left_out(results))
     if len(found) < _FEWEST_TEMPERATURES:
-        return cannot_be_told(
+        return inconclusive(
             joined(
                 f"needs cw_l2 at {_FEWEST_TEMPERATURES} temperatures or more, has {len(found)}",
                 without,
@@ -123,9 +121,9 @@ def distance_by_temperature(results: records.Results) -> Verdict:
         )
     correlation = lookup.pearson(list(found), list(found.values()))
     if correlation is None:
-        return cannot_be_told("every mean distance is the same, so there is no correlation")
+        return inconclusive("every mean distance is the same, so there is no correlation")
     few = len(found) < len(published.SUCCESS["mnist"].percent)
-    return Verdict(
+    return Answer(
         holds=yes_or_no(abs(correlation) < 0.5),
         ours=f"rho = {correlation:+.2f} over {len(found)} temperatures",
         difference=f"{correlation - published.DISTANCE_CORRELATION.value:+.2f}",
@@ -187,16 +185,16 @@ def _samples(results: records.Results, temperatures: Collection[float]) -> str:
     return f"{range_of} image{'' if many == 1 else 's'}"
 
 
-def transfer(results: records.Results) -> Verdict:
+def transfer(results: records.Results) -> Answer:
     """C19: samples of an undistilled substitute, at kappa = 40, fool the distilled network."""
     network, baseline = lookup.highest(results), results.baseline()
     kappa = published.TRANSFER_KAPPA.value
     enough = [] if network is None else [r for r in network.transfer if r.kappa >= kappa]
     if network is None or not enough:
-        return cannot_be_told(f"needs transfer_cw_l2 with kappa = {kappa:g} or more")
+        return inconclusive(f"needs transfer_cw_l2 with kappa = {kappa:g} or more")
     record = min(enough, key=lambda r: r.kappa)
     if record.misclassified is None or record.misclassified_interval is None:
-        return cannot_be_told("the network gets every image wrong unchanged")
+        return inconclusive("the network gets every image wrong unchanged")
     rate, reached = 100 * record.misclassified, 100 * (record.reached or 0.0)
     low, high = record.misclassified_interval
     undistilled = next((r for r in baseline.transfer if r.kappa == record.kappa), None)
@@ -206,7 +204,7 @@ def transfer(results: records.Results) -> Verdict:
         unusable(results, network)
         or too_low(network.temperature)
         or (few if max(rate, crafted) < _MISCLASSIFIED else ""),
-        Verdict(
+        Answer(
             holds=yes_or_no(rate >= _MISCLASSIFIED),
             ours=f"{lookup.percent(rate)} misclassified at T = {network.temperature:g}, "
             f"kappa = {record.kappa:g}",

@@ -3,10 +3,10 @@
 from ddefense import config as config_lib
 from ddefense import records
 from ddefense.reporting import lookup, published
-from ddefense.reporting.verdicts.verdict import (
+from ddefense.reporting.answers.answer import (
+    Answer,
     Check,
-    Verdict,
-    cannot_be_told,
+    inconclusive,
     joined,
     left_out,
     same_attempts,
@@ -22,11 +22,11 @@ from ddefense.reporting.verdicts.verdict import (
 def baseline_accuracy(low: float, high: float) -> Check:
     """C1, C2: accuracy of the undistilled network within [low, high] percent."""
 
-    def check(results: records.Results) -> Verdict:
+    def check(results: records.Results) -> Answer:
         baseline = results.baseline()
         paper = published.ACCURACY[published.reference(results.dataset.name)]
         value = 100 * baseline.test_accuracy
-        return Verdict(
+        return Answer(
             holds=yes_or_no(low <= value <= high),
             ours=lookup.percent(value),
             difference=lookup.points(value - paper.value),
@@ -37,7 +37,7 @@ def baseline_accuracy(low: float, high: float) -> Check:
     return check
 
 
-def accuracy_change(results: records.Results) -> Verdict:
+def accuracy_change(results: records.Results) -> Answer:
     """C3: largest accuracy change of a distilled network against the undistilled one.
 
     A network that did not learn fails the claim, whatever its accuracy. The claim is answered even
@@ -45,7 +45,7 @@ def accuracy_change(results: records.Results) -> Verdict:
     """
     baseline, distilled = results.baseline(), results.distilled()
     if not distilled:
-        return cannot_be_told("no distilled network in the run")
+        return inconclusive("no distilled network in the run")
     changes = {n.temperature: 100 * (n.test_accuracy - baseline.test_accuracy) for n in distilled}
     worst = max(changes, key=lambda t: abs(changes[t]))
     bound = published.ACCURACY_CHANGE.value
@@ -61,7 +61,7 @@ def accuracy_change(results: records.Results) -> Verdict:
         notes.append(text)
     if results.dataset.name == "mnist":
         notes.append("within 0.5 points as expected" if size <= 0.5 else "more than 0.5 points")
-    return Verdict(
+    return Answer(
         holds=yes_or_no(size < bound and not failed),
         ours=f"{lookup.points(changes[worst])} at T = {worst:g}",
         difference=f"{size - bound:+.2f} points against the bound",
@@ -73,16 +73,16 @@ def accuracy_change(results: records.Results) -> Verdict:
 def baseline_success(low: float, high: float) -> Check:
     """C4, C5: success of jsma_f on the undistilled network within [low, high] percent."""
 
-    def check(results: records.Results) -> Verdict:
+    def check(results: records.Results) -> Answer:
         baseline = results.baseline()
         value = lookup.success_percent(baseline, "jsma_f")
         if value is None:
-            return cannot_be_told("jsma_f was not run on the undistilled network")
+            return inconclusive("jsma_f was not run on the undistilled network")
         attack = baseline.attacks["jsma_f"]
         paper = published.SUCCESS[published.reference(results.dataset.name)].undistilled
         return unless(
             unusable(results, baseline),
-            Verdict(
+            Answer(
                 holds=yes_or_no(low <= value <= high),
                 ours=f"{lookup.percent(value)} ({attack.successes}/{attack.attempts})",
                 difference=lookup.points(value - paper),
@@ -110,18 +110,18 @@ def _calibrated(results: records.Results, attack: records.AttackRecord) -> str:
 def masked_success(high: float) -> Check:
     """C6, C7: success of jsma_f at T = 100 of at most `high` percent."""
 
-    def check(results: records.Results) -> Verdict:
+    def check(results: records.Results) -> Answer:
         network = lookup.network_at(results, 100.0)
         if network is None:
-            return cannot_be_told("T = 100 is not in the run")
+            return inconclusive("T = 100 is not in the run")
         value = lookup.success_percent(network, "jsma_f")
         if value is None:
-            return cannot_be_told("jsma_f was not run at T = 100")
+            return inconclusive("jsma_f was not run at T = 100")
         attack = network.attacks["jsma_f"]
         paper = published.SUCCESS[published.reference(results.dataset.name)].percent[100.0]
         return unless(
             unusable(results, network),
-            Verdict(
+            Answer(
                 holds=yes_or_no(value <= high),
                 ours=f"{lookup.percent(value)} ({attack.successes}/{attack.attempts})",
                 difference=lookup.points(value - paper),
@@ -139,7 +139,7 @@ def masked_success(high: float) -> Check:
     return check
 
 
-def shape(results: records.Results) -> Verdict:
+def shape(results: records.Results) -> Answer:
     """C8: success falls to a quarter from T = 2 to T = 20, and falls with T throughout."""
     rates = {
         n.temperature: lookup.success_percent(n, "jsma_f")
@@ -156,7 +156,7 @@ def shape(results: records.Results) -> Verdict:
             "a T from 10 to 20" if high is None else "",
             f"enough temperatures ({len(known)} of 3)" if len(known) < 3 else "",
         ]
-        return cannot_be_told(
+        return inconclusive(
             joined(
                 "needs jsma_f at three temperatures or more, one from 2 to 5 and one from 10 to 20",
                 f"missing: {', '.join(part for part in missing if part)}",
@@ -166,7 +166,7 @@ def shape(results: records.Results) -> Verdict:
     correlation = lookup.spearman(list(known), list(known.values()))
     compared = _between(results, high, low)
     if compared is None:
-        return cannot_be_told("no attempt starts in its target at neither temperature")
+        return inconclusive("no attempt starts in its target at neither temperature")
     after, before = 100 * compared.success_rate, 100 * compared.reference_success_rate
     ratio = after / before if before > 0 else None
     notes = []
@@ -178,7 +178,7 @@ def shape(results: records.Results) -> Verdict:
         notes.append("networks that did not learn, or without jsma_f, are left out")
     text = "undefined" if correlation is None else f"{correlation:+.2f}"
     falls = ratio is not None and ratio <= 0.25
-    return Verdict(
+    return Answer(
         holds=yes_or_no(falls and correlation is not None and correlation <= -0.8),
         ours=f"{lookup.percent(before)} at T = {low:g}, {lookup.percent(after)} at "
         f"T = {high:g}; Spearman {text}",
@@ -199,18 +199,18 @@ def _between(
     return results.comparison("jsma_f", network, reference)
 
 
-def no_op_at_one(results: records.Results) -> Verdict:
+def no_op_at_one(results: records.Results) -> Answer:
     """C9: distillation at T = 1 is close to no distillation under jsma_f."""
     network, baseline = lookup.network_at(results, 1.0), results.baseline()
     compared = None if network is None else results.comparison("jsma_f", network, baseline)
     if network is None or compared is None:
-        return cannot_be_told("needs jsma_f at T = 1 and on the undistilled network")
+        return inconclusive("needs jsma_f at T = 1 and on the undistilled network")
     table = published.SUCCESS[published.reference(results.dataset.name)]
     distilled, undistilled = 100 * compared.success_rate, 100 * compared.reference_success_rate
     change = distilled - undistilled
     return unless(
         unusable(results, network, baseline),
-        Verdict(
+        Answer(
             holds=yes_or_no(abs(change) <= 8),
             ours=f"{lookup.percent(distilled)} at T = 1, {lookup.percent(undistilled)} undistilled",
             difference=f"{lookup.points(change)} (paper "
