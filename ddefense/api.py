@@ -8,9 +8,8 @@ import dataclasses
 import difflib
 import pathlib
 import random
-import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -29,8 +28,8 @@ from ddefense.experiments import (
     environment,
     evaluating,
     keras_extras,
-    workdir,
 )
+from ddefense.experiments import workdir as run_directories
 from ddefense.experiments.crafting import Adversarial
 from ddefense.experiments.keras_extras import Callbacks, KerasExtras
 from ddefense.settings import ConfigError
@@ -67,7 +66,7 @@ def distill(  # noqa: PLR0913
     callbacks: Callbacks | keras.callbacks.Callback | None = None,
     metrics: Sequence[keras.metrics.Metric] | None = None,
     optimizer: str | keras.optimizers.Optimizer = "sgd",
-    directory: str | pathlib.Path | None = None,
+    workdir: str | pathlib.Path | None = None,
     **settings: Any,
 ) -> Pair:
     """Trains a network at a temperature, and another one on its soft labels.
@@ -93,7 +92,7 @@ def distill(  # noqa: PLR0913
         metrics: of Keras, of the validation images, after each epoch.
         optimizer: `sgd` as in the paper, `adam`, or one of Keras, of which each training gets a
             copy.
-        directory: for checkpoints and soft labels: the same call resumes there. Of callbacks it
+        workdir: for checkpoints and soft labels: the same call resumes there. Of callbacks it
             knows the classes alone; with any but `TensorBoard` a training that is interrupted
             starts over.
         **settings: any further field of `DistillConfig`, such as `epochs=50`, `batch_size=128`,
@@ -114,8 +113,8 @@ def distill(  # noqa: PLR0913
     config = _distill_config(temperature, optimizer, settings)
     if validation_data is not None and config.validation_share:
         raise ConfigError(
-            f"validation_share: expected 0 with validation_data; received "
-            f"{config.validation_share:g}."
+            "validation_share",
+            f"expected 0 with validation_data; received {config.validation_share:g}.",
         )
     extras = KerasExtras(
         callbacks=keras_extras.callbacks(callbacks),
@@ -129,9 +128,9 @@ def distill(  # noqa: PLR0913
     if validation_data is not None:
         validation = _open_validation(validation_data, source, value_range, found.class_names)
         extras = dataclasses.replace(extras, validation=validation.test)
-    if directory is None:
+    if workdir is None:
         return distilling.distill(source, found.train, config, student=target, extras=extras).pair
-    where = pathlib.Path(directory)
+    where = pathlib.Path(workdir)
     job = _Job(
         config=config,
         network=adopting.sha256_of(source),
@@ -140,12 +139,11 @@ def distill(  # noqa: PLR0913
         validation_data=None if validation is None else validation.digest,
         **keras_extras.described(extras),
     )
-    with _in_words_of_python():
-        workdir.check(where, job)
-        with workdir.claimed(where, job):
-            return distilling.distill(
-                source, found.train, config, student=target, extras=extras, directory=where
-            ).pair
+    run_directories.check(where, job)
+    with run_directories.claimed(where, job):
+        return distilling.distill(
+            source, found.train, config, student=target, extras=extras, directory=where
+        ).pair
 
 
 def evaluate(  # noqa: PLR0913
@@ -158,7 +156,7 @@ def evaluate(  # noqa: PLR0913
     substitute: Network | None = None,
     temperature: float | None = None,
     outlier_class: bool = False,
-    directory: str | pathlib.Path | None = None,
+    workdir: str | pathlib.Path | None = None,
     value_range: Range = (0.0, 1.0),
     **settings: Any,
 ) -> records.Results:
@@ -179,7 +177,7 @@ def evaluate(  # noqa: PLR0913
             outliers, as `distill(..., method="extended")` makes it. Then no attack succeeds with
             an image that is given it, and `networks[-1].outliers` has the rates of recovery,
             detection and success.
-        directory: for the records, `results.json` and `samples.npz`, of which `report` draws a
+        workdir: for the records, `results.json` and `samples.npz`, of which `report` draws a
             report: the same call resumes there. None keeps nothing on disk.
         value_range: smallest and largest value of a feature, as the networks take it. Attacks,
             epsilon, theta and distances are in units of [0, 1] whatever it is.
@@ -219,10 +217,10 @@ def evaluate(  # noqa: PLR0913
     )
     keep = (
         tempfile.TemporaryDirectory(prefix="evaluate_")
-        if directory is None
-        else contextlib.nullcontext(directory)
+        if workdir is None
+        else contextlib.nullcontext(workdir)
     )
-    with _in_words_of_python(), keep as folder:
+    with keep as folder:
         return evaluating.evaluate(
             loaded["network"],
             dataset,
@@ -269,7 +267,7 @@ def attack(
     _check_names("attack", Config, settings)
     names = [known for known in ATTACKS if known != "transfer_cw_l2"]
     if name not in names:
-        raise ConfigError(f"name: expected one of {names}; received {name!r}.")
+        raise ConfigError("name", f"expected one of {names}; received {name!r}.")
     loaded = _loaded("network", network)
     found = _open(data, loaded, value_range, test_share=1.0, outlier_class=outlier_class)
     dataset = adopting.dataset_of(found)
@@ -334,15 +332,15 @@ def export(
             notes=exporting.notes(card),
         )
     except ValueError as error:
-        raise ConfigError(f"network: {error}") from error
+        raise ConfigError("network", f"{error}") from error
     return exported.path
 
 
-def report(directory: str | pathlib.Path) -> pathlib.Path:
+def report(workdir: str | pathlib.Path) -> pathlib.Path:
     """Draws figures, tables and a report of the results in a directory; needs no TensorFlow.
 
     Args:
-        directory: of `evaluate`, or of a run of `bin/reproduce`.
+        workdir: of `evaluate`, or of a run of `bin/reproduce`.
 
     Returns:
         The report, in Markdown.
@@ -350,7 +348,7 @@ def report(directory: str | pathlib.Path) -> pathlib.Path:
     Raises:
         RunError: if the results are missing or damaged.
     """
-    return reporting.render(pathlib.Path(directory))[-1]
+    return reporting.render(pathlib.Path(workdir))[-1]
 
 
 def _loaded(flag: str, given: Network | Builder, seed: int = 0) -> keras.Model:
@@ -359,10 +357,7 @@ def _loaded(flag: str, given: Network | Builder, seed: int = 0) -> keras.Model:
     Keras draws the seeds of layers without one from Python's generator, which is put back.
     """
     if isinstance(given, str | pathlib.Path):
-        try:
-            found: Any = networks.load(pathlib.Path(given))
-        except ValueError as error:
-            raise ConfigError(f"{flag}{str(error).removeprefix('path')}") from error
+        found: Any = networks.load(pathlib.Path(given), flag)
     elif callable(given) and not isinstance(given, keras.Model):
         state = random.getstate()
         random.seed(seed)
@@ -374,13 +369,14 @@ def _loaded(flag: str, given: Network | Builder, seed: int = 0) -> keras.Model:
         found = given
     if not isinstance(found, keras.Model):
         raise ConfigError(
-            f"{flag}: expected a Keras network, a .keras file or a function that builds one; "
-            f"received {type(found).__name__}."
+            flag,
+            f"expected a Keras network, a .keras file or a function that builds one; "
+            f"received {type(found).__name__}.",
         )
     try:
         networks.without_softmax(found)
     except ValueError as error:
-        raise ConfigError(f"{flag}: {error}") from error
+        raise ConfigError(flag, f"{error}") from error
     return found
 
 
@@ -392,7 +388,7 @@ def _distill_config(
     if temperature is None:
         if settings.get("method") != "extended":
             raise ConfigError(
-                "temperature: expected T of both trainings, such as 20; received none."
+                "temperature", "expected T of both trainings, such as 20; received none."
             )
         temperature = 1.0
     if isinstance(optimizer, str):
@@ -400,20 +396,11 @@ def _distill_config(
     for name in ("learning_rate", "momentum"):
         if name in settings:
             raise ConfigError(
-                f"{name}: expected none beside an optimizer of your own, which has its own; "
-                f"received {settings[name]!r}."
+                name,
+                f"expected none beside an optimizer of your own, which has its own; "
+                f"received {settings[name]!r}.",
             )
     return DistillConfig(temperature=temperature, **settings)
-
-
-@contextlib.contextmanager
-def _in_words_of_python() -> Iterator[None]:
-    """Errors of a run name flags, of which the arguments here have the names."""
-    try:
-        yield
-    except (records.RunError, ConfigError) as error:
-        text = re.sub(r"--workdir\b|^workdir\b", "directory", str(error))
-        raise type(error)(re.sub(r"--(?=[a-z])", "", text)) from error
 
 
 def _open_validation(
@@ -422,7 +409,7 @@ def _open_validation(
     try:
         return _open(data, network, value_range, test_share=1.0, class_names=class_names)
     except ConfigError as error:
-        raise ConfigError(f"validation_data: {str(error).removeprefix('data: ')}") from error
+        raise error.about("validation_data") from error
 
 
 def _open(
@@ -454,9 +441,10 @@ def _check_names(
     names = [field.name for field in dataclasses.fields(kind) if field.name != "reduced"]
     if "threads" in settings:
         raise ConfigError(
-            "threads: expected none, because they belong to the whole process; received "
+            "threads",
+            "expected none, because they belong to the whole process; received "
             f"{settings['threads']!r}. Set them before TensorFlow computes anything: "
-            "tf.config.threading.set_intra_op_parallelism_threads."
+            "tf.config.threading.set_intra_op_parallelism_threads.",
         )
     for name in settings:
         if name not in (*names, *also):
@@ -470,7 +458,8 @@ def _findings(results: records.Results, deployed: keras.Model) -> exporting.Find
     measured = results.networks[-1]
     if exporting.weights_of(deployed)[1] != measured.weights_sha256:
         raise ConfigError(
-            f"results: expected results about this network; received some about {measured.name!r}, "
-            "a network with other weights."
+            "results",
+            f"expected results about this network; received some about {measured.name!r}, "
+            "a network with other weights.",
         )
     return exporting.findings_in(results, measured.name)

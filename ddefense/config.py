@@ -448,7 +448,7 @@ def preset(name: str, dataset: str, **changes: Any) -> Config:
         ConfigError: if the preset is unknown or a field is out of range.
     """
     if name not in _PRESETS:
-        raise ConfigError(f"preset: expected one of {list(PRESETS)}, received {name!r}.")
+        raise ConfigError("preset", f"expected one of {list(PRESETS)}, received {name!r}.")
     fields = _DATASETS.get(dataset, {}) | _PRESETS[name][""] | _PRESETS[name].get(dataset, {})
     attacks = fields.get("attacks", _DEFAULT_ATTACKS)
     left_out = _LEFT_OUT.get(name, ())

@@ -32,7 +32,26 @@ Settings = TypeVar("Settings")
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be; the message names it, what was received and what was expected."""
+    """An argument, setting or flag that cannot be.
+
+    Attributes:
+        argument: its name.
+        reason: what was expected, what was received and how to fix it, as a sentence.
+    """
+
+    def __init__(self, argument: str, reason: str) -> None:
+        """Sets both."""
+        super().__init__(argument, reason)  # what pickle builds it from again
+        self.argument = argument
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """Both, as one message."""
+        return f"{self.argument}: {self.reason}"
+
+    def about(self, argument: str) -> "ConfigError":
+        """The same of an argument by another name."""
+        return ConfigError(argument, self.reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +202,7 @@ def _refusal(error: pydantic.ValidationError) -> Exception:
     name = ".".join(map(str, found["loc"]))
     if found["type"] in ("missing", "unexpected_keyword_argument"):
         return TypeError(f"{name}: {found['msg']}")
-    return ConfigError(f"{name}: {cause or found['msg']}")
+    return ConfigError(name, f"{cause or found['msg']}")
 
 
 def fields(settings: type) -> list[Setting]:
@@ -216,7 +235,7 @@ def expect(holds: bool, name: str, expected: str, received: Any) -> None:
         ConfigError: naming the setting, what was expected and what was received.
     """
     if not holds:
-        raise ConfigError(f"{name}: {reason(expected, received)}")
+        raise ConfigError(name, f"{reason(expected, received)}")
 
 
 def is_integer(value: Any, minimum: int) -> bool:

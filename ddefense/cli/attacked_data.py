@@ -70,13 +70,12 @@ def load_for(
     """
     from ddefense import networks
 
+    network = networks.load(path, flag)
     try:
-        network = networks.load(path)
         shape = tuple(network.input_shape[1:])
         num_classes = network.output_shape[-1] - outlier_class
     except (ValueError, TypeError, AttributeError, IndexError) as error:
-        message = str(error).removeprefix("path: ")
-        raise ConfigError(f"{flag}: {message}") from error
+        raise ConfigError(flag, f"{error}") from error
     known = len(shape) == 3 and None not in shape
     return load(config, shape if known else None, num_classes)
 

@@ -65,13 +65,14 @@ def config() -> DistillConfig:
     if "temperature" not in changes:
         if changes.get("method") != "extended":
             raise ConfigError(
-                "temperature: expected T of both trainings, such as 20; received none."
+                "temperature", "expected T of both trainings, such as 20; received none."
             )
         changes["temperature"] = 1.0
     found = DistillConfig(**changes)
     if found.early_stopping is not None and not found.validation_share:
         raise ConfigError(
-            "early_stopping: expected a --validation_share > 0 with it, because it watches the "
-            "validation loss; received none."
+            "early_stopping",
+            "expected a --validation_share > 0 with it, because it watches the "
+            "validation loss; received none.",
         )
     return found

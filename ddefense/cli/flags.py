@@ -236,15 +236,16 @@ def seeds() -> tuple[int, ...] | None:
     if received is None:
         return None
     if _FLAGS.seed is not None:
-        raise ConfigError("seeds: expected without --seed; received both. Drop one.")
+        raise ConfigError("seeds", "expected without --seed; received both. Drop one.")
     try:
         found = tuple(Whole(0).check(int(value)) for value in received)
     except ValueError:
         found = ()
     if not found or len(set(found)) < len(found):
         raise ConfigError(
-            f"seeds: expected different integers in 0..{LARGEST_INTEGER} separated by commas, such "
-            f"as 0,1,2; received {','.join(received)!r}."
+            "seeds",
+            f"expected different integers in 0..{LARGEST_INTEGER} separated by commas, such "
+            f"as 0,1,2; received {','.join(received)!r}.",
         )
     return found
 
@@ -269,8 +270,9 @@ def check_tensorboard() -> None:
     """
     if _FLAGS.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ConfigError(
-            "tensorboard: expected the package tensorboard to be installed; found none. Install "
-            "it with: pip install 'ddefense[tensorboard]'"
+            "tensorboard",
+            "expected the package tensorboard to be installed; found none. Install "
+            "it with: pip install 'ddefense[tensorboard]'",
         )
 
 
@@ -284,6 +286,7 @@ def _numbers(name: str, values: list[str]) -> tuple[float, ...]:
         return tuple(float(value) for value in values)
     except ValueError:
         raise ConfigError(
-            f"{name}: expected numbers separated by commas, such as 1,20,100; received "
-            f"{','.join(values)!r}."
+            name,
+            f"expected numbers separated by commas, such as 1,20,100; received "
+            f"{','.join(values)!r}.",
         ) from None

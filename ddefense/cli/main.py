@@ -26,8 +26,9 @@ def _configure() -> tuple[Config, pathlib.Path]:
     cli_flags.seeds()
     if flags.FLAGS.tensorboard and flags.FLAGS.report_only:
         raise ConfigError(
-            "tensorboard: expected without --report_only, which starts no TensorFlow; received "
-            "both. Drop --report_only: finished stages are skipped."
+            "tensorboard",
+            "expected without --report_only, which starts no TensorFlow; received "
+            "both. Drop --report_only: finished stages are skipped.",
         )
     cli_flags.check_tensorboard()
     return config, cli_flags.workdir(config)

@@ -132,7 +132,7 @@ def _run_with(
         try:
             all_else(arguments[1:])
         except ConfigError as error:
-            _refuse(command, f"--{error}")
+            _refuse(command, f"--{error.argument}: {error.reason}")
         except ArgumentError as error:
             _refuse(command, str(error))
 

@@ -32,13 +32,15 @@ def source_of(dataset: tf.data.Dataset, *, name: str = "data", window: int | Non
     images, labels = _pair(dataset, name)
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ConfigError(
-            f"{name}: expected a dataset that ends; received one that repeats for ever. Drop "
-            ".repeat(): the number of passes is `epochs`."
+            name,
+            "expected a dataset that ends; received one that repeats for ever. Drop "
+            ".repeat(): the number of passes is `epochs`.",
         )
     if not (images.dtype.is_floating or images.dtype.is_integer):
         raise ConfigError(
-            f"{name}: expected images of numbers; received {images.dtype.name}. Decode files with "
-            ".map and tf.io.decode_image before."
+            name,
+            f"expected images of numbers; received {images.dtype.name}. Decode files with "
+            ".map and tf.io.decode_image before.",
         )
     if images.shape.rank is None or not images.shape[-3:].is_fully_defined():
         images, labels = _first(dataset, name)
@@ -85,8 +87,9 @@ def reading(what: str) -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         raise ReadingError(
-            f"images: expected a dataset that can be read to its end, of images of one shape; "
-            f"received an error at {what}: {files.reason(error)}."
+            "images",
+            "expected a dataset that can be read to its end, of images of one shape; "
+            f"received an error at {what}: {files.reason(error)}.",
         ) from error
 
 
@@ -125,17 +128,15 @@ def _pair(dataset: tf.data.Dataset, name: str) -> tuple[tf.TensorSpec, tf.Tensor
     ):
         return spec
     raise ConfigError(
-        f"{name}: expected a dataset of pairs (image, label); received elements {spec}. Bring them "
-        "to pairs with .map."
+        name,
+        f"expected a dataset of pairs (image, label); received elements {spec}. Bring them "
+        "to pairs with .map.",
     )
 
 
 def _first(dataset: tf.data.Dataset, name: str) -> tuple[tf.Tensor, tf.Tensor]:
-    try:
-        with reading("the first image"):
-            found = next(iter(dataset.take(1)), None)
-    except ReadingError as error:
-        raise ConfigError(f"{error}") from error
+    with reading("the first image"):
+        found = next(iter(dataset.take(1)), None)
     if found is None:
-        raise ConfigError(f"{name}: expected at least one image; received an empty dataset.")
+        raise ConfigError(name, "expected at least one image; received an empty dataset.")
     return found

@@ -30,8 +30,8 @@ Window = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 """Images of any numeric type, shape [n, H, W, C], and their labels, as the user has them."""
 
 
-class ReadingError(Exception):
-    """Images that cannot be read; the message says which and why."""
+class ReadingError(ConfigError):
+    """Images that cannot be read, or are not what they were; it says which and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,35 +63,35 @@ class _Survey:
     def images(self, first: int) -> Iterator[npt.NDArray[np.float32]]:
         """Reads windows and compares them with the first pass."""
         position = first * self.source.window
-        try:
-            for images, _ in self.source.read(first):
-                self._compare(images, position)
-                position += len(images)
-                yield images.astype(np.float32, copy=False)
-        except ReadingError as error:
-            raise RunError(f"{error}") from error
+        for images, _ in self.source.read(first):
+            self._compare(images, position)
+            position += len(images)
+            yield images.astype(np.float32, copy=False)
         if position != len(self.labels):
-            raise RunError(
-                f"images: expected {len(self.labels)} in every pass, as in the first; received "
+            raise ReadingError(
+                "images",
+                f"expected {len(self.labels)} in every pass, as in the first; received "
                 f"{position}. Make the dataset of something that can be read again: a generator "
-                "that is used up gives nothing the second time."
+                "that is used up gives nothing the second time.",
             )
 
     def _compare(self, images: npt.NDArray[Any], position: int) -> None:
         expected = self.fingerprints[position : position + len(images)]
         if len(expected) < len(images):
-            raise RunError(
-                f"images: expected {len(self.labels)} in every pass, as in the first; received "
-                "more. Make every pass over the dataset give the same images."
+            raise ReadingError(
+                "images",
+                f"expected {len(self.labels)} in every pass, as in the first; received "
+                "more. Make every pass over the dataset give the same images.",
             )
         changed = fingerprints(images) != expected
         if changed.any():
             number = position + int(np.argmax(changed))
-            raise RunError(
-                "images: expected the same images in the same order in every pass, because soft "
+            raise ReadingError(
+                "images",
+                "expected the same images in the same order in every pass, because soft "
                 f"labels belong to images; received another image number {number} than the first "
                 "time. Drop .shuffle from the dataset, or pass it reshuffle_each_iteration=False "
-                "and a seed; drop random augmentation too, or make it a layer of the network."
+                "and a seed; drop random augmentation too, or make it a layer of the network.",
             )
 
 
@@ -157,6 +157,12 @@ class Stream:
             RunError: if they are no longer what they were when they were first read, naming the
                 image.
         """
+        try:
+            yield from self._windows(first)
+        except ReadingError as error:  # no fault of an argument: the run had begun
+            raise RunError(f"{error}") from error
+
+    def _windows(self, first: int) -> Iterator[npt.NDArray[np.float32]]:
         begin = self._start + first * self.window
         if begin >= self._stop:
             return
@@ -223,12 +229,9 @@ def survey(source: Source, declared: Declared, *, name: str = "images") -> tuple
     whole = _Survey(source, labelling.joined(labels), np.concatenate(found))
     _warn_if_sorted(whole.labels.classes, source.window)
     stream = Stream(whole, 0, len(whole.labels))
-    try:
-        # Two windows: a shuffled pipeline differs in the first, and one window has an end.
-        for _ in itertools.islice(stream.windows(), 2):
-            interruption.check()
-    except RunError as error:
-        raise ConfigError(f"{error}") from error
+    # Two windows: a shuffled pipeline differs in the first, and one window has an end.
+    for _ in itertools.islice(whole.images(0), 2):
+        interruption.check()
     return stream, whole.labels.count_classes()
 
 
@@ -277,22 +280,19 @@ def _checked(
     """Every window of the first pass, checked."""
     position, smallest, largest = 0, math.inf, -math.inf
     labels_name = name.replace("images", "labels")
-    try:
-        with Progress(f"reading {name}", source.count, "image") as progress:
-            for images, labels in source.read(0):
-                interruption.check()
-                least, most = check_images(images, declared, first=position, name=name)
-                found = labelling.read(
-                    labels, num_classes=declared.known_classes, first=position, name=labels_name
-                )
-                yield images, found
-                smallest, largest = min(smallest, least), max(largest, most)
-                position += len(images)
-                progress.update(len(images))
-    except ReadingError as error:
-        raise ConfigError(f"{error}") from error
+    with Progress(f"reading {name}", source.count, "image") as progress:
+        for images, labels in source.read(0):
+            interruption.check()
+            least, most = check_images(images, declared, first=position, name=name)
+            found = labelling.read(
+                labels, num_classes=declared.known_classes, first=position, name=labels_name
+            )
+            yield images, found
+            smallest, largest = min(smallest, least), max(largest, most)
+            position += len(images)
+            progress.update(len(images))
     if not position:
-        raise ConfigError(f"{name}: expected at least one image; received none.")
+        raise ConfigError(name, "expected at least one image; received none.")
     warn_of_range(smallest, largest, declared.value_range)
 
 

@@ -74,8 +74,9 @@ def dataset_of(data: UserData) -> datasets.Dataset:
     """
     if data.test is None or len(data.test) == 0:
         raise ConfigError(
-            f"data: expected test images, received none in {data.name}. Keep a share of the images "
-            "for testing (test_share), or give a test set."
+            "data",
+            f"expected test images, received none in {data.name}. Keep a share of the images "
+            "for testing (test_share), or give a test set.",
         )
     test = splitting.in_memory(data.test)
     return datasets.Dataset(
@@ -115,19 +116,22 @@ def check_data(dataset: datasets.Dataset) -> None:
     low, high = dataset.value_range
     if len(images) == 0 or len(images) != len(labels):
         raise ConfigError(
-            f"data: expected test images, each with a label; received {len(images)} images and "
-            f"{len(labels)} labels."
+            "data",
+            f"expected test images, each with a label; received {len(images)} images and "
+            f"{len(labels)} labels.",
         )
     wrong = np.flatnonzero((labels < 0) | (labels >= dataset.num_classes))
     if len(wrong):
         raise ConfigError(
-            f"data: expected labels in 0..{dataset.num_classes - 1}; received "
-            f"{int(labels[wrong[0]])} for test image {wrong[0]}."
+            "data",
+            f"expected labels in 0..{dataset.num_classes - 1}; received "
+            f"{int(labels[wrong[0]])} for test image {wrong[0]}.",
         )
     if not np.all((images >= low) & (images <= high)):  # false for NaN too
         raise ConfigError(
-            f"data: expected test images in the value range [{low:g}, {high:g}]; received values "
-            f"from {images.min():g} to {images.max():g}."
+            "data",
+            f"expected test images in the value range [{low:g}, {high:g}]; received values "
+            f"from {images.min():g} to {images.max():g}.",
         )
 
 
@@ -161,19 +165,16 @@ def prepare(
     if isinstance(source, SavedModel):
         return _saved_model(flag, source, dataset)
     if isinstance(source, pathlib.Path):
-        try:
-            network = networks.load(source)
-        except ValueError as error:
-            raise ConfigError(f"{flag}{str(error).removeprefix('path')}") from error
+        network = networks.load(source, flag)
         label, digest = str(source), files.sha256(source)
     else:
         network, label, digest = source, source.name, ""
-    prefix = f"{flag}: {label}: " if isinstance(source, pathlib.Path) else f"{flag}: "
+    prefix = f"{label}: " if isinstance(source, pathlib.Path) else ""
     try:
         logits = networks.without_softmax(network)
         digest = digest or sha256_of(network)
     except (ValueError, TypeError, NotImplementedError) as error:  # if it cannot be saved
-        raise ConfigError(f"{prefix}{error}") from error
+        raise ConfigError(flag, f"{prefix}{error}") from error
     received = (logits.input_shape[1:], logits.output_shape[-1])
     _check_fits(flag, label, received, dataset, outlier_class=outlier_class)
     try:
@@ -184,7 +185,7 @@ def prepare(
         if held:  # its maker may go on training it
             deployed = networks.trainable_copy(deployed, 1.0)
     except ValueError as error:
-        raise ConfigError(f"{prefix}{error}") from error
+        raise ConfigError(flag, f"{prefix}{error}") from error
     settings = {} if dataset.value_range == _UNIT else {"value_range": list(dataset.value_range)}
     save = functools.partial(_save, deployed)
     return Subject(label, digest, settings, save, network=deployed if held else None)
@@ -271,9 +272,10 @@ def _check_fits(
         one_more = " with the outlier class" if outlier_class else ""
         hint = f" {OUTLIER_HINT}" if classes == dataset.num_classes + 1 else ""
         raise ConfigError(
-            f"{flag}: expected a network for {dataset.name}, images of shape "
+            flag,
+            f"expected a network for {dataset.name}, images of shape "
             f"{dataset.image_shape} and {expected} classes{one_more}; received one for {shape} "
-            f"and {classes} at {label}.{hint}"
+            f"and {classes} at {label}.{hint}",
         )
 
 

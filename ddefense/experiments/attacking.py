@@ -39,9 +39,10 @@ def check_installed(config: Config) -> None:
     if "labels_only" in config.attacks and not attacks.labels_only_available():
         others = ",".join(name for name in config.attacks if name != "labels_only")
         raise ConfigError(
-            "attacks: labels_only expects the library of the extra labels-only, which is not "
+            "attacks",
+            "labels_only expects the library of the extra labels-only, which is not "
             "installed. Install it with: pip install 'ddefense[labels-only]'; or leave it out"
-            + (f": --attacks={others}" if others else ".")
+            + (f": --attacks={others}" if others else "."),
         )
 
 
@@ -60,7 +61,7 @@ def check_fits(config: Config, dataset: Dataset) -> None:
         received = getattr(config, name)
         if received > limit:
             raise ConfigError(
-                f"{name}: expected at most {limit}, {what} of {dataset.name}; received {received}."
+                name, f"expected at most {limit}, {what} of {dataset.name}; received {received}."
             )
 
 
@@ -73,9 +74,10 @@ def check_pairs(config: Config, dataset: Dataset) -> None:
     names = [name for name in config.attacks if name in JSMA_ATTACKS]
     if names and math.prod(dataset.image_shape) < 2:
         raise ConfigError(
-            "attacks: expected images of at least two features with "
+            "attacks",
+            "expected images of at least two features with "
             f"{', '.join(names)}, because JSMA changes features in pairs; received images of shape "
-            f"{dataset.image_shape}. Leave them out."
+            f"{dataset.image_shape}. Leave them out.",
         )
 
 
@@ -128,9 +130,9 @@ def choose_samples(stages: Stages, config: Config, dataset: Dataset, baseline: T
             found = np.flatnonzero(predicted == dataset.test.labels)
         if len(found) < config.samples:
             raise records.RunError(
-                f"--samples: expected at most {len(found)}, the test images that {baseline.name} "
+                f"samples: expected at most {len(found)}, the test images that {baseline.name} "
                 f"gets right of {len(dataset.test)}; received {config.samples}. Lower it, train "
-                "for longer, or attack the others too: --misclassified."
+                "for longer, or attack the others too: misclassified."
             )
         np.save(directory / _INDICES, found[: config.samples])
 

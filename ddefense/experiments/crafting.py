@@ -94,7 +94,7 @@ def craft(
         attacked = attacks.classifier(logits, bounds=unit.value_range)
         networks.check_finite(networks.predict(logits, images), network=logits, images="images")
     except ValueError as error:
-        raise ConfigError(f"network: {error}") from error
+        raise ConfigError("network", f"{error}") from error
     rows = np.arange(len(images))
     norm: Literal["l0", "l2", "linf"] = "l0"
     epsilon = None

@@ -54,7 +54,7 @@ def run(
     data = _open(job, given, data_dir)
     network, student = (_built(flag, job, saved, data) for flag, saved in given.items())
     if network is None:
-        raise ConfigError("network: expected a .keras file or a name; received none.")
+        raise ConfigError("network", "expected a .keras file or a name; received none.")
     _announce(job, data)
     with workdir.claimed(directory, job):
         _check_inputs(directory, {"data": data.digest, **_digests(given)})
@@ -91,14 +91,11 @@ def _load(flag: str, received: str | None) -> keras.Model | None:
     """The network of a file; None if a name was given, or nothing."""
     if received is None or received in networks.NAMES:
         return None
-    try:
-        network = networks.load(pathlib.Path(received))
-    except ValueError as error:
-        raise ConfigError(f"{flag}{str(error).removeprefix('path')}") from error
+    network = networks.load(pathlib.Path(received), flag)
     try:
         return networks.deployed(network)
     except ValueError as error:
-        raise ConfigError(f"{flag}: {received}: {error}") from error
+        raise ConfigError(flag, f"{received}: {error}") from error
 
 
 def _open(
@@ -116,8 +113,8 @@ def _open(
         if None not in received:
             if shape not in (None, received):
                 raise ConfigError(
-                    f"image_shape: expected {received}, which the network takes, or none; received "
-                    f"{shape}."
+                    "image_shape",
+                    f"expected {received}, which the network takes, or none; received {shape}.",
                 )
             shape = received
     data = open_data(
@@ -130,7 +127,7 @@ def _open(
         data_dir=data_dir,
     )
     if data.test is None:
-        raise ConfigError(f"data: expected images to test with; received none in {job.data}.")
+        raise ConfigError("data", f"expected images to test with; received none in {job.data}.")
     return data
 
 
@@ -151,7 +148,7 @@ def _built(
             image_shape=data.image_shape,
         )
     except ValueError as error:
-        raise ConfigError(f"{flag}: {received}: {error}") from error
+        raise ConfigError(flag, f"{received}: {error}") from error
 
 
 def _announce(job: DistillJob, data: UserData) -> None:
@@ -189,8 +186,8 @@ def _check_inputs(directory: pathlib.Path, digests: dict[str, str]) -> None:
         if begun.get(flag) != digest:
             what = "other images or labels" if flag == "data" else "another network"
             raise records.RunError(
-                f"--workdir: {directory} was begun with {what} than --{flag} names now. Choose "
-                "another --workdir."
+                f"workdir: {directory} was begun with {what} than --{flag} names now. Choose "
+                "another workdir."
             )
 
 
@@ -229,7 +226,7 @@ def _record(
 ) -> records.DistillationRecord:
     pair = distilled.pair
     if data.test is None:
-        raise ConfigError("data: expected images to test with; received none.")
+        raise ConfigError("data", "expected images to test with; received none.")
     names = ("initial", "distilled")
     logits = {name: _logits(getattr(pair, name), data.test) for name in names}
     costs = measurements.costs([getattr(pair, name) for name in names], data.image_shape)

@@ -115,8 +115,9 @@ def evaluate(  # noqa: PLR0913
         config_lib.check_temperature(temperature)
     if undistilled is not None and temperature is None:
         raise ConfigError(
-            "temperature: expected the T at which the network was distilled, with an undistilled "
-            "network to compare it with; received none."
+            "temperature",
+            "expected the T at which the network was distilled, with an undistilled "
+            "network to compare it with; received none.",
         )
     attacking_saved.check_attacks(
         config, substitute=substitute is not None, temperature=temperature
@@ -189,8 +190,9 @@ def evaluate(  # noqa: PLR0913
 def _temperature_of_extended(temperature: float | None) -> float:
     if temperature not in (None, 1.0):
         raise ConfigError(
-            "temperature: expected 1, or none, with outlier_class: extended distillation is at "
-            f"T = 1; received {temperature:g}."
+            "temperature",
+            "expected 1, or none, with outlier_class: extended distillation is at "
+            f"T = 1; received {temperature:g}.",
         )
     return 1.0
 

@@ -54,9 +54,10 @@ def callbacks(given: Callbacks | keras.callbacks.Callback | None) -> Callbacks:
         if isinstance(callback, _WRITING):
             name = type(callback).__name__
             raise ConfigError(
-                "callbacks: expected a function from 'initial' or 'distilled' to the callbacks of "
+                "callbacks",
+                "expected a function from 'initial' or 'distilled' to the callbacks of "
                 f"that training, because {name} writes to one path, and a list serves both "
-                "trainings; received a list."
+                "trainings; received a list.",
             )
     return given
 
@@ -70,8 +71,9 @@ def metrics(given: Sequence[keras.metrics.Metric] | None) -> Sequence[keras.metr
     for metric in given or ():
         if not isinstance(metric, keras.metrics.Metric):
             raise ConfigError(
-                "metrics: expected objects, such as keras.metrics.TopKCategoricalAccuracy(3); "
-                f"received {metric!r}. Loss and accuracy are measured anyway."
+                "metrics",
+                "expected objects, such as keras.metrics.TopKCategoricalAccuracy(3); "
+                f"received {metric!r}. Loss and accuracy are measured anyway.",
             )
     return given or ()
 
@@ -84,10 +86,7 @@ def optimizer(given: str | keras.optimizers.Optimizer) -> keras.optimizers.Optim
     """
     if isinstance(given, str):
         return None
-    try:
-        training.copy_of(given)
-    except ValueError as error:
-        raise ConfigError(f"{error}") from error
+    training.copy_of(given)  # which refuses it
     return given
 
 

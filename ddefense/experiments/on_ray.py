@@ -98,8 +98,8 @@ def connected(
     """
     if storage is not None and storage.of_one_process:
         raise ConfigError(
-            f"storage: expected one that other processes see, with --executor=ray; received "
-            f"{storage.url}."
+            "storage",
+            f"expected one that other processes see, with --executor=ray; received {storage.url}.",
         )
     address = os.environ.get("RAY_ADDRESS")
     _check_reachable(address)
@@ -113,11 +113,13 @@ def connected(
         )
     except Exception as error:  # of many classes, private ones among them
         cause = f"{files.reason(error)}."
+        if not address:
+            reason = f"Ray did not start on this machine: {cause} Use --executor=local."
+            raise ConfigError("executor", reason) from error
         raise ConfigError(
-            f"ray_address: expected the address of a Ray cluster, received {address}: {cause} "
-            "Start one with: ray start --head"
-            if address
-            else f"executor: Ray did not start on this machine: {cause} Use --executor=local."
+            "ray_address",
+            f"expected the address of a Ray cluster, received {address}: {cause} "
+            "Start one with: ray start --head",
         ) from error
     try:
         nodes = _nodes()
@@ -348,21 +350,23 @@ def _check_reachable(address: str | None) -> None:
         return
     if "://" in address:
         raise ConfigError(
-            f"ray_address: expected auto or <host>:<port>, received {address}. Run the command on "
-            "a node of the cluster, or submit it as a job of Ray, with --ray_address=auto."
+            "ray_address",
+            f"expected auto or <host>:<port>, received {address}. Run the command on "
+            "a node of the cluster, or submit it as a job of Ray, with --ray_address=auto.",
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(
-            f"ray_address: expected auto or <host>:<port>, such as 10.0.0.1:6379; received "
-            f"{address!r}."
+            "ray_address",
+            f"expected auto or <host>:<port>, such as 10.0.0.1:6379; received {address!r}.",
         )
     try:
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ConfigError(
-            f"ray_address: expected the address of a Ray cluster, received {address}, where "
-            f"nobody answers: {error}. Is the head node up (ray start --head), and its port open?"
+            "ray_address",
+            f"expected the address of a Ray cluster, received {address}, where "
+            f"nobody answers: {error}. Is the head node up (ray start --head), and its port open?",
         ) from error
 
 
@@ -376,8 +380,9 @@ def _check_resources(cluster: Cluster, nodes: list[dict[str, Any]]) -> None:
         most = max((node["Resources"].get(resource, 0.0) for node in nodes), default=0.0)
         if asked > most:
             raise ConfigError(
-                f"{flag}: expected at most {most:g}, the {what} that Ray sees on one node of the "
-                f"cluster; received {asked:g}. Lower it, or add a node that has them."
+                flag,
+                f"expected at most {most:g}, the {what} that Ray sees on one node of the "
+                f"cluster; received {asked:g}. Lower it, or add a node that has them.",
             )
 
 
@@ -401,7 +406,7 @@ def _check_nodes(
         for node, answer in found.items():
             _check_versions(node, ours, answer.versions)
             if answer.read != b"driver" or probe.read(f"{name}-{node}") != b"node":
-                raise ConfigError(probe.advice(node))
+                raise probe.refusal(node)
     finally:
         for each in (name, *(f"{name}-{_label(node)}" for node in nodes)):
             probe.delete(each)
@@ -431,11 +436,12 @@ class _FolderProbe:
     def delete(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
 
-    def advice(self, node: str) -> str:
-        return (
-            f"workdir: expected a folder that all nodes share; node {node} does not see what this "
-            f"machine writes in {self.folder}, or cannot write there. Choose a --workdir on a file "
-            "system that all nodes mount at the same path, or --storage=<URL>."
+    def refusal(self, node: str) -> ConfigError:
+        return ConfigError(
+            "workdir",
+            f"expected a folder that all nodes share; node {node} does not see what this "
+            f"machine writes in {self.folder}, or cannot write there. Choose a workdir on a file "
+            "system that all nodes mount at the same path, or --storage=<URL>.",
         )
 
 
@@ -454,10 +460,11 @@ class _StorageProbe:
     def delete(self, name: str) -> None:
         self.storage.delete(name)
 
-    def advice(self, node: str) -> str:
-        return (
-            f"storage: expected one that all nodes share; node {node} does not see what this "
-            f"machine writes to {self.storage.url}, or cannot write there."
+    def refusal(self, node: str) -> ConfigError:
+        return ConfigError(
+            "storage",
+            f"expected one that all nodes share; node {node} does not see what this "
+            f"machine writes to {self.storage.url}, or cannot write there.",
         )
 
 
@@ -522,8 +529,9 @@ def _ask(nodes: list[dict[str, Any]], probe: Any, name: str) -> dict[str, _Answe
                 continue
             cause = getattr(error, "cause", error)
             raise ConfigError(
-                f"ray_address: node {label} cannot do the work of ddefense: {files.reason(cause)}. "
-                "Install the same version with the extra ray on every node."
+                "ray_address",
+                f"node {label} cannot do the work of ddefense: {files.reason(cause)}. "
+                "Install the same version with the extra ray on every node.",
             ) from error
     return found
 
@@ -543,6 +551,7 @@ def _check_versions(node: str, ours: dict[str, str], theirs: dict[str, str]) -> 
     ]
     if differing:
         raise ConfigError(
-            f"ray_address: expected the same versions on all nodes; node {node} has others: "
-            f"{'; '.join(differing)}. Install the same on every node."
+            "ray_address",
+            f"expected the same versions on all nodes; node {node} has others: "
+            f"{'; '.join(differing)}. Install the same on every node.",
         )

@@ -37,8 +37,9 @@ class Storage:
             self._files, root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError, OSError) as error:
             raise ConfigError(
-                "storage: expected a folder or a URL that fsspec knows, such as s3://bucket/sweep; "
-                f"received {url!r}: {' '.join(str(error).split())}"
+                "storage",
+                "expected a folder or a URL that fsspec knows, such as s3://bucket/sweep; "
+                f"received {url!r}: {' '.join(str(error).split())}",
             ) from error
         self._root = root.rstrip("/")
         self._is_local = "file" in _protocols(self._files)

@@ -27,7 +27,7 @@ _REFUSALS = tuple(
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 )
 _ADVICE = (
-    "Make room or choose another --workdir or --export_dir; finished stages are kept, and the same "
+    "Make room or choose another workdir or export_dir; finished stages are kept, and the same "
     "command resumes."
 )
 _POLL_SECONDS = 0.2
@@ -396,7 +396,7 @@ class Unit:
         if record.digest != self.digest:
             raise records.RunError(
                 f"{where} holds stage {record.name} made with other settings (digest "
-                f"{record.digest}, expected {self.digest}). Choose another --workdir, or move that "
+                f"{record.digest}, expected {self.digest}). Choose another workdir, or move that "
                 "directory away to run the stage again."
             )
         return record
@@ -455,7 +455,7 @@ def _refuse_earlier(found: Any, where: str) -> None:
     if isinstance(found, dict) and "digest" in found and "content" not in found:
         raise records.RunError(
             f"{where} was made by an earlier version of ddefense, which kept no digests of what "
-            "stages hold and were made from. Choose another --workdir."
+            "stages hold and were made from. Choose another workdir."
         )
 
 

@@ -46,13 +46,13 @@ def check(workdir: pathlib.Path, config: Any) -> None:
             records.load(records.Results, workdir / _RESULTS)  # damaged: refuse, keep it
     elif seed_directories(workdir, _CONFIG):
         raise records.RunError(
-            f"--workdir: {workdir} belongs to a run with --seeds. Choose another for a run of one "
+            f"workdir: {workdir} belongs to a run with --seeds. Choose another for a run of one "
             "seed, or name its seeds."
         )
     # A process killed while it claimed the directory leaves a temporary file, which is nothing.
     elif workdir.exists() and any(not p.name.startswith(".tmp-") for p in workdir.iterdir()):
         raise records.RunError(
-            f"--workdir: expected a new directory or one of an earlier run, received {workdir}, "
+            f"workdir: expected a new directory or one of an earlier run, received {workdir}, "
             f"which has contents but no {_CONFIG}. Choose another."
         )
 
@@ -75,8 +75,9 @@ def check_writable(flag: str, path: pathlib.Path) -> None:
         why = error.strerror or str(error)
     if why:
         raise ConfigError(
-            f"{flag}: expected a directory that can be written, received {path}, but: {why}. "
-            "Choose another."
+            flag,
+            f"expected a directory that can be written, received {path}, but: {why}. "
+            "Choose another.",
         )
 
 
@@ -110,7 +111,7 @@ def check_seeds(workdir: pathlib.Path, configs: Sequence[config_lib.Config]) -> 
     _check_free(workdir)
     if (workdir / _CONFIG).exists():
         raise records.RunError(
-            f"--workdir: {workdir} belongs to a run of one seed. Choose another for --seeds."
+            f"workdir: {workdir} belongs to a run of one seed. Choose another for --seeds."
         )
     known = ("seed_*", "report.html", "report.md", "tables", "figures", "comparison*", ".tmp-*")
     others = [
@@ -120,7 +121,7 @@ def check_seeds(workdir: pathlib.Path, configs: Sequence[config_lib.Config]) -> 
     ]
     if others:
         raise records.RunError(
-            f"--workdir: expected a new directory or one of earlier runs with --seeds, received "
+            f"workdir: expected a new directory or one of earlier runs with --seeds, received "
             f"{workdir}, which contains {sorted(others)[0]}. Choose another."
         )
     for directory in seed_directories(workdir, _CONFIG):
@@ -201,8 +202,8 @@ def _locked(workdir: pathlib.Path, kind: int) -> Iterator[None]:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise records.RunError(
-                f"--workdir: another process is running in {workdir}. Wait for it, or choose "
-                "another --workdir."
+                f"workdir: another process is running in {workdir}. Wait for it, or choose "
+                "another workdir."
             ) from error
         except OSError as error:
             # Network file systems have their reasons, and a run there is better than none.
@@ -226,8 +227,8 @@ def _load_config(workdir: pathlib.Path, kind: type[Stored]) -> Stored:
             "their report."
         )
         raise records.RunError(
-            f"--workdir: expected the configuration of an earlier run at {path}, but that file "
-            "is damaged, or of another version or command. Choose another --workdir."
+            f"workdir: expected the configuration of an earlier run at {path}, but that file "
+            "is damaged, or of another version or command. Choose another workdir."
             f"{still if results.exists() else ''}"
         ) from error
 
@@ -236,8 +237,8 @@ def _compare(stored: Any, config: Any, workdir: pathlib.Path) -> None:
     differing = list(_differences(stored, config))
     if differing:
         raise records.RunError(
-            f"--workdir: {workdir} belongs to a run with another configuration: "
-            f"{'; '.join(differing)}. Choose another --workdir, or repeat its flags."
+            f"workdir: {workdir} belongs to a run with another configuration: "
+            f"{'; '.join(differing)}. Choose another workdir, or repeat its flags."
         )
 
 

@@ -31,6 +31,7 @@ import tensorflow as tf
 
 from ddefense.files import odd_kind
 from ddefense.networks import known_objects
+from ddefense.settings import ConfigError
 
 _SAVE = "save it as one (network.save('network.keras'))."
 _UNKNOWN = f"Load it with Keras and {_SAVE}"
@@ -83,7 +84,7 @@ _NPY, _ZIP = b"\x93NUMPY", b"PK\x03\x04"
 _MARSHALLED = re.compile(r"[4Y]w[A-Za-z0-9+/]AAA")
 
 
-def load(path: pathlib.Path) -> keras.Model:
+def load(path: pathlib.Path, argument: str = "path") -> keras.Model:
     """Loads a network from a file that is not trusted: it runs no code of the file's.
 
     Only Keras' own layers, `TemperatureSoftmax`, and classes that this process has registered with
@@ -91,31 +92,33 @@ def load(path: pathlib.Path) -> keras.Model:
 
     Args:
         path: a `.keras` file.
+        argument: that named it, for messages.
 
     Returns:
         The network, not compiled.
 
     Raises:
-        ValueError: if it is no such file or a damaged one, if it carries code (a `Lambda` layer, a
+        ConfigError: if it is no such file or a damaged one, if it carries code (a `Lambda` layer, a
             Python lambda, a pickled object), or has a layer of a class that Keras does not know;
-            the message, one line that starts with `path: `, says which and what to do.
+            one line says which and what to do.
     """
-    _check_path(path)
+    _check_path(path, argument)
     try:
         with _whole(path) as archive:
             reason = _reason_to_refuse(archive)
             if reason is None:
                 network = _not_compiled(path, archive)
     except Exception as error:  # what is wrong with a file makes Keras fail in any way
-        raise ValueError(
-            f"path: expected a .keras file that Keras can load, received {str(path)!r}: "
-            f"{_cause(error)}. If it is damaged, copy it or save it again."
+        raise ConfigError(
+            argument,
+            f"expected a .keras file that Keras can load, received {str(path)!r}: "
+            f"{_cause(error)}. If it is damaged, copy it or save it again.",
         ) from error
     if reason is None and not isinstance(network, keras.Model):
         reason = f"it holds a {type(network).__name__} and no network"
     if reason is not None:
-        raise ValueError(
-            f"path: expected a .keras file of a network, received {str(path)!r}: {reason}."
+        raise ConfigError(
+            argument, f"expected a .keras file of a network, received {str(path)!r}: {reason}."
         )
     return network
 
@@ -195,19 +198,19 @@ def _cause(error: Exception) -> str:
     return lines[0][:_MAX_CAUSE].rstrip(".")
 
 
-def _check_path(path: pathlib.Path) -> None:
+def _check_path(path: pathlib.Path, argument: str) -> None:
     """Refuses what its name or kind gives away."""
-    expected = f"path: expected a .keras file, received {str(path)!r}"
+    expected = f"expected a .keras file, received {str(path)!r}"
     if path.is_dir():
         graphs = [*path.glob("saved_model.pb"), *path.glob("*/saved_model.pb")]
-        raise ValueError(f"{expected}, a folder. {_GRAPH if graphs else _UNKNOWN}")
+        raise ConfigError(argument, f"{expected}, a folder. {_GRAPH if graphs else _UNKNOWN}")
     if kind := odd_kind(path):
-        raise ValueError(f"{expected}, {kind}. {_UNKNOWN}")
+        raise ConfigError(argument, f"{expected}, {kind}. {_UNKNOWN}")
     if not path.is_file():
-        raise ValueError(f"{expected}: there is no such file.")
+        raise ConfigError(argument, f"{expected}: there is no such file.")
     if path.suffix != ".keras":
         hint = next(hint for end, hint in _HINTS.items() if path.name.lower().endswith(end))
-        raise ValueError(f"{expected}. {hint}")
+        raise ConfigError(argument, f"{expected}. {hint}")
 
 
 def _reason_to_refuse(archive: zipfile.ZipFile) -> str | None:

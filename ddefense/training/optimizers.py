@@ -2,6 +2,7 @@
 
 import keras
 
+from ddefense.settings import ConfigError
 from ddefense.training.settings import TrainingSettings
 
 
@@ -18,7 +19,7 @@ def make_optimizer(
         given: the user's own, which is copied; None for stochastic gradient descent.
 
     Raises:
-        ValueError: if the user's own cannot be copied as it is, or the settings have rates of
+        ConfigError: if the user's own cannot be copied as it is, or the settings have rates of
             their own.
     """
     if given is None:
@@ -62,9 +63,10 @@ def _refuse_decay(settings: TrainingSettings) -> None:
     for name in ("learning_rate_decay", "momentum_decay"):
         received = getattr(settings, name)
         if received != 1.0:
-            raise ValueError(
-                f"{name}: expected 1 with an optimizer of your own; received {received:g}. Give "
-                "that optimizer a `keras.optimizers.schedules.LearningRateSchedule` instead."
+            raise ConfigError(
+                name,
+                f"expected 1 with an optimizer of your own; received {received:g}. Give "
+                "that optimizer a `keras.optimizers.schedules.LearningRateSchedule` instead.",
             )
 
 
@@ -72,21 +74,23 @@ def copy_of(given: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """A copy of a user's optimizer with its settings and none of its state.
 
     Raises:
-        ValueError: if it cannot be copied, or a copy would lose a setting; or if it has several
+        ConfigError: if it cannot be copied, or a copy would lose a setting; or if it has several
             learning rates.
     """
     if isinstance(given, keras.optimizers.MultiOptimizer):
-        raise ValueError(
-            "optimizer: expected one optimizer for all weights, whose learning rate is recorded; "
-            "received MultiOptimizer."
+        raise ConfigError(
+            "optimizer",
+            "expected one optimizer for all weights, whose learning rate is recorded; "
+            "received MultiOptimizer.",
         )
     try:
         copy = type(given).from_config(given.get_config())
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            "optimizer: expected a Keras optimizer that `from_config` makes again of what "
+        raise ConfigError(
+            "optimizer",
+            "expected a Keras optimizer that `from_config` makes again of what "
             f"`get_config` gives; received {type(given).__name__}: {error}. Decorate classes of "
-            "your own, such as schedules, with `keras.saving.register_keras_serializable()`."
+            "your own, such as schedules, with `keras.saving.register_keras_serializable()`.",
         ) from error
     for old, new in zip(_nested(given), _nested(copy), strict=True):
         _carry_over(old, new)
@@ -113,10 +117,11 @@ def _nested(given: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimize
 def _carry_over(given: keras.optimizers.Optimizer, copy: keras.optimizers.Optimizer) -> None:
     """Gives a copy what the configuration of an optimizer does not hold."""
     if getattr(given, "_exclude_from_weight_decay", None):
-        raise ValueError(
-            "optimizer: expected variables excluded from weight decay by parts of their names, "
+        raise ConfigError(
+            "optimizer",
+            "expected variables excluded from weight decay by parts of their names, "
             "because the networks that are trained are copies with variables of their own; "
-            "received a list of variables. Call exclude_from_weight_decay(var_names=['bias'])."
+            "received a list of variables. Call exclude_from_weight_decay(var_names=['bias']).",
         )
     excluded = excluded_from_decay(given)
     if excluded:
@@ -127,8 +132,9 @@ def _carry_over(given: keras.optimizers.Optimizer, copy: keras.optimizers.Optimi
             continue
         copied = getattr(copy, name, None)
         if copied != value:
-            raise ValueError(
-                "optimizer: expected one whose `get_config` holds all of its settings, because it "
+            raise ConfigError(
+                "optimizer",
+                "expected one whose `get_config` holds all of its settings, because it "
                 f"is copied; received {type(given).__name__} with {name}={value!r}, of which a "
-                f"copy has {name}={copied!r}."
+                f"copy has {name}={copied!r}.",
             )

@@ -98,7 +98,7 @@ def _library(options: argparse.Namespace) -> dict[str, Any]:
             learning_rate=settings.learning_rate,
             momentum=settings.momentum,
             seed=settings.seed,
-            directory=folder,
+            workdir=folder,
         )
         return pair.distilled.get_weights()
 

@@ -80,7 +80,7 @@ def test_a_directory_in_use_is_refused_at_once(first):
     refused, _ = first
     assert refused.returncode == 1
     (line,) = refused.stderr.splitlines()
-    assert line.startswith("--workdir: another process is running in run. Wait for it")
+    assert line.startswith("workdir: another process is running in run. Wait for it")
 
 
 def test_stopped_in_an_epoch_a_run_saves_the_steps_taken(first, stages, folder):

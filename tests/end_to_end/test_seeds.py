@@ -38,7 +38,7 @@ def test_a_directory_in_use_is_refused_at_once(under_way):
     _, refused = under_way
     assert refused.returncode == 1
     (line,) = refused.stderr.splitlines()
-    assert line.startswith("--workdir: another process is running in run. Wait for it")
+    assert line.startswith("workdir: another process is running in run. Wait for it")
 
 
 def test_every_seed_has_a_complete_run(seeds, small):

@@ -277,13 +277,13 @@ def test_nothing_is_left_in_the_temporary_folder(network, data, tmp_path, monkey
 
 def test_a_directory_resumes_and_refuses_another_job(network, data, pair, tmp_path):
     settings = {"seed": 0, **QUICK}
-    first = ddefense.distill(network, data, temperature=5, directory=tmp_path, **settings)
+    first = ddefense.distill(network, data, temperature=5, workdir=tmp_path, **settings)
     np.testing.assert_array_equal(answers(first.distilled, data), answers(pair.distilled, data))
     assert list((tmp_path / "soft_labels").glob("*.tfrecord"))
-    again = ddefense.distill(network, data, temperature=5, directory=tmp_path, **settings)
+    again = ddefense.distill(network, data, temperature=5, workdir=tmp_path, **settings)
     np.testing.assert_array_equal(answers(again.distilled, data), answers(pair.distilled, data))
     with pytest.raises(RunError, match=r"configuration: temperature \(5.0 there, 6.0 now\)\. "):
-        ddefense.distill(network, data, temperature=6, directory=tmp_path, **settings)
+        ddefense.distill(network, data, temperature=6, workdir=tmp_path, **settings)
     images, labels = data
     for changed in (
         {"student": build(units=4)},
@@ -294,13 +294,13 @@ def test_a_directory_resumes_and_refuses_another_job(network, data, pair, tmp_pa
         other = {"temperature": 5} | settings | changed
         if not isinstance(other["optimizer"], str):
             del other["learning_rate"]
-        with pytest.raises(RunError, match=r"^directory: .* another configuration") as caught:
-            ddefense.distill(network, data, directory=tmp_path, **other)
+        with pytest.raises(RunError, match=r"^workdir: .* another configuration") as caught:
+            ddefense.distill(network, data, workdir=tmp_path, **other)
         assert "--" not in str(caught.value)
     images, labels = data
     with pytest.raises(RunError, match="another configuration"):
         ddefense.distill(
-            network, (images[::-1], labels[::-1]), temperature=5, directory=tmp_path, **settings
+            network, (images[::-1], labels[::-1]), temperature=5, workdir=tmp_path, **settings
         )
 
 
@@ -331,7 +331,7 @@ def test_an_evaluation_beside_the_undistilled_network_has_a_verdict_and_a_report
         samples=3,
         undistilled=pair.initial,
         temperature=5,
-        directory=tmp_path,
+        workdir=tmp_path,
     )
     assert [n.defense for n in results.networks] == ["none", "distillation"]
     assert "T = 5" in results.verdict.sentence
@@ -452,7 +452,7 @@ def test_the_papers_command_makes_the_same_networks(digits, tmp_path):
 
 def test_the_successor_has_an_outlier_class(network, data, tmp_path):
     settings = {"method": "extended", "temperature": 1, "seed": 0, "dropout_passes": 5}
-    pair = ddefense.distill(network, data, directory=tmp_path, **settings, **QUICK)
+    pair = ddefense.distill(network, data, workdir=tmp_path, **settings, **QUICK)
     assert pair.initial.output_shape == (None, CLASSES)
     assert pair.distilled.output_shape == (None, CLASSES + 1)
     assert (answers(pair.distilled, data).argmax(axis=1) == data[1]).mean() > 0.9

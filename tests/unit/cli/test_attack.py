@@ -219,7 +219,7 @@ def test_a_directory_of_another_configuration_is_refused(cli, made):
     before = {path: path.read_bytes() for path in made.iterdir()}
     asked = (NETWORK, DIGITS, "--preset=smoke", "--attacks=fgsm", "--epsilon=0.2")
     found = cli(*asked, f"--workdir={made}")
-    assert_run_error(found, "--workdir", str(made), "epsilon (0.1 there, 0.2 now)")
+    assert_run_error(found, "workdir", str(made), "epsilon (0.1 there, 0.2 now)")
     assert {path: path.read_bytes() for path in made.iterdir()} == before
 
 
@@ -227,13 +227,13 @@ def test_a_directory_in_use_is_refused(cli, made):
     with workdir.held(made):
         asked = (NETWORK, DIGITS, "--preset=smoke", "--attacks=fgsm", "--epsilon=0.1")
         found = cli(*asked, f"--workdir={made}")
-    assert_run_error(found, "--workdir: another process is running in", str(made))
+    assert_run_error(found, "workdir: another process is running in", str(made))
 
 
 def test_a_directory_with_foreign_contents_is_refused(cli, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     found = cli(NETWORK, DIGITS, f"--workdir={tmp_path}")
-    assert_run_error(found, "--workdir", str(tmp_path))
+    assert_run_error(found, "workdir", str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

@@ -44,7 +44,7 @@ def test_a_directory_of_another_job_is_refused_before_tensorflow_is_imported(cli
     (tmp_path / "notes.txt").write_text("not a run")
     answer = cli(*GOOD, f"--workdir={tmp_path}")
     assert (answer.returncode, answer.stdout) == (1, "")
-    expected = "--workdir: expected a new directory or one of an earlier run, received"
+    expected = "workdir: expected a new directory or one of an earlier run, received"
     assert answer.stderr.startswith(expected)
     assert len(answer.stderr.splitlines()) == 1
 

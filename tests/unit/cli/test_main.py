@@ -204,7 +204,7 @@ def test_more_samples_than_test_images_are_refused_before_anything_is_made(refus
     assert found.returncode == USAGE
     lines = found.stderr.splitlines()
     assert len(lines) == 2
-    assert "--samples: expected at most 360" in lines[0]
+    assert "samples: expected at most 360" in lines[0]
     assert "received 361" in lines[0]
     assert not list(folder.iterdir())
 
@@ -286,7 +286,7 @@ def test_every_changed_setting_is_named(cli, made, name, seeds, changed):
     flags = [f"--{field}={CHANGES[field]}" for field in changed]
     found = cli("--preset=smoke", f"--workdir={made / name}", *seeds, *flags)
     belongs = made / name / ("" if name == "one" else "seed_7")
-    assert_run_error(found, "--workdir", f"{belongs} belongs to", "another configuration")
+    assert_run_error(found, "workdir", f"{belongs} belongs to", "another configuration")
     for field in CHANGES:
         assert (f" {field} (" in found.stderr) == (field in changed), field
     assert files_in(made) == before
@@ -305,9 +305,9 @@ def test_another_seed_or_dataset_is_named(cli, made):
 def test_one_seed_and_several_do_not_share_a_directory(cli, made):
     before = files_in(made)
     found = cli("--preset=smoke", f"--workdir={made / 'one'}", "--seeds=7,8")
-    assert_run_error(found, "--workdir", "belongs to a run of one seed")
+    assert_run_error(found, "workdir", "belongs to a run of one seed")
     found = cli("--preset=smoke", f"--workdir={made / 'several'}", "--seed=7")
-    assert_run_error(found, "--workdir", "belongs to a run with --seeds")
+    assert_run_error(found, "workdir", "belongs to a run with --seeds")
     assert files_in(made) == before
 
 
@@ -315,7 +315,7 @@ def test_one_seed_and_several_do_not_share_a_directory(cli, made):
 def test_a_directory_with_foreign_contents_is_refused(cli, tmp_path, seeds):
     (tmp_path / "thesis.tex").write_text("precious")
     found = cli("--preset=smoke", f"--workdir={tmp_path}", *seeds)
-    assert_run_error(found, "--workdir", str(tmp_path), "which ")
+    assert_run_error(found, "workdir", str(tmp_path), "which ")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
@@ -333,7 +333,7 @@ def test_a_directory_in_use_is_refused(cli, made, name, held, seeds):
     before = files_in(made)
     with workdir.held(made / held):
         found = cli("--preset=smoke", f"--workdir={made / name}", *seeds)
-    assert_run_error(found, "--workdir: another process is running in", str(made / held))
+    assert_run_error(found, "workdir: another process is running in", str(made / held))
     assert files_in(made) == before
 
 

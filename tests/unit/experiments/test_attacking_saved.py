@@ -333,7 +333,7 @@ def test_the_warning_comes_before_samples_are_missed(tmp_path, save, digits, war
     network = linear_classifier(digits, False)
     network.set_weights([-weights for weights in network.get_weights()])
     path = save("upside_down", network)
-    with pytest.raises(RunError, match="--samples: expected at most 0"):
+    with pytest.raises(RunError, match="samples: expected at most 0"):
         attacking_saved.run(CONFIG, tmp_path / "run", network=path, temperature=1.0)
     assert [line.split(" of the test")[0] for line in warned()] == ["The network gets only 0.00 %"]
 
@@ -522,7 +522,7 @@ def test_a_directory_of_another_configuration_is_refused(attacked, tmp_path):
 
 def test_too_many_samples_are_refused_with_the_most_there_are(tmp_path):
     config = dataclasses.replace(CONFIG, attacks=("fgsm",), samples=360)
-    with pytest.raises(RunError, match=r"--samples: expected at most 3\d\d,.*received 360"):
+    with pytest.raises(RunError, match=r"samples: expected at most 3\d\d,.*received 360"):
         attacking_saved.run(config, tmp_path / "run", network=NETWORKS / "distilled_t20.keras")
 
 

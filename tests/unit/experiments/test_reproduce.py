@@ -253,7 +253,7 @@ def test_a_run_directory_of_an_earlier_version_is_refused(again):
     before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
     with pytest.raises(records.RunError, match="earlier version") as caught:
         again()
-    assert "--workdir" in str(caught.value)
+    assert "workdir" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()} == before
 

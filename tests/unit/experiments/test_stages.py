@@ -101,7 +101,7 @@ def test_other_settings_are_refused_and_nothing_is_overwritten(stages, tmp_path,
     message = str(caught.value)
     assert calls == []
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-    for part in (str(tmp_path / "stages"), "--workdir", "move that directory away"):
+    for part in (str(tmp_path / "stages"), "workdir", "move that directory away"):
         assert part in message
     assert "\n" not in message
 
@@ -573,7 +573,7 @@ def test_what_an_earlier_version_made_is_refused(stages, tmp_path):
     marker.write_text(json.dumps(record))
     with pytest.raises(RunError, match="earlier version") as caught:
         Stages(tmp_path).run("train", {}, [], writes("two"))
-    assert "--workdir" in str(caught.value)
+    assert "workdir" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -55,7 +55,7 @@ def test_another_configuration_is_refused_by_its_differing_fields(tmp_path):
         str(tmp_path),
         "epochs (3 there, 4 now)",
         "temperatures ((20.0,) there, (1.0, 5.0) now)",
-        "Choose another --workdir",
+        "Choose another workdir",
     ):
         assert part in message
     assert "seed" not in message
@@ -110,7 +110,7 @@ def test_a_damaged_configuration_is_refused_with_a_remedy_that_works(tmp_path, c
     message = str(caught.value)
     assert str(tmp_path / "config.json") in message
     # With the file moved away the directory would be refused as foreign.
-    assert "Choose another --workdir" in message
+    assert "Choose another workdir" in message
     assert (tmp_path / "config.json").read_text() == content
     assert "--report_only" not in message
     # What it found out is of use without it.

@@ -269,7 +269,9 @@ def test_the_frozen_theta_of_the_dataset_is_judged(cifar10):
     assert config.frozen_theta("cifar10") == 0.25
     judged = {answer.claim.id: answer.answer for answer in claims.answers(cifar10())}
     assert all(judged[claim].holds == "yes" for claim in ("C5", "C7", "C12"))
-    answers_by_claim = {name: answer.answer for name, answer in changed(cifar10(), theta=1.0).items()}
+    answers_by_claim = {
+        name: answer.answer for name, answer in changed(cifar10(), theta=1.0).items()
+    }
     for claim in ("C5", "C7", "C9", "C12", "C16"):
         assert answers_by_claim[claim].holds == "inconclusive"
         assert "theta = 1 instead of the frozen 0.25" in answers_by_claim[claim].note
@@ -312,7 +314,9 @@ def test_a_stalled_initial_network_is_no_success_of_the_defence(cifar10):
     }
     for claim in ("C7", "C10", "C14", "C16"):
         assert answers_by_claim[claim].holds == "inconclusive"
-        assert answers_by_claim[claim].note.startswith("did not learn, so nothing can be said: T = 100")
+        assert answers_by_claim[claim].note.startswith(
+            "did not learn, so nothing can be said: T = 100"
+        )
     # It fails where it is counted, although its own accuracy is within the bound.
     assert answers_by_claim["C3"].holds == "no"
     assert "did not learn: T = 100" in answers_by_claim["C3"].note
@@ -323,7 +327,11 @@ def test_a_stalled_initial_network_is_no_success_of_the_defence(cifar10):
     assert left_out in answers_by_claim["C12"].note
     assert answers_by_claim["C12"].value == pytest.approx(220.0)  # 0.016 / 0.005, at T = 10
     assert left_out in answers_by_claim["C13"].note
-    assert (answers_by_claim["C2"].holds, answers_by_claim["C5"].holds, answers_by_claim["C9"].holds) == ("yes",) * 3
+    assert (
+        answers_by_claim["C2"].holds,
+        answers_by_claim["C5"].holds,
+        answers_by_claim["C9"].holds,
+    ) == ("yes",) * 3
 
 
 def test_only_networks_that_did_not_learn_confirm_nothing(results_of, network):
@@ -338,7 +346,9 @@ def test_only_networks_that_did_not_learn_confirm_nothing(results_of, network):
 
 def test_a_low_success_rate_at_a_price_in_accuracy_says_so(results_of, network):
     networks = [network(None, {"jsma_f": 0.86}), network(100.0, {"jsma_f": 0.05}, accuracy=0.5)]
-    answers_by_claim = {a.claim.id: a.answer for a in claims.answers(results_of(networks, "cifar10"))}
+    answers_by_claim = {
+        a.claim.id: a.answer for a in claims.answers(results_of(networks, "cifar10"))
+    }
     assert answers_by_claim["C7"].note.startswith("at a loss of 49.0 points of accuracy; ")
 
 
