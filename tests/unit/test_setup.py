@@ -1,6 +1,6 @@
 """What bin/setup decides, what the scripts beside it run, and the metadata they rest on.
 
-The scripts run as a user would run them, on a copy of the checkout: only a slow test installs
+The scripts run as a user would run them, on a copy of the checkout: only one test installs
 anything, the others are given an empty environment that a stamp declares ready.
 """
 
@@ -62,16 +62,9 @@ def make_empty(environment):
 
 
 def declare_ready(checkout, kind="CPU"):
-    setup = load_setup(checkout)
-    environment = getattr(setup, kind)
-    folder = next((environment.folder / "lib").glob("python*/site-packages"))
-    environment.write_stamp(
-        "ready",
-        fingerprint=environment.fingerprint(),
-        packages=str(folder.relative_to(environment.folder)),
-        distributions=setup.distributions(folder),
-    )
-    return folder
+    environment = getattr(load_setup(checkout), kind)
+    environment.stamp.write_text(environment.fingerprint())
+    return next((environment.folder / "lib").glob("python*/site-packages"))
 
 
 def edit(path, old, new):
@@ -150,8 +143,15 @@ DEV = [
     for line in section("options.extras_require", extra).split("\n")
     if line
 ]
-PINS = load_setup(ROOT).CPU.pins()
-GPU_PINS = load_setup(ROOT).GPU.pins()
+
+
+def pins(lock):
+    """The entries of a lock by name, each with its hashes."""
+    entries = re.findall(r"^(([\w.-]+)==.*(?:\n +.*)*)", (ROOT / lock).read_text(), re.MULTILINE)
+    return {name: entry for entry, name in entries}
+
+
+PINS, GPU_PINS = map(pins, LOCKS)
 
 
 def pinned(entry):
@@ -226,48 +226,23 @@ class TestChoice:
             answer = run_setup(checkout, "--python", cwd=folder, PYTHONPATH=path)
             assert answer.stdout.strip() == str(checkout / ".venv" / "bin" / "python")
 
-    @pytest.mark.parametrize("unmet", ["no-such-distribution>=1", "numpy>=999", "numpy>=1,<2"])
-    def test_not_one_short_of_a_dependency(self, checkout, unmet):
-        edit(checkout / "setup.cfg", "    numpy>=2.1\n", f"    {unmet}\n")
-        declare_ready(checkout)
-        answer = run_setup(checkout, "--python", PYTHONPATH=str(checkout))
-        assert answer.stdout.strip() == str(checkout / ".venv" / "bin" / "python"), answer.stderr
-
-    def test_development_tools_matter_only_where_they_are_used(self, checkout):
-        edit(checkout / "setup.cfg", "    pytest>=9\n", "    pytest>=999\n")
-        declare_ready(checkout)
-        plain = run_setup(checkout, "--python", PYTHONPATH=str(checkout))
-        dev = run_setup(checkout, "--python", "--dev", PYTHONPATH=str(checkout))
-        assert plain.stdout.strip() == sys.executable
-        assert dev.stdout.strip() == str(checkout / ".venv" / "bin" / "python")
-
-    @pytest.mark.parametrize(
-        ("distribution", "accepted"),
-        [
-            ("tensorflow-2.20.0", True),
-            ("tensorflow-2.21.1", True),
-            ("tensorflow_cpu-2.21.0", True),
-            ("tensorflow-2.19.1", False),
-            ("tensorflow-2.22.0rc0", False),
-            ("tensorflow_text-2.21.0", False),
-        ],
-    )
-    def test_tensorflow_under_either_name(self, checkout, tmp_path, distribution, accepted):
-        text = (checkout / "setup.cfg").read_text()
-        only = "install_requires =\n    tensorflow>=2.20,<2.22\n\n[options.packages.find]"
-        pattern = r"install_requires =.*?\[options\.packages\.find\]"
-        (checkout / "setup.cfg").write_text(re.sub(pattern, only, text, flags=re.DOTALL))
-        declare_ready(checkout)
-        name, version = distribution.split("-")
-        info = tmp_path / "installed" / f"{distribution}.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    def test_not_one_without_what_a_run_needs(self, checkout, tmp_path):
         make_empty(tmp_path / "active")
         active = tmp_path / "active" / "bin" / "python"
-        path = os.pathsep.join([str(checkout), str(info.parent)])
-        answer = run_setup(checkout, "--python", python=active, PYTHONPATH=path)
-        chosen = active if accepted else checkout / ".venv" / "bin" / "python"
-        assert answer.stdout.strip() == str(chosen), answer.stderr
+        answer = run_setup(checkout, "--python", python=active, PYTHONPATH=str(checkout))
+        assert answer.stdout.strip() == str(checkout / ".venv" / "bin" / "python"), answer.stderr
+
+    def test_development_tools_matter_only_where_they_are_used(self, checkout, tmp_path):
+        make_empty(tmp_path / "active")
+        active = tmp_path / "active" / "bin" / "python"
+        packages = next((tmp_path / "active" / "lib").glob("python*/site-packages"))
+        for name in ("tensorflow", "keras", "pydantic"):
+            (packages / f"{name}.py").touch()
+        for options, chosen in (([], active), (["--dev"], checkout / ".venv" / "bin" / "python")):
+            answer = run_setup(
+                checkout, "--python", *options, python=active, PYTHONPATH=str(checkout)
+            )
+            assert answer.stdout.strip() == str(chosen), answer.stderr
 
 
 class TestReadiness:
@@ -286,32 +261,12 @@ class TestReadiness:
         edit(checkout / "requirements.lock", "numpy==", "numpy==1")
         assert not environment.is_ready()
 
-    def test_ends_when_a_distribution_goes(self, checkout):
-        packages = declare_ready(checkout)
-        (packages / "numpy-2.4.0.dist-info").mkdir()
-        declare_ready(checkout)
-        assert load_setup(checkout).CPU.is_ready()
-        (packages / "numpy-2.4.0.dist-info").rename(packages / "numpy-2.5.0.dist-info")
-        assert not load_setup(checkout).CPU.is_ready()
-
-    @pytest.mark.parametrize("state", ["creating", "installing"])
-    def test_is_not_claimed_by_an_interrupted_call(self, checkout, state):
-        environment = load_setup(checkout).CPU
-        stamp = environment.read_stamp()
-        del stamp["state"], stamp["checkout"]
-        environment.write_stamp(state, **stamp)
-        assert not environment.is_ready()
-        assert not environment.can_be_completed()
-
     def test_does_not_move_with_a_copy(self, checkout, tmp_path):
         shutil.copytree(checkout, tmp_path / "copy", symlinks=True)
-        environment = load_setup(tmp_path / "copy").CPU
-        assert not environment.is_ready()
-        assert not environment.can_be_completed()
+        assert not load_setup(tmp_path / "copy").CPU.is_ready()
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
-    def test_is_not_claimed_by_a_damaged_stamp(self, checkout, text):
-        (checkout / ".venv" / "setup.json").write_text(text)
+    def test_is_not_claimed_by_a_damaged_stamp(self, checkout):
+        (checkout / ".venv" / "ready").write_text("")
         assert not load_setup(checkout).CPU.is_ready()
 
 
@@ -319,9 +274,8 @@ class TestGpu:
     @pytest.mark.parametrize(
         ("count", "seen"),
         [
-            ("0", "no GPU in it: runs fall back to the CPU"),
-            ("1", "1 GPU in it"),
-            ("8", "8 GPUs in it"),
+            ("0", "0 GPU(s) in it: runs use the CPU"),
+            ("8", "8 GPU(s) in it"),
         ],
     )
     def test_ends_with_the_gpus_that_tensorflow_sees(self, both, count, seen):
@@ -379,11 +333,11 @@ class TestGpu:
 
     def test_that_cannot_be_made_says_how_to_do_without(self, both):
         edit(both / "requirements-gpu.lock", "numpy==", "numpy==1")
-        edit(both / "setup.cfg", ">=3.11,<3.14", ">=3.98,<3.99")
+        edit(both / "bin" / "setup", "NEWEST, OLDEST = 13, 11", "NEWEST, OLDEST = 98, 98")
         answer = run_setup(both, "--python", PATH="/nowhere")
         assert (answer.returncode, answer.stdout) == (1, "")
         (line,) = answer.stderr.splitlines()
-        assert "ddefense needs Python 3.98" in line
+        assert "expected a Python 3.98" in line
         assert line.endswith(f" (without {both / '.venv-gpu'}, runs use .venv)")
 
     def test_python_under_an_environment_outlives_it(self, both):
@@ -399,19 +353,22 @@ class TestGpu:
 
 class TestRefusals:
     def test_no_supported_python(self, bare, tmp_path):
-        edit(bare / "setup.cfg", ">=3.11,<3.14", ">=3.98,<3.99")
+        # The running one counts as too old, and what PATH has fails, as a manager's stand-in does.
+        edit(bare / "bin" / "setup", "NEWEST, OLDEST = 13, 11", "NEWEST, OLDEST = 98, 98")
         stand_in = tmp_path / "bin" / "python3.98"
         stand_in.parent.mkdir()
         stand_in.write_text("#!/bin/sh\necho 'python3.98: not selected' >&2\nexit 127\n")
         stand_in.chmod(0o755)
         answer = run_setup(bare, PATH=str(stand_in.parent))
-        assert answer.returncode == 1
-        assert answer.stdout == ""
-        (line,) = answer.stderr.splitlines()
-        found = ".".join(map(str, sys.version_info[:3]))
-        assert f"found only Python {found} ({sys.executable})" in line
-        assert "needs Python 3.98 to 3.98" in line
-        assert "Install one so that a command such as `python3.98` starts it" in line
+        assert (answer.returncode, answer.stdout) == (1, "")
+        (last,) = answer.stderr.splitlines()
+        assert "expected a Python 3.98 to 3.98 that can make environments, found none" in last
+        assert "Install python3.98" in last
+
+    def test_supported_versions_are_those_of_setup_cfg(self):
+        setup = load_setup(ROOT)
+        supported = f">=3.{setup.OLDEST},<3.{setup.NEWEST + 1}"
+        assert section("options", "python_requires") == supported
 
     def test_folder_in_the_way(self, bare):
         kept = bare / ".venv" / "thesis.txt"
@@ -421,13 +378,6 @@ class TestRefusals:
         assert answer.returncode == 1
         assert "is in the way, and no environment: move it elsewhere" in answer.stderr
         assert kept.read_text() == "irreplaceable"
-
-    def test_requirement_it_cannot_read(self, checkout):
-        edit(checkout / "setup.cfg", "    numpy>=2.1\n", "    numpy~=2.1\n")
-        declare_ready(checkout)
-        answer = run_setup(checkout, "--python", PYTHONPATH=str(checkout))
-        assert answer.returncode == 1
-        assert "written `>=a` or `>=a,<b`, got `~=2.1`" in answer.stderr
 
 
 class TestReproduce:
@@ -472,7 +422,7 @@ class TestReproduce:
         (job / ".venv").write_text("a file")
         answer = run(job / "bin" / "reproduce")
         assert answer.returncode == 1
-        assert "cannot make the folder .venv" in answer.stderr
+        assert "is in the way, and no environment" in answer.stderr
 
 
 class TestTesting:
@@ -592,6 +542,13 @@ class TestContinuousIntegration:
         assert status == 3
 
 
+def wait_until(holds, seconds=120):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def index_is_reachable(folder):
     command = [sys.executable, "-m", "pip", "--retries", "0", "--timeout", "10", "download"]
     return run(*command, "--no-deps", "--dest", folder, "importlib_resources").returncode == 0
@@ -606,8 +563,9 @@ class TestInstallation:
         command = [sys.executable, bare / "bin" / "setup"]
         first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         for line in first.stderr:
-            if "installing up to" in line:
+            if "making the environment" in line:
                 break
+        wait_until((bare / ".venv" / "bin" / "uv").exists)
         first.send_signal(signal.SIGKILL)
         first.wait()
         first.stderr.close()
@@ -618,8 +576,6 @@ class TestInstallation:
         messages = "".join(caller.communicate()[1] for caller in callers)
         assert [caller.returncode for caller in callers] == [0, 0], messages
         assert messages.count("making the environment") == 1, messages
-        assert "unfinished" in messages
-        assert "waiting for another call" in messages
 
         assert run_setup(bare).stderr == "bin/setup: .venv is ready\n"
         scripts = bare / ".venv" / "bin"
