@@ -1,6 +1,5 @@
 """Exporting T = 1 networks as SavedModels that TF Serving loads."""
 
-from ddefense.exporting.adopting import adopt, check_weights, is_export_of
 from ddefense.exporting.card import (
     REFUSES,
     Findings,
@@ -10,6 +9,7 @@ from ddefense.exporting.card import (
     notes,
     weights_of,
 )
+from ddefense.exporting.existing import adopt, check_weights, is_export_of
 from ddefense.exporting.saved_model import Exported, ExportError, check, export_for_serving
 
 __all__ = [
