@@ -64,6 +64,7 @@ class Setting:
         bound: what it may be.
         default: its default; None for what is found out.
         text: what it is.
+        group: the class that it is a field of, with its module.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Setting:
     bound: "Bound"
     default: Any
     text: str
+    group: str
 
 
 def setting(default: Any, text: str) -> Any:
@@ -215,8 +217,10 @@ def fields(settings: type) -> list[Setting]:
             if get_origin(part) is Annotated:
                 kind, bound = get_args(part)
                 kind = get_origin(kind) or kind
+                owner = next(c for c in settings.__mro__ if field.name in c.__annotations__)
+                group = f"{owner.__module__}.{owner.__qualname__}"
                 text = field.metadata["text"]
-                found.append(Setting(field.name, kind, bound, field.default, text))
+                found.append(Setting(field.name, kind, bound, field.default, text, group))
     return found
 
 

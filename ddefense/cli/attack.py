@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from ddefense.datasets import Dataset
     from ddefense.experiments.adopting import SavedModel
 
+_SHOWN = ("network", "model", "data", "dataset")
+"""Flags that most people need."""
+
 
 def run() -> None:
     """Entry point of `bin/attack` and `ddefense-attack`."""
-    program.run("bin/attack", attack_flags.define_for_attack, _configure, _attack)
+    program.run("bin/attack", attack_flags.define_for_attack, _configure, _attack, shown=_SHOWN)
 
 
 def _configure() -> tuple[Config, pathlib.Path]:

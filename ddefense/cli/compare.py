@@ -15,10 +15,13 @@ from ddefense.reporting import comparison, comparison_report
 
 Asked = tuple[comparison.Comparison, pathlib.Path | None]
 
+_SHOWN = ("output",)
+"""Flags that most people need."""
+
 
 def run() -> None:
     """Entry point of `bin/compare` and `ddefense-compare`."""
-    program.run_on("bin/compare RUN...", define, _configure, _compare)
+    program.run_on("bin/compare RUN...", define, _configure, _compare, shown=_SHOWN)
 
 
 def define() -> None:

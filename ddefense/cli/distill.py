@@ -1,6 +1,10 @@
 """Distills a network on a user's data; writes both networks and a record of how it went.
 
 Usage: bin/distill --data=<folder, .npz or dataset> --network=<file>.keras --temperature=<T> [flags]
+
+Examples:
+  bin/distill --data=digits --network=small --temperature=20
+  bin/distill --data=photos --network=my.keras --temperature=20 --epochs=10 --workdir=runs/my
 """
 
 import pathlib
@@ -17,10 +21,28 @@ from ddefense.experiments import workdir as experiment_dirs
 from ddefense.files import odd_kind
 from ddefense.settings import ConfigError
 
+_SHOWN = (
+    "data",
+    "network",
+    "temperature",
+    "student",
+    "method",
+    "optimizer",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "image_shape",
+    "value_range",
+    "test_share",
+    "seed",
+    "workdir",
+)
+"""Flags that most people need."""
+
 
 def run() -> None:
     """Entry point of `bin/distill` and `ddefense-distill`."""
-    program.run("bin/distill", distill_flags.define, _configure, _distill)
+    program.run("bin/distill", distill_flags.define, _configure, _distill, shown=_SHOWN)
 
 
 def _configure() -> tuple[DistillJob, pathlib.Path]:

@@ -1,6 +1,10 @@
 """Measures and attacks a network on a user's data; writes `results.json`, page and report.
 
 Usage: bin/evaluate --network=<file>.keras --data=<folder, .npz or dataset> [flags]
+
+Examples:
+  bin/evaluate --network=my.keras --data=photos --samples=20
+  bin/evaluate --network=distilled.keras --undistilled=my.keras --temperature=20 --data=photos
 """
 
 import pathlib
@@ -14,10 +18,28 @@ from ddefense.config import Config, digest
 from ddefense.experiments import workdir as experiment_dirs
 from ddefense.settings import ConfigError
 
+_SHOWN = (
+    "network",
+    "data",
+    "dataset",
+    "undistilled",
+    "substitute",
+    "temperature",
+    "attacks",
+    "samples",
+    "preset",
+    "value_range",
+    "seed",
+    "workdir",
+)
+"""Flags that most people need."""
+
 
 def run() -> None:
     """Entry point of `bin/evaluate` and `ddefense-evaluate`."""
-    program.run("bin/evaluate", attack_flags.define_for_evaluate, _configure, _evaluate)
+    program.run(
+        "bin/evaluate", attack_flags.define_for_evaluate, _configure, _evaluate, shown=_SHOWN
+    )
 
 
 def _configure() -> tuple[Config, pathlib.Path]:

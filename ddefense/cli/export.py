@@ -28,10 +28,25 @@ Job = Callable[[], None]
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _FAILED = 1
 
+_SHOWN = (
+    "network",
+    "name",
+    "export_dir",
+    "class_names",
+    "value_range",
+    "expose_logits",
+    "results",
+    "dataset",
+    "quantize",
+    "verify",
+    "write_server_config",
+)
+"""Flags that most people need."""
+
 
 def run() -> None:
     """Entry point of `bin/export` and `ddefense-export`."""
-    program.run_once("bin/export", cli_flags.define_for_export, _configure, _do)
+    program.run_once("bin/export", cli_flags.define_for_export, _configure, _do, shown=_SHOWN)
 
 
 def _configure() -> Job:

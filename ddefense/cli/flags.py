@@ -20,7 +20,7 @@ _FLAGS = flags.FLAGS
 # Flags that are fields of the configuration; None means the preset's value.
 _FIELDS = tuple(each.name for each in fields(config_lib.Config))
 
-_DEFINE: dict[type, Callable[[str, None, str], Any]] = {
+_DEFINE: dict[type, Callable[..., Any]] = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     bool: flags.DEFINE_bool,
@@ -65,9 +65,9 @@ def define_settings(settings: type, default: Callable[[Setting], str]) -> None:
             text += f" Expects {each.bound.expected}."
         text += default(each)
         if isinstance(each.bound, OneOf):
-            flags.DEFINE_enum(each.name, None, each.bound.choices, text)
+            flags.DEFINE_enum(each.name, None, each.bound.choices, text, module_name=each.group)
         elif each.kind in _DEFINE:
-            _DEFINE[each.kind](each.name, None, text)
+            _DEFINE[each.kind](each.name, None, text, module_name=each.group)
 
 
 def define_for_reproduce() -> None:

@@ -14,10 +14,31 @@ from ddefense.config import Config
 from ddefense.experiments import workdir as experiment_dirs
 from ddefense.settings import ConfigError
 
+_SHOWN = (
+    "dataset",
+    "preset",
+    "temperatures",
+    "epochs",
+    "attacks",
+    "samples",
+    "defense",
+    "seed",
+    "seeds",
+    "precision",
+    "threads",
+    "data_dir",
+    "workdir",
+    "export_dir",
+    "report_only",
+)
+"""Flags that most people need."""
+
 
 def run() -> None:
     """Entry point of `bin/reproduce` and `ddefense-reproduce`."""
-    program.run("bin/reproduce", cli_flags.define_for_reproduce, _configure, _reproduce)
+    program.run(
+        "bin/reproduce", cli_flags.define_for_reproduce, _configure, _reproduce, shown=_SHOWN
+    )
 
 
 def _configure() -> tuple[Config, pathlib.Path]:

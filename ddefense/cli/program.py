@@ -7,13 +7,14 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NoReturn, TypeVar
 
 from absl import app, flags, logging
 
 import ddefense
 from ddefense import interruption
+from ddefense.cli import usage
 from ddefense.config import Config
 from ddefense.distill_config import DistillConfig
 from ddefense.escaping import escape, escape_lines
@@ -36,6 +37,8 @@ def run(
     define: Callable[[], None],
     configure: Callable[[], tuple[Asked, pathlib.Path]],
     work: Callable[[Asked, pathlib.Path], None],
+    *,
+    shown: Collection[str],
 ) -> None:
     """Runs a command and exits with its status; what is raised becomes a message and an exit code.
 
@@ -44,6 +47,7 @@ def run(
         define: registers its flags.
         configure: what the flags ask for, such as a configuration, and the run directory.
         work: does everything else with them. Killed, the same command resumes in the directory.
+        shown: names of the flags that `--help` lists; `--helpfull` lists all.
     """
 
     def resumable() -> None:
@@ -52,7 +56,7 @@ def run(
             interruption.listen()
             work(asked, workdir)
 
-    _run(command, define, resumable)
+    _run(command, define, resumable, shown)
 
 
 def run_once(
@@ -60,6 +64,8 @@ def run_once(
     define: Callable[[], None],
     configure: Callable[[], Asked],
     work: Callable[[Asked], None],
+    *,
+    shown: Collection[str],
 ) -> None:
     """The same for a command that has no run directory: whatever stops it, it starts anew.
 
@@ -68,6 +74,7 @@ def run_once(
         define: registers its flags.
         configure: what the flags ask for.
         work: does everything else with that.
+        shown: names of the flags that `--help` lists; `--helpfull` lists all.
     """
 
     def at_once() -> None:
@@ -76,7 +83,7 @@ def run_once(
             interruption.listen()
             work(asked)
 
-    _run(command, define, at_once)
+    _run(command, define, at_once, shown)
 
 
 def run_on(
@@ -84,6 +91,8 @@ def run_on(
     define: Callable[[], None],
     configure: Callable[[list[str]], Asked],
     work: Callable[[Asked], None],
+    *,
+    shown: Collection[str],
 ) -> None:
     """The same as `run_once` for a command that takes arguments beside its flags.
 
@@ -92,6 +101,7 @@ def run_on(
         define: registers its flags, which may stand before, among and after the arguments.
         configure: what the arguments and the flags ask for; an `ArgumentError` is a usage message.
         work: does everything else with that.
+        shown: names of the flags that `--help` lists; `--helpfull` lists all.
     """
 
     def at_once(arguments: list[str]) -> None:
@@ -101,30 +111,38 @@ def run_on(
             work(asked)
 
     flags.FLAGS.set_gnu_getopt(True)
-    _run_with(command, define, at_once)
+    _run_with(command, define, at_once, shown)
 
 
-def _run(command: str, define: Callable[[], None], all_else: Callable[[], None]) -> None:
+def _run(
+    command: str, define: Callable[[], None], all_else: Callable[[], None], shown: Collection[str]
+) -> None:
     def without_arguments(arguments: list[str]) -> None:
         if arguments:
             _refuse(command, f"expected flags only, received {' '.join(arguments)!r}.")
         all_else()
 
-    _run_with(command, define, without_arguments)
+    _run_with(command, define, without_arguments, shown)
 
 
 def _run_with(
-    command: str, define: Callable[[], None], all_else: Callable[[list[str]], None]
+    command: str,
+    define: Callable[[], None],
+    all_else: Callable[[list[str]], None],
+    shown: Collection[str],
 ) -> None:
     define()
-    _show_in_help()
 
     def parse(arguments: list[str]) -> list[str]:
+        if wanted := usage.asked(arguments[1:]):
+            about = sys.modules["__main__"].__doc__ or ""
+            print(usage.text(command, about, shown, full=wanted == "full"))  # noqa: T201
+            sys.exit(0)
         try:
             return flags.FLAGS(arguments)
         except (flags.Error, ValueError) as error:  # the latter for --noreport_only=x
             _refuse(command, str(error))
-        except SystemExit:  # --help and the like, which absl ends with 1 as if they had failed
+        except SystemExit:  # --helpxml and the like, which absl ends with 1 as if they had failed
             sys.exit(0)
 
     def main(arguments: list[str]) -> None:
@@ -139,18 +157,9 @@ def _run_with(
     app.run(main, flags_parser=parse)
 
 
-def _show_in_help() -> None:
-    # absl's --help lists the flags of the main module, which is a stub here.
-    ours = f"{ddefense.__name__}."
-    for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        if module.startswith(ours):
-            for flag in defined:
-                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-
-
 def _refuse(command: str, message: str) -> NoReturn:
-    usage = f"Usage: {command} [flags]; --help lists them."
-    print(f"{escape(message)}\n{usage}", file=sys.stderr)  # noqa: T201
+    how = f"Usage: {command} [flags]; --help lists them."
+    print(f"{escape(message)}\n{how}", file=sys.stderr)  # noqa: T201
     sys.exit(_USAGE_ERROR)
 
 

@@ -65,9 +65,13 @@ class Sent:
     class_names: tuple[str, ...] | None = None
 
 
+_SHOWN = ("model", "images", "server", "saved_model", "top", "timeout")
+"""Flags that most people need."""
+
+
 def run() -> None:
     """Entry point of `bin/query` and `ddefense-query`."""
-    program.run_once("bin/query", query_flags.define, _configure, _query)
+    program.run_once("bin/query", query_flags.define, _configure, _query, shown=_SHOWN)
 
 
 def _configure() -> Asked:

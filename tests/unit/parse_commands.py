@@ -80,7 +80,7 @@ def _parse(words: list[str], whole: bool) -> None:
         importlib.import_module(module).run()
     elif words[0] in ("bin/setup", "bin/test"):
         script = _load(words[0])
-        idle = ("set_up", "print_python", "choose_python", "run_all", "run_quick")
+        idle = ("set_up", "choose_python", "run_all", "run_quick")
         for name in idle:
             setattr(script, name, lambda *_: 0)
         sys.exit(script.main())
@@ -92,8 +92,9 @@ def _without_work(whole: bool) -> None:
     from ddefense.cli import program
 
     def idle(run: Any) -> Any:
-        def parsed(command: str, define: Any, configure: Any, _: Any) -> None:
-            run(command, define, configure if whole else lambda *_: (None, None), lambda *_: None)
+        def parsed(command: str, define: Any, configure: Any, _: Any, *, shown: Any) -> None:
+            configure = configure if whole else lambda *_: (None, None)
+            run(command, define, configure, lambda *_: None, shown=shown)
 
         return parsed
 

@@ -39,7 +39,7 @@ class Oven:
 
 def test_fields_with_a_bound_are_listed_with_all_that_stands_in_them():
     minutes, humidity, program = fields(Oven)
-    assert minutes == Setting("minutes", int, minutes.bound, 20, "How long.")
+    assert minutes == Setting("minutes", int, minutes.bound, 20, "How long.", f"{__name__}.Oven")
     assert minutes.bound.expected == "an integer >= 1"
     assert (humidity.kind, humidity.default) == (float, None)
     assert program.bound.choices == ("bread", "cake")

@@ -47,11 +47,3 @@ def test_a_directory_of_another_job_is_refused_before_tensorflow_is_imported(cli
     expected = "workdir: expected a new directory or one of an earlier run, received"
     assert answer.stderr.startswith(expected)
     assert len(answer.stderr.splitlines()) == 1
-
-
-def test_help_lists_every_kind_of_flag(cli):
-    answer = cli("--help")
-    shown = answer.stdout + answer.stderr
-    assert answer.returncode == 0
-    for flag in ("data", "network", "student", "temperature", "alpha", "epochs", "seed", "workdir"):
-        assert f"--{flag}:" in shown or f"--[no]{flag}:" in shown
