@@ -6,6 +6,7 @@ import itertools
 import json
 from typing import Annotated, Any
 
+from ddefense.attack_catalog import ATTACKS
 from ddefense.settings import (
     Bound,
     ConfigError,
@@ -32,52 +33,8 @@ PAPER_EPOCHS = 50
 PAPER_SAMPLES = 100
 PAPER_MAX_FEATURES = 112
 
-JSMA_ATTACKS = (
-    "jsma_f",
-    "jsma_f_theta_1",
-    "jsma_f_literal",
-    "jsma_f_exact",
-    "jsma_f_temperature",
-    "jsma_z",
-)
-"""The readings of JSMA; `ddefense.attacks.forward_derivative` says what each one is."""
-SIGN_ATTACKS = (
-    "fgsm",
-    "fgsm_temperature",
-    "fgsm_targeted",
-    "fgsm_temperature_targeted",
-    "pgd_linf",
-    "pgd_linf_temperature",
-    "pgd_linf_targeted",
-    "pgd_linf_temperature_targeted",
-)
-"""Attacks by the sign of a gradient within epsilon: of the loss through the softmax at T = 1, or of
-logits / T (`_temperature`); away from the label, or towards every wrong class (`_targeted`)."""
-NORM_ATTACKS = (*SIGN_ATTACKS, "cw_l2", "cw_l0", "cw_linf", "transfer_cw_l2", "labels_only")
-"""Attacks measured by the norm of the perturbation; `ddefense.attacks` says what each one is."""
-ATTACKS = (*JSMA_ATTACKS, *NORM_ATTACKS)
-"""Everything that a run can measure."""
-PROBABILITY_ATTACKS = (
-    "jsma_f",
-    "jsma_f_theta_1",
-    "fgsm",
-    "fgsm_targeted",
-    "pgd_linf",
-    "pgd_linf_targeted",
-    "transfer_cw_l2",
-    "labels_only",
-)
-"""Attacks that can do with probabilities; the others take logits."""
-GRADIENT_FREE_ATTACKS = ("transfer_cw_l2", "labels_only")
-"""Attacks that take no gradient of the network."""
-PAST_OUTLIER_CLASS = "pgd_linf_targeted"
-"""Attack that joins those of a preset on a network with an outlier class: `pgd_linf`, which has no
-target, may end in that class, where its image is refused."""
-_DEFAULT_ATTACKS = tuple(
-    name for name in ATTACKS if name != "jsma_f_theta_1" and not name.endswith("_targeted")
-)
-
 _NAMES = f"names among {', '.join(ATTACKS)}"
+_DEFAULT_ATTACKS = tuple(name for name, spec in ATTACKS.items() if spec.default == "every run")
 
 DEFENSES = ("distillation", "adversarial_training")
 """`adversarial_training` adds a network trained on PGD samples, as a yardstick."""
@@ -178,40 +135,34 @@ class Attacking:
         Bound(_NAMES, lambda x: isinstance(x, list | tuple) and len(x) > 0, tuple),
     ] = setting(_DEFAULT_ATTACKS, "Attacks to run.")
     theta: Annotated[float, real("a number in [-1, 1] other than 0", lambda x: 0 < abs(x) <= 1)] = (
-        setting(1.0, "JSMA: change of a feature per step, in units of the network's input.")
+        setting(1.0, "Change of a feature per step, in units of the network's input.")
     )
     max_features: Annotated[int, Whole(2)] = setting(
-        PAPER_MAX_FEATURES, "JSMA: most features changed; even, because they go in pairs."
+        PAPER_MAX_FEATURES, "Most features changed; even, because they go in pairs."
     )
-    epsilon: Factor = setting(0.3, "fgsm, pgd_linf: L-infinity bound in units of the images.")
-    pgd_steps: Count = setting(40, "pgd_linf: steps.")
-    pgd_restarts: Count = setting(5, "Random starts of pgd_linf in the control for them.")
-    cw_samples: Count = setting(20, "cw_l2, transfer_cw_l2: samples, the first of `samples`.")
+    epsilon: Factor = setting(0.3, "L-infinity bound in units of the images.")
+    pgd_steps: Count = setting(40, "Steps of projected gradient descent.")
+    pgd_restarts: Count = setting(5, "Random starts in the check for them.")
+    cw_samples: Count = setting(20, "Of `samples`, the first so many are attacked.")
     cw_all_targets_at: Annotated[
         tuple[float, ...],
         reals("finite numbers > 0, such as 1,20,100", lambda values: all(t > 0 for t in values)),
     ] = setting(
         (20.0, 100.0),
-        "Temperatures at which cw_l2 targets every wrong class, as it does on the undistilled "
-        "network. Elsewhere it targets one random class. Empty: one everywhere.",
+        "Temperatures at which every wrong class is targeted, as on the undistilled network. "
+        "Elsewhere one random class is. Empty: one everywhere.",
     )
-    cw_steps: Count = setting(1000, "cw_l2, cw_l0, cw_linf: most iterations at one constant.")
-    cw_search_steps: Count = setting(9, "cw_l2: binary-search steps over the constant.")
+    cw_steps: Count = setting(1000, "Most iterations at one constant.")
+    cw_search_steps: Count = setting(9, "Binary-search steps over the constant.")
     # The authors' 0.01 finds images farther away, and sometimes none: decision 0009.
-    cw_learning_rate: Positive = setting(0.05, "cw_l2, cw_l0: learning rate of Adam.")
-    cw_initial_c: Positive = setting(1e-3, "cw_l2, cw_l0: the first constant.")
+    cw_learning_rate: Positive = setting(0.05, "Learning rate of Adam.")
+    cw_initial_c: Positive = setting(1e-3, "The first constant.")
     kappas: Annotated[
         tuple[float, ...],
         reals("one or more rising numbers >= 0, told apart by six digits, such as 0,20,40", _rise),
-    ] = setting(
-        (0.0, 10.0, 20.0, 30.0, 40.0), "transfer_cw_l2: confidences of the samples it replays."
-    )
-    costly_samples: Count = setting(
-        10, "cw_l0, cw_linf, labels_only: samples, the first of `samples`."
-    )
-    labels_only_queries: Count = setting(
-        10_000, "labels_only: most images shown to the network for one sample."
-    )
+    ] = setting((0.0, 10.0, 20.0, 30.0, 40.0), "Confidences of the samples that are replayed.")
+    costly_samples: Count = setting(10, "Of `samples`, the first so many are attacked.")
+    labels_only_queries: Count = setting(10_000, "Most images shown to the network for one sample.")
     # Floating-point results depend on what shares a batch: both determine results.
     shard_samples: Count = setting(20, "Samples per attack shard, the unit of resuming.")
     attack_batch_size: Count = setting(32, "Attacks that run together within a shard.")
@@ -360,7 +311,6 @@ _DATASETS: dict[str, dict[str, Any]] = {
         "momentum_decay": 0.5,
         "theta": _THETAS["cifar10"],
         "epsilon": COLOUR_EPSILON,
-        "attacks": (*_DEFAULT_ATTACKS[:1], "jsma_f_theta_1", *_DEFAULT_ATTACKS[1:]),
     },
 }
 
@@ -418,8 +368,8 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 PRESETS = tuple(_PRESETS)
-# These two take longer than all other attacks on a few samples together.
-_LEFT_OUT = dict.fromkeys(("quick", "smoke"), ("cw_l0", "cw_linf"))
+_QUICK = ("quick", "smoke")
+"""Presets that leave out slow attacks."""
 
 
 def frozen_theta(dataset: str) -> float:
@@ -450,13 +400,20 @@ def preset(name: str, dataset: str, **changes: Any) -> Config:
     if name not in _PRESETS:
         raise ConfigError("preset", f"expected one of {list(PRESETS)}, received {name!r}.")
     fields = _DATASETS.get(dataset, {}) | _PRESETS[name][""] | _PRESETS[name].get(dataset, {})
-    attacks = fields.get("attacks", _DEFAULT_ATTACKS)
-    left_out = _LEFT_OUT.get(name, ())
-    fields["attacks"] = tuple(attack for attack in attacks if attack not in left_out)
+    runs = {"every run", "other theta"} if frozen_theta(dataset) != 1 else {"every run"}
+    fields["attacks"] = tuple(
+        attack
+        for attack, spec in ATTACKS.items()
+        if spec.default in runs and not (spec.slow and name in _QUICK)
+    )
     return Config(dataset=dataset, preset=name, **(fields | changes))
 
 
 def past_outlier_class(found: Config) -> Config:
-    """The same attacks and `PAST_OUTLIER_CLASS`, in the order of `ATTACKS`."""
-    names = {*found.attacks, PAST_OUTLIER_CLASS}
-    return dataclasses.replace(found, attacks=tuple(name for name in ATTACKS if name in names))
+    """The same with the attacks that join on a network with an outlier class, in their order."""
+    names = tuple(
+        name
+        for name, spec in ATTACKS.items()
+        if name in found.attacks or spec.default == "outlier class"
+    )
+    return dataclasses.replace(found, attacks=names)

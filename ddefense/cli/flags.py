@@ -9,8 +9,8 @@ from typing import Any
 
 from absl import flags
 
+from ddefense import attack_catalog, datasets
 from ddefense import config as config_lib
-from ddefense import datasets
 from ddefense.cli import executor_flags, values
 from ddefense.serving import server_config
 from ddefense.settings import LARGEST_INTEGER, ConfigError, OneOf, Setting, Whole, fields
@@ -26,6 +26,12 @@ _DEFINE: dict[type, Callable[..., Any]] = {
     bool: flags.DEFINE_bool,
     tuple: flags.DEFINE_list,
 }
+
+
+def _takers(name: str) -> str:
+    """Which attacks take a setting, as a sentence; empty for what is no setting of some."""
+    found = [attack for attack, spec in attack_catalog.ATTACKS.items() if spec.takes(name)]
+    return f" Taken by {', '.join(found)}." if found and name != "samples" else ""
 
 
 def default_of(each: Setting) -> str:
@@ -63,7 +69,7 @@ def define_settings(settings: type, default: Callable[[Setting], str]) -> None:
         text = re.sub(r"`(\w+)`", r"--\1", each.text)
         if each.kind is not bool and not isinstance(each.bound, OneOf):
             text += f" Expects {each.bound.expected}."
-        text += default(each)
+        text += _takers(each.name) + default(each)
         if isinstance(each.bound, OneOf):
             flags.DEFINE_enum(each.name, None, each.bound.choices, text, module_name=each.group)
         elif each.kind in _DEFINE:

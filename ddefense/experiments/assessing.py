@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import measurements, records
-from ddefense.config import JSMA_ATTACKS, SIGN_ATTACKS, Config
+from ddefense.attack_catalog import JSMA_ATTACKS, PAPER, SIGN_ATTACKS, TRANSFER
+from ddefense.config import Config
 from ddefense.datasets import Dataset
 from ddefense.experiments import attacking, controlling, measuring, norm_attacking, outliers
 from ddefense.experiments.pair import Trained, load_training
@@ -79,7 +80,7 @@ class NetworkAttacks:
         }
         replayed = None
         for name in self._names:
-            if name == "transfer_cw_l2":
+            if name == TRANSFER:
                 replayed = self._replay(trained)
             elif name not in JSMA_ATTACKS:
                 artefacts[name] = norm_attacking.attack(*self._run, trained, self._samples, name)
@@ -122,7 +123,7 @@ class NetworkAttacks:
         }
         inputs = list(artefacts.values())
         if self._crafted is not None and replayed is not None:
-            attempts["transfer_cw_l2"] = functools.partial(
+            attempts[TRANSFER] = functools.partial(
                 norm_attacking.load_replayed, config, self._crafted, replayed, labels
             )
             inputs += [self._crafted.artefact, replayed]
@@ -225,9 +226,9 @@ class Assessor:
         if any(name in SIGN_ATTACKS for name in asked):
             self._rates[trained.name] = controlling.attack(*run, trained, self._samples)
         # At T = 1 the logits are multiplied by one.
-        if self._baseline and "jsma_f" in asked and trained.temperature != 1.0:
+        if self._baseline and PAPER in asked and trained.temperature != 1.0:
             self._scaled[trained.name] = attacking.attack(
-                *run, self._baseline, self._samples, "jsma_f", logit_scale=trained.temperature
+                *run, self._baseline, self._samples, PAPER, logit_scale=trained.temperature
             )
 
     def comparisons(
@@ -246,7 +247,7 @@ class Assessor:
         """The controls of every network, once all are assessed."""
         rates = {name: controlling.load_rates(found) for name, found in self._rates.items()}
         scaled = {name: attacking.load_attack(found)[0] for name, found in self._scaled.items()}
-        compared = [n.attacks.get("jsma_f") for n in networks if n.defense == "none"]
+        compared = [n.attacks.get(PAPER) for n in networks if n.defense == "none"]
         return [
             control
             for network in networks

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import attacks, files, measurements, networks, records
-from ddefense.config import COLOUR_EPSILON, JSMA_ATTACKS, Config, chosen
+from ddefense.attack_catalog import JSMA_ATTACKS
+from ddefense.config import COLOUR_EPSILON, Config, chosen
 from ddefense.datasets import NAMES as DATASETS
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_classifier, load_outputs, load_record

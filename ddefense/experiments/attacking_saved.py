@@ -6,7 +6,8 @@ import pathlib
 from absl import logging
 
 from ddefense import datasets, evidence, records
-from ddefense.config import GRADIENT_FREE_ATTACKS, PROBABILITY_ATTACKS, Config
+from ddefense.attack_catalog import GRADIENT_FREE_ATTACKS, PROBABILITY_ATTACKS
+from ddefense.config import Config
 from ddefense.experiments import (
     adopting,
     attacking,

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import attacks, datasets, measurements, networks
-from ddefense.config import JSMA_ATTACKS, Config, check_temperature
+from ddefense.attack_catalog import JSMA_ATTACKS
+from ddefense.config import Config, check_temperature
 from ddefense.experiments import adopting, attacking, norm_attacking
 from ddefense.maths.ranges import from_unit
 from ddefense.settings import ConfigError
@@ -68,7 +69,7 @@ def craft(
     Args:
         network: see `networks.without_softmax`; attacked at T = 1.
         dataset: whose test images to attack, in the network's range.
-        name: one of `config.ATTACKS`, but for `transfer_cw_l2`.
+        name: one of `attack_catalog.ATTACKS`, but for `transfer_cw_l2`.
         config: the attack's settings, in units of images in [0, 1].
         targets: the class to reach for each image, shape [N]; None for what the attack does
             otherwise: every wrong class (JSMA and `_targeted`), one random wrong class (C&W), or

@@ -12,7 +12,8 @@ import pydantic
 from pydantic.dataclasses import dataclass
 
 from ddefense import attacks, files, measurements, networks, records
-from ddefense.config import SIGN_ATTACKS, Config, chosen
+from ddefense.attack_catalog import SIGN_ATTACKS
+from ddefense.config import Config, chosen
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_classifier, load_outputs
 from ddefense.experiments.attacking import damaged_shard, load_samples, shards

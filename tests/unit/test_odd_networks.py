@@ -8,7 +8,7 @@ import pytest
 
 import ddefense
 from ddefense import networks
-from ddefense.config import ATTACKS
+from ddefense.attack_catalog import ATTACKS
 from ddefense.records import RunError
 from ddefense.settings import ConfigError
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ddefense import attacks, config
+from ddefense import attack_catalog, attacks
 from ddefense.attacks import Stop
 
 CLASSES = 3
@@ -67,7 +67,7 @@ def reference_jsma(maps, predict, image, target, *, theta, max_features):
 def derivatives(network):
     return {
         name: attacks.forward_derivative(network, name, temperature=TEMPERATURE)
-        for name in config.JSMA_ATTACKS
+        for name in attack_catalog.JSMA_ATTACKS
     }
 
 
@@ -79,7 +79,7 @@ def pairs(images):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("theta", "max_features"), [(1.0, 16), (-1.0, 16), (0.4, 6), (-0.4, 6)])
-@pytest.mark.parametrize("name", config.JSMA_ATTACKS)
+@pytest.mark.parametrize("name", attack_catalog.JSMA_ATTACKS)
 def test_equals_the_plain_algorithm(
     network, build_network, jacobian, predict, derivatives, images, pairs, name, theta, max_features
 ):
@@ -128,7 +128,7 @@ def test_keeps_its_promises(derivatives, predict, pairs, name, max_features, the
     assert (made.num_features[made.stop == Stop.BUDGET] == max_features).all()
 
 
-@pytest.mark.parametrize("name", config.JSMA_ATTACKS)
+@pytest.mark.parametrize("name", attack_catalog.JSMA_ATTACKS)
 def test_a_sample_already_given_the_target_stays(derivatives, predict, images, name):
     made = attacks.jsma(derivatives[name], images, predict(images))
     np.testing.assert_array_equal(made.images, images)
@@ -144,7 +144,7 @@ def test_leaves_its_arguments_alone(derivatives, pairs):
     np.testing.assert_array_equal(originals, pairs[0])
 
 
-@pytest.mark.parametrize("name", config.JSMA_ATTACKS)
+@pytest.mark.parametrize("name", attack_catalog.JSMA_ATTACKS)
 def test_batching_does_not_matter(derivatives, pairs, name):
     alone = attacks.jsma(derivatives[name], *pairs, batch_size=1)
     for batch_size in (2, 7, 1000):
