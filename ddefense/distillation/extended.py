@@ -20,65 +20,11 @@ of it. The variance of the logits may be largest where the network is most certa
 probabilities is there to compare.
 """
 
-import pathlib
-
-import keras
 import numpy as np
 import numpy.typing as npt
 
-from ddefense import files
 from ddefense.datasets import Examples
-from ddefense.networks.uncertainty import Outputs, dropout_variance
-from ddefense.progress import Progress
-from ddefense.records import RunError
 from ddefense.training import Labels
-
-_UNCERTAINTY = "uncertainty"
-
-
-def uncertainty(
-    network: keras.Model,
-    examples: Examples,
-    *,
-    num_passes: int = 20,
-    seed: int = 0,
-    outputs: Outputs = "logits",
-    checkpoint: pathlib.Path | None = None,
-    label: str = "uncertainty",
-) -> npt.NDArray[np.float32]:
-    """A trained network's uncertainty about every image; see `networks.uncertainty`.
-
-    Args:
-        network: the first network, trained with dropout.
-        examples: images in the network's range.
-        num_passes: evaluations of each image with dropout on, >= 2.
-        seed: of the draws, >= 0.
-        outputs: which vary: the `logits`, or the `probabilities`.
-        checkpoint: an .npz file, written after every window; the same call goes on from it.
-        label: what progress calls it.
-
-    Returns:
-        The summed variances of its outputs, >= 0, in the order of the images, float32, shape [N].
-        They are small: they stay in memory, whatever the images do.
-
-    Raises:
-        ValueError: if the network has no dropout, or an argument is out of its range.
-        RunError: if the checkpoint is damaged, of other images, or the images are no longer what
-            they were.
-        StoppedError: if the run was asked to stop; whole windows are kept in the checkpoint.
-    """
-    variance = dropout_variance(network, num_passes=num_passes, seed=seed, outputs=outputs)
-    found = _stored(checkpoint, examples)
-    with Progress(label, len(examples), "image", done=len(found)) as progress:
-        if len(found) == len(examples):
-            return found
-        for images in examples.windows(len(found) // examples.window):
-            found = np.concatenate([found, variance(images, len(found))])
-            if checkpoint is not None:
-                with files.atomic_file(checkpoint) as temporary:
-                    np.savez(temporary, allow_pickle=False, **{_UNCERTAINTY: found})
-            progress.update(len(images))
-    return found
 
 
 def outlier_labels(
@@ -179,25 +125,3 @@ def _check(
             f"labels: expected classes in 0..{num_classes - 1}; received "
             f"{labels.min()}..{labels.max()}. The outlier class is no label."
         )
-
-
-def _stored(checkpoint: pathlib.Path | None, examples: Examples) -> npt.NDArray[np.float32]:
-    """What an interrupted run has found: whole windows."""
-    if checkpoint is None or not checkpoint.exists():
-        return np.zeros(0, np.float32)
-    try:
-        with files.read_npz(checkpoint) as arrays:
-            found = np.asarray(arrays[_UNCERTAINTY])
-    except files.DamagedError as error:
-        raise RunError(
-            f"Expected the uncertainty about images at {checkpoint}, but it cannot be used: "
-            f"{error}. Delete that file to find it again."
-        ) from error
-    whole = len(found) % examples.window == 0 or len(found) == len(examples)
-    if found.ndim != 1 or found.dtype != np.float32 or len(found) > len(examples) or not whole:
-        raise RunError(
-            f"Expected the uncertainty about {len(examples)} images at {checkpoint}, or about the "
-            f"first windows of {examples.window} of them; received an array of shape {found.shape} "
-            f"and type {found.dtype}. Delete that file to find it again."
-        )
-    return found

@@ -22,38 +22,43 @@ def soft_labels(
     """The initial network's probabilities at its training temperature (the paper, section IV-A).
 
     Args:
-        initial: trained at `temperature`; evaluated in inference mode, dropout off.
+        initial: trained at `temperature`; evaluated in inference mode, dropout off. If it ends in a
+            softmax at `temperature`, it is compiled once for any number of calls.
         images: the training images, shape [N, H, W, C].
         temperature: T > 0.
 
     Returns:
         Rows that sum to 1, in the order of `images`, shape [N, classes].
     """
-    return networks.predict(networks.with_temperature(initial, temperature), images)
+    if networks.temperature_of(initial) != temperature:
+        initial = networks.with_temperature(initial, temperature)
+    return networks.predict(initial, images)
 
 
 def check_soft_labels(
-    rows: npt.NDArray[np.floating], num_images: int, num_classes: int
+    rows: npt.NDArray[np.floating], num_images: int, num_classes: int, part: slice = slice(None)
 ) -> npt.NDArray[np.float32]:
     """Soft labels that were read, if they can be what a network learns from.
 
     Args:
-        rows: as read.
+        rows: as read, or a file of them that is mapped into memory.
         num_images: that they are of.
         num_classes: of the network that made them.
+        part: the rows that are looked at, so that no more of a large file is in memory.
 
     Returns:
-        The rows.
+        These rows.
 
     Raises:
-        ValueError: if there are not as many, or one is not finite, not in [0, 1], or does not sum
-            to 1 within `SUM_TOLERANCE`.
+        ValueError: if there are not as many rows, or one of the part is not finite, not in [0, 1],
+            or does not sum to 1 within `SUM_TOLERANCE`.
     """
     if rows.shape != (num_images, num_classes) or rows.dtype != np.float32:
         raise ValueError(
             f"expected float32 soft labels of shape {(num_images, num_classes)}; received "
             f"{rows.dtype} of shape {rows.shape}."
         )
+    first, rows = part.start or 0, np.asarray(rows[part])
     good = np.all((rows >= 0) & (rows <= 1 + SUM_TOLERANCE), axis=1)  # false for NaN too
     sums = rows.sum(axis=1, dtype=np.float64)
     good &= np.abs(sums - 1) <= SUM_TOLERANCE
@@ -62,6 +67,6 @@ def check_soft_labels(
         raise ValueError(
             f"expected probabilities that sum to 1 within {SUM_TOLERANCE:g}; received "
             f"{rows[row].min():g} to {rows[row].max():g}, which sum to {sums[row]:g}, for image "
-            f"{row}."
+            f"{first + row}."
         )
     return rows

@@ -1,14 +1,10 @@
 """An initial network, what it hands on, and the network distilled from it."""
 
 import dataclasses
-import pathlib
 
 import keras
 
 from ddefense import training
-from ddefense.datasets import Examples
-from ddefense.distillation.labels import soft_labels
-from ddefense.distillation.soft_label_files import SoftLabelFiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,25 +35,3 @@ class Pair:
     distilled: keras.Model
     temperature: float
     history: Histories
-
-
-def make_soft_labels(
-    initial: keras.Model,
-    examples: Examples,
-    temperature: float,
-    directory: pathlib.Path | None = None,
-) -> training.Labels:
-    """The soft labels of all images, in memory or on disk; see `SoftLabelFiles`.
-
-    Args:
-        initial: trained at `temperature`.
-        examples: whose soft labels to make.
-        temperature: T > 0.
-        directory: for TFRecords; None keeps the soft labels in memory.
-    """
-    if directory is None:
-        windows = [soft_labels(initial, images, temperature) for images in examples.windows()]
-        return windows.__getitem__
-    stored = SoftLabelFiles(directory, examples, initial.output_shape[-1])
-    stored.write(initial, temperature)
-    return stored

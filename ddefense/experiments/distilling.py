@@ -1,30 +1,31 @@
-"""Distillation of any network on any labelled images, in memory or resumable in a directory."""
+"""Distillation of any network on any labelled images, each step a stage that resumes."""
 
 import contextlib
 import dataclasses
-import hashlib
 import pathlib
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from ddefense import distillation, files, measurements, networks, records, training
+from ddefense import distillation, measurements, networks, records, training
 from ddefense.datasets import Examples
 from ddefense.datasets.labelling import check_classes, label_rows
 from ddefense.datasets.splitting import hold_out
 from ddefense.distill_config import DistillConfig
 from ddefense.distillation import Histories, Pair
+from ddefense.experiments import pair
 from ddefense.experiments.keras_extras import KerasExtras
+from ddefense.experiments.stages import Artefact, Stages, reading
 from ddefense.networks.uncertainty import dropout_variance
 from ddefense.settings import ConfigError
 from ddefense.training import Labels
 
-_SOFT_LABELS, _MADE_FROM = "soft_labels", "made_from.sha256"
+# Not the whole network: it may be made of functions and classes that no file can hold.
+_WEIGHTS = "network.weights.h5"
 _STALLED = (
     "The training of the %s network stalled: its loss stayed near that of guessing. "
     "Gradients shrink as T rises: train for longer, at a lower T, with adam, or start from a "
@@ -42,12 +43,12 @@ class Distilled:
     Attributes:
         pair: both networks at T = 1.
         soft_labels: what was handed on.
-        stalled: whether the loss of `initial` and of `distilled` stayed near that of guessing.
+        training: how the training of `initial` and of `distilled` went.
     """
 
     pair: Pair
     soft_labels: records.SoftLabelRecord
-    stalled: Mapping[str, bool]
+    training: Mapping[str, records.TrainingRecord]
 
 
 def distill(
@@ -71,7 +72,7 @@ def distill(
             for `extended`; None for the network's own architecture and weights.
         extras: callbacks and the like. With callbacks but `TensorBoard` a training that is
             interrupted starts anew.
-        directory: for checkpoints and soft labels: the same call resumes there.
+        directory: for the stages: the same call resumes there.
 
     Returns:
         Both networks, and what is to be said of them.
@@ -82,30 +83,36 @@ def distill(
         RunError: if a training goes wrong, or the images are not the same in every pass.
         StoppedError: if the run was asked to stop.
     """
-    job = _Job(network, student, examples, config, extras or KerasExtras(), directory)
-    with _soft_label_folder(job.train, directory) as folder:
-        first = job.fit("initial", job.labels_of(job.train))
-        if directory is not None:
-            _forget_others(directory, job.networks["initial"])
-        soft = job.soft_labels_of(job.train, folder)
-        second = job.fit("distilled", soft)
-        summary = measurements.soft_labels_by_window(soft, job.train.labels, job.train.window)
-    pair = Pair(
-        initial=job.finished("initial"),
-        distilled=job.finished("distilled"),
-        temperature=config.temperature,
-        history=Histories(first, second),
-    )
-    histories = {"initial": first, "distilled": second}
-    stalled = {name: job.stalled(name, history) for name, history in histories.items()}
-    for name in stalled:
-        if stalled[name]:
+    with _folder(directory) as folder:
+        job = _Job(
+            *(network, student, examples, config, extras or KerasExtras(), Stages(folder)),
+            resumable=directory is not None,
+        )
+        initial = job.train("initial")
+        soft = job.soft_labels(initial)
+        made = {"initial": initial, "distilled": job.train("distilled", soft)}
+        trained_on, labels = job.sets[0], job.labels(soft)[0]
+        summary = measurements.soft_labels_by_window(labels, trained_on.labels, trained_on.window)
+        histories = {name: pair.load_history(artefact) for name, artefact in made.items()}
+        trainings = {name: pair.load_training(artefact) for name, artefact in made.items()}
+    for name, training_record in trainings.items():
+        if training_record.stalled:
             logging.warning(_STALLED, name)
-    return Distilled(pair, summary, stalled)
+    found = Pair(
+        **{name: job.finished(name) for name in made},
+        temperature=config.temperature,
+        history=Histories(**histories),
+    )
+    return Distilled(found, summary, trainings)
 
 
 class _Job:
-    """The networks, images and settings of one distillation, and its two trainings."""
+    """The networks, images and settings of one distillation, and its stages.
+
+    Attributes:
+        networks: `initial` and `distilled`, under training.
+        sets: the images that are trained on, and perhaps those to validate on.
+    """
 
     def __init__(
         self,
@@ -114,9 +121,12 @@ class _Job:
         examples: Examples,
         config: DistillConfig,
         extras: KerasExtras,
-        directory: pathlib.Path | None,
+        stages: Stages,
+        *,
+        resumable: bool,
     ) -> None:
-        self._config, self._extras, self._directory = config, extras, directory
+        self._config, self._extras = config, extras
+        self._stages, self._resumable = stages, resumable
         if student is None:
             student = _twin(network, config)
         self._originals = {"initial": network, "distilled": student}
@@ -130,12 +140,11 @@ class _Job:
         if config.devices > 1:
             for each in self.networks.values():
                 training.check_splits(each, extras.optimizer, jit_compile=config.jit_compile)
-        self._most_uncertain: float | None = None
-        self.train, self._validation = examples, extras.validation
+        self.sets = [examples] if extras.validation is None else [examples, extras.validation]
         if extras.validation is None and config.validation_share:
-            self.train, self._validation = hold_out(examples, config.validation_share, config.seed)
-            _check_left(self.train, self._num_classes, config.validation_share)
-        if config.early_stopping is not None and self._validation is None:
+            self.sets = list(hold_out(examples, config.validation_share, config.seed))
+            _check_left(self.sets[0], self._num_classes, config.validation_share)
+        if config.early_stopping is not None and len(self.sets) == 1:
             raise ConfigError(
                 "early_stopping",
                 "expected a validation_share > 0, or validation_data, with it, "
@@ -143,78 +152,81 @@ class _Job:
             )
         self._class_weights = self._weights()
 
-    def fit(self, name: str, labels: Labels) -> training.History:
-        """Trains one of the two networks; `name` is `initial` or `distilled`."""
-        config, checkpoint = self._config, None
-        if self._directory is not None:
-            checkpoint = self._directory / f"{name}.npz"
-        settings = training.TrainingSettings(
-            temperature=config.temperature,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.rate,
-            momentum=config.momentum,
-            learning_rate_decay=config.learning_rate_decay,
-            momentum_decay=config.momentum_decay,
-            decay_epochs=config.decay_epochs,
-            seed=config.seed,
-            jit_compile=config.jit_compile,
-            devices=config.devices,
+    def train(self, name: str, soft: Sequence[Artefact] = ()) -> Artefact:
+        """Trains one of the two networks.
+
+        Args:
+            name: `initial` or `distilled`.
+            soft: what `soft_labels` gave; empty for the initial network.
+        """
+        config, network = self._config, self.networks[name]
+        artefact = pair.train(
+            self._stages,
+            pair.Training(
+                name=name,
+                examples=self.sets[0],
+                settings=pair.training_settings(config, config.temperature, config.rate),
+                others={"distillation": config},
+                inputs=soft,
+                build=lambda: network,
+                labels=lambda: self.labels(soft)[0],
+                options=lambda: self._options(name, soft),
+                save=lambda trained, directory: trained.save_weights(directory / _WEIGHTS),
+                resumable=self._resumable,
+            ),
         )
-        return training.fit(
-            self.networks[name],
-            self.train,
-            labels,
-            settings,
-            label=name,
-            checkpoint=checkpoint,
-            options=self._options(name),
-        )
+        with reading(artefact):
+            network.load_weights(artefact.directory / _WEIGHTS)
+        return artefact
 
-    def stalled(self, name: str, history: training.History) -> bool:
-        """Whether the loss of one of the two networks stayed near that of guessing."""
-        scale = self.objective(name).scale(self._config.temperature)
-        return history.stalled(self.networks[name].output_shape[-1], scale)
+    def soft_labels(self, initial: Artefact) -> list[Artefact]:
+        """Has the trained initial network make what the distilled one learns from, of each set.
 
-    def objective(self, name: str) -> training.Objective:
-        """The loss of one of the two networks: only the distilled one learns from soft labels."""
-        config, mixed = self._config, name == "distilled"
-        return training.Objective(
-            alpha=config.alpha if mixed else 0.0,
-            scale_by_temperature_squared=config.scale_by_temperature_squared and mixed,
-            class_weights=self._class_weights,
-        )
+        For `extended` it is the initial network's uncertainty about each image.
+        """
+        config, network = self._config, self.networks["initial"]
 
-    def labels_of(self, examples: Examples) -> Labels:
-        """What the initial network learns from: the user's own soft labels, or hard ones."""
-        rows = label_rows(examples)
+        def soften(images: npt.NDArray[np.float32], first: int) -> pair.Rows:
+            del first
+            return distillation.soft_labels(network, images, config.temperature)
 
-        def window(number: int) -> npt.NDArray[np.float32]:
-            part = slice(number * examples.window, (number + 1) * examples.window)
-            if rows is not None:
-                return rows[part]
-            return distillation.hard_labels(examples.labels[part], self._num_classes)
+        compute: Callable[[npt.NDArray[np.float32], int], pair.Rows] = soften
+        if config.method == "extended":
+            compute = dropout_variance(
+                network,
+                num_passes=config.dropout_passes,
+                seed=config.seed,
+                outputs=config.uncertainty_of,
+            )
+        settings, names = {"distillation": config}, ("soft_labels", "validation_labels")
+        return [
+            pair.of_images(self._stages, name, settings, [initial], examples, compute)
+            for name, examples in zip(names, self.sets, strict=False)
+        ]
 
-        return window
+    def labels(self, soft: Sequence[Artefact]) -> list[Labels]:
+        """What a network learns from, and is validated with, by the window of each set.
 
-    def soft_labels_of(self, examples: Examples, folder: pathlib.Path | None) -> Labels:
-        """What the distilled network learns from, once the initial one is trained."""
-        config, initial = self._config, self.networks["initial"]
-        if config.method == "defensive":
-            return distillation.make_soft_labels(initial, examples, config.temperature, folder)
-        sigma = distillation.uncertainty(
-            initial,
-            examples,
-            num_passes=config.dropout_passes,
-            seed=config.seed,
-            outputs=config.uncertainty_of,
-            checkpoint=None if folder is None else folder / "uncertainty.npz",
-        )
-        # Of the training set, which comes before the validation set.
-        self._most_uncertain = self._most_uncertain or float(sigma.max())
-        return distillation.outlier_labels_by_window(
-            examples, sigma, self._num_classes, config.outlier_alpha, largest=self._most_uncertain
-        )
+        Validation labels are of the same kind, so that the losses can be compared.
+
+        Args:
+            soft: as for `train`.
+        """
+        num_classes = self._num_classes
+        if not soft:
+            return [_labels_of(examples, num_classes) for examples in self.sets]
+        pairs = list(zip(soft, self.sets, strict=True))
+        if self._config.method == "defensive":
+            return [pair.labels_of(artefact, examples, num_classes) for artefact, examples in pairs]
+        # Of the images that are trained on, whatever is validated.
+        largest = float(pair.load_rows(soft[0]).max())
+        return [
+            distillation.outlier_labels_by_window(
+                *(examples, pair.load_rows(artefact), num_classes, self._config.outlier_alpha),
+                largest=largest,
+            )
+            for artefact, examples in pairs
+        ]
 
     def finished(self, name: str) -> keras.Model:
         """A trained network at T = 1, in the precision that it came in."""
@@ -225,13 +237,17 @@ class _Job:
         twin.set_weights(trained.get_weights())
         return twin
 
-    def _options(self, name: str) -> training.TrainingOptions:
-        config, extras, validation = self._config, self._extras, None
-        if self._validation is not None:
-            validation = (self._validation, self._validation_labels(name, self._validation))
+    def _options(self, name: str, soft: Sequence[Artefact]) -> training.TrainingOptions:
+        """Only the distilled network learns from soft labels, which `alpha` and T^2 weigh."""
+        config, extras, mixed = self._config, self._extras, name == "distilled"
+        validation = next(iter(zip(self.sets[1:], self.labels(soft)[1:], strict=True)), None)
         callbacks = extras.callbacks
         return training.TrainingOptions(
-            objective=self.objective(name),
+            objective=training.Objective(
+                alpha=config.alpha if mixed else 0.0,
+                scale_by_temperature_squared=config.scale_by_temperature_squared and mixed,
+                class_weights=self._class_weights,
+            ),
             optimizer=extras.optimizer or _optimizer(config),
             validation=validation,
             metrics=extras.metrics,
@@ -239,16 +255,23 @@ class _Job:
             early_stopping=config.early_stopping,
         )
 
-    def _validation_labels(self, name: str, validation: Examples) -> Labels:
-        """Of the kind that the network learns from, so that the losses can be compared."""
-        if name == "initial":
-            return self.labels_of(validation)
-        return self.soft_labels_of(validation, None)
-
     def _weights(self) -> Mapping[int, float] | None:
         if self._config.class_weights == "balanced":
-            return training.balanced_class_weights(self.train.labels, self._num_classes)
+            return training.balanced_class_weights(self.sets[0].labels, self._num_classes)
         return self._config.class_weights
+
+
+def _labels_of(examples: Examples, num_classes: int) -> Labels:
+    """The user's own labels: soft ones, or hard ones."""
+    rows = label_rows(examples)
+
+    def window(number: int) -> npt.NDArray[np.float32]:
+        part = slice(number * examples.window, (number + 1) * examples.window)
+        if rows is not None:
+            return rows[part]
+        return distillation.hard_labels(examples.labels[part], num_classes)
+
+    return window
 
 
 def _optimizer(config: DistillConfig) -> keras.optimizers.Optimizer | None:
@@ -337,30 +360,11 @@ def _check_fit(
             )
 
 
-def _forget_others(directory: pathlib.Path, initial: keras.Model) -> None:
-    """Removes what an earlier call made or began from another initial network."""
-    found = hashlib.sha256(b"".join(weight.tobytes() for weight in initial.get_weights()))
-    path, digest = directory / _MADE_FROM, found.hexdigest()
-    if path.exists() and path.read_text().strip() == digest:
-        return
-    checkpoint, folder = directory / "distilled.npz", directory / _SOFT_LABELS
-    if checkpoint.exists() or folder.exists():
-        logging.info("making the distilled network again: initial is not what it was made from")
-        checkpoint.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-    with files.atomic_file(path) as temporary:
-        temporary.write_text(f"{digest}\n")
-
-
 @contextlib.contextmanager
-def _soft_label_folder(
-    examples: Examples, directory: pathlib.Path | None
-) -> Iterator[pathlib.Path | None]:
-    """Where soft labels go: nowhere but into memory if the images are there and nothing is kept."""
+def _folder(directory: pathlib.Path | None) -> Iterator[pathlib.Path]:
+    """Where the stages are: in a directory that resumes, or in one that is removed in the end."""
     if directory is not None:
-        yield directory / _SOFT_LABELS
-    elif len(examples) <= examples.window:
-        yield None
-    else:
-        with tempfile.TemporaryDirectory(prefix="soft_labels_") as folder:
-            yield pathlib.Path(folder)
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="distill_") as folder:
+        yield pathlib.Path(folder)

@@ -71,7 +71,7 @@ def run(
             job.config,
             student=student,
             extras=_extras(job, directory),
-            directory=directory / "training",
+            directory=directory,
         )
         trained_in = process.seconds()
         record = _record(job, data, distilled, given["network"])
@@ -231,7 +231,7 @@ def _record(
     logits = {name: _logits(getattr(pair, name), data.test) for name in names}
     costs = measurements.costs([getattr(pair, name) for name in names], data.image_shape)
     trained = {
-        name: _trained(job, distilled, name, logits[name], data.test.labels, cost)
+        name: _trained(distilled, name, logits[name], data.test.labels, cost)
         for name, cost in zip(names, costs, strict=True)
     }
     return records.DistillationRecord(
@@ -259,7 +259,6 @@ def _record(
 
 
 def _trained(
-    job: DistillJob,
     distilled: distilling.Distilled,
     name: str,
     logits: npt.NDArray[np.float32],
@@ -269,15 +268,7 @@ def _trained(
     network = getattr(distilled.pair, name)
     history: training.History = getattr(distilled.pair.history, name)
     return records.TrainedRecord(
-        training=records.TrainingRecord(
-            temperature=job.config.temperature,
-            epochs=len(history.epoch_loss),
-            steps=len(history.step_loss),
-            warm_start_steps=0,
-            loss=history.epoch_loss.tolist(),
-            accuracy=history.epoch_accuracy.tolist(),
-            stalled=distilled.stalled[name],
-        ),
+        training=distilled.training[name],
         validation_loss=history.val_loss.tolist(),
         validation_accuracy=history.val_accuracy.tolist(),
         test_accuracy=measurements.accuracy(logits, labels),

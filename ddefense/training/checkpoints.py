@@ -14,10 +14,6 @@ from ddefense import files
 from ddefense.records import RunError
 from ddefense.training.history import History, Partial
 
-_HISTORY = ("step_loss", "epoch_loss", "epoch_accuracy")
-_LATER_HISTORY = ("learning_rate", "val_loss", "val_accuracy")
-_METRIC = "metric_"
-
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
@@ -62,8 +58,7 @@ def save(
     """
     arrays: dict[str, Any] = {f"weight_{i}": w for i, w in enumerate(network.get_weights())}
     arrays |= {f"optimizer_{i}": v.numpy() for i, v in enumerate(optimizer.variables)}
-    arrays |= {name: getattr(history, name) for name in (*_HISTORY, *_LATER_HISTORY)}
-    arrays |= {_METRIC + name: values for name, values in history.val_metrics.items()}
+    arrays |= history.arrays()
     if partial is not None:
         arrays |= {f"generator_{i}": v.numpy() for i, v in enumerate(_states(network))}
         arrays |= {"partial_step_loss": partial.step_loss, "partial_correct": partial.correct}
@@ -93,13 +88,12 @@ def restore(
     """
     try:
         with files.read_npz(path) as arrays:
-            network.set_weights([arrays[f"weight_{i}"] for i in range(len(network.weights))])
-            for i, variable in enumerate(optimizer.variables):
-                variable.assign(arrays[f"optimizer_{i}"])
-            best = None
-            if "best_0" in arrays:
-                best = [arrays[f"best_{i}"] for i in range(len(network.weights))]
-            saved = Saved(_history(arrays), None, best, "finished" in arrays)
+            network.set_weights(_values(arrays, "weight", network.weights))
+            stored = _values(arrays, "optimizer", optimizer.variables)
+            for variable, value in zip(optimizer.variables, stored, strict=True):
+                variable.assign(value)
+            best = _values(arrays, "best", network.weights) if "best_0" in arrays else None
+            saved = Saved(History.of_arrays(arrays), None, best, "finished" in arrays)
             if "partial_correct" not in arrays:
                 return saved
             for i, variable in enumerate(_states(network)):
@@ -114,15 +108,13 @@ def restore(
         ) from error
 
 
-def _history(arrays: Any) -> History:
-    values = {name: arrays[name] for name in _HISTORY}
-    values |= {name: arrays[name] for name in _LATER_HISTORY if name in arrays}
-    # Checkpoints of earlier versions do not say.
-    values.setdefault("learning_rate", np.full(len(values["epoch_loss"]), np.nan))
-    metrics = {
-        name.removeprefix(_METRIC): arrays[name] for name in arrays if name.startswith(_METRIC)
-    }
-    return History(**values, val_metrics=metrics)
+def _values(arrays: Any, prefix: str, variables: Sequence[Any]) -> list[npt.NDArray[Any]]:
+    """What was stored of some variables; NumPy takes bfloat16 for two bytes that mean nothing."""
+    return [
+        found.view(tf.as_dtype(variable.dtype).as_numpy_dtype) if found.dtype.kind == "V" else found
+        for i, variable in enumerate(variables)
+        for found in [arrays[f"{prefix}_{i}"]]
+    ]
 
 
 def seed_generators(network: keras.Model, seed: int, epoch: int) -> None:

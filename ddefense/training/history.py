@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 STALL_STEPS = 3000
 _STALL_TOLERANCE = 0.01
 _STALL_WINDOW = 50
+_METRIC = "metric_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,25 @@ class History:
     val_loss: npt.NDArray[np.float64] = dataclasses.field(default_factory=_none_yet)
     val_accuracy: npt.NDArray[np.float64] = dataclasses.field(default_factory=_none_yet)
     val_metrics: Mapping[str, npt.NDArray[np.float64]] = dataclasses.field(default_factory=dict)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything in it by name, for an .npz file."""
+        found: dict[str, Any] = dict(vars(self))
+        metrics = found.pop("val_metrics")
+        return found | {_METRIC + name: values for name, values in metrics.items()}
+
+    @classmethod
+    def of_arrays(cls, arrays: Any) -> "History":
+        """What `arrays` gave, read from an .npz file that may hold more.
+
+        Raises:
+            KeyError: if an array is missing.
+        """
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "val_metrics"]
+        metrics = {
+            name.removeprefix(_METRIC): arrays[name] for name in arrays if name.startswith(_METRIC)
+        }
+        return cls(**{name: arrays[name] for name in names}, val_metrics=metrics)
 
     def longer(
         self,

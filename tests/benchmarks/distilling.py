@@ -124,9 +124,10 @@ def _stream(options: argparse.Namespace) -> dict[str, Any]:
     """Streams images that a few numbers determine: surveys them, and writes their soft labels."""
     import tensorflow as tf
 
-    from ddefense import networks
+    from ddefense import distillation, networks
     from ddefense.datasets.sources import open_data
-    from ddefense.distillation import SoftLabelFiles
+    from ddefense.experiments import pair
+    from ddefense.experiments.stages import Stages
 
     tf.config.experimental.enable_op_determinism()
     batch = 1024
@@ -148,12 +149,19 @@ def _stream(options: argparse.Namespace) -> dict[str, Any]:
         lambda: found.append(open_data(drawn, value_range=(0, 255), test_share=0).train)
     )
     (examples,) = found
+
+    def soften(images: Any, first: int) -> Any:
+        del first
+        return distillation.soft_labels(network, images, TEMPERATURE)
+
     with tempfile.TemporaryDirectory() as folder:
-        files = SoftLabelFiles(pathlib.Path(folder), examples, 10)
-        written = measure.round_figures(lambda: files.write(network, TEMPERATURE))
-        size = sum(path.stat().st_size for path in pathlib.Path(folder).iterdir())
-        windows = -(-len(examples) // examples.window)
-        read = measure.round_figures(lambda: [files(number) for number in range(windows)])
+        stages = Stages(pathlib.Path(folder))
+        written = measure.round_figures(
+            lambda: found.append(pair.of_images(stages, "soft_labels", {}, [], examples, soften))
+        )
+        size = sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*.npy"))
+        rows, windows = pair.labels_of(found[1], examples, 10), -(-len(examples) // examples.window)
+        read = measure.round_figures(lambda: [rows(number) for number in range(windows)])
     return {
         "images": len(examples),
         "window": examples.window,

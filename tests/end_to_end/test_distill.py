@@ -93,7 +93,7 @@ def test_a_run_leaves_what_the_documentation_promises(run):
         "distillation.json",
         "inputs.json",
         "networks",
-        "training",
+        "stages",
     }
     assert not list(run.workdir.rglob(".tmp-*"))
 
@@ -136,7 +136,7 @@ def test_a_run_that_was_killed_resumes_with_the_same_bits(run, folder, start_dis
     for name in ("photos", "mine.keras"):
         (tmp_path / name).symlink_to(folder / name)
     killed = start_distill(tmp_path, *COMMAND)
-    killed.wait_until(lambda: (tmp_path / "run" / "training" / "initial.npz").exists())
+    killed.wait_until(lambda: any((tmp_path / "run").rglob("checkpoint.npz")))
     killed.send(signal.SIGKILL)
     killed.end()
     assert not (tmp_path / "run" / "distillation.json").exists()

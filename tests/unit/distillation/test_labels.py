@@ -68,9 +68,9 @@ def test_every_image_of_several_batches_gets_its_label(initial):
 
 def test_soft_labels_that_cannot_be_are_refused():
     good = np.full((4, 5), 0.2, np.float32)
-    assert distillation.check_soft_labels(good, 4, 5) is good
+    np.testing.assert_array_equal(distillation.check_soft_labels(good, 4, 5), good)
     rounded = good + np.float32(1e-6)
-    assert distillation.check_soft_labels(rounded, 4, 5) is rounded
+    np.testing.assert_array_equal(distillation.check_soft_labels(rounded, 4, 5), rounded)
     for wrong in (np.nan, np.inf, -0.2, 0.3, 1.2):
         rows = good.copy()
         rows[2, 3] = wrong
@@ -85,3 +85,14 @@ def test_soft_labels_that_cannot_be_are_refused():
             distillation.check_soft_labels(np.full(shape, 0.2, np.float32), 4, 5)
     with pytest.raises(ValueError, match="float64"):
         distillation.check_soft_labels(good.astype(np.float64), 4, 5)
+
+
+def test_a_part_of_many_rows_is_checked_alone():
+    rows = np.full((9, 5), 0.2, np.float32)
+    rows[7, 3] = 0.3
+    part = slice(3, 6)
+    np.testing.assert_array_equal(distillation.check_soft_labels(rows, 9, 5, part), rows[part])
+    with pytest.raises(ValueError, match="for image 7"):
+        distillation.check_soft_labels(rows, 9, 5, slice(6, 12))
+    with pytest.raises(ValueError, match=r"\(3, 5\); received .*\(9, 5\)"):
+        distillation.check_soft_labels(rows, 3, 5, part)

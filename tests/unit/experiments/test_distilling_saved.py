@@ -1,7 +1,6 @@
 """What `bin/distill` does with files: networks and data that are named, and what it leaves."""
 
 import dataclasses
-import shutil
 
 import keras
 import numpy as np
@@ -161,23 +160,3 @@ def test_networks_that_are_not_those_of_the_record_are_written_again(job, tmp_pa
         assert found == getattr(again, name).weights_sha256
         assert found == getattr(record, name).weights_sha256
     assert again.distilled.test_accuracy == record.distilled.test_accuracy
-
-
-def test_soft_labels_of_another_first_network_are_made_again(job, tmp_path, caplog):
-    """Killed while it distilled, and the first network is trained again, which went otherwise."""
-    other, expected = (changed(job, config={"seed": seed}) for seed in (1, 0))
-    distilling_saved.run(other, tmp_path / "other")
-    run, theirs = tmp_path / "run", tmp_path / "other" / "training"
-    first = distilling_saved.run(expected, run)
-    # All but the first network is what was made of another.
-    for name in ("distillation.json", "networks", "training/soft_labels", "training/distilled.npz"):
-        path = run / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.copytree(theirs / "soft_labels", run / "training" / "soft_labels")
-    for name in ("distilled.npz", "made_from.sha256"):
-        shutil.copy(theirs / name, run / "training" / name)
-    with caplog.at_level("INFO", logger="absl"):
-        again = distilling_saved.run(expected, run)
-    assert caplog.text.count("initial is not what it was made from") == 1
-    assert again.distilled.weights_sha256 == first.distilled.weights_sha256
-    assert again.soft_labels == first.soft_labels

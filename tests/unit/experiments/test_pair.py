@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import weakref
 
 import keras
 import numpy as np
@@ -116,21 +117,97 @@ def test_soft_labels_of_several_parts_are_in_the_order_of_the_images(
     literal, tiny_dataset, tmp_path, monkeypatch
 ):
     _, _, trained = literal
-    monkeypatch.setattr(pair, "_SOFT_LABEL_IMAGES", 32)
-    made = []
-    label = distillation.soft_labels
-    monkeypatch.setattr(
-        pair.distillation, "soft_labels", lambda *a: made.append(len(a[1])) or label(*a)
-    )
-    stages = Stages(tmp_path)
-    makers = pair.NetworkStages(stages, CONFIG, tiny_dataset)
+    monkeypatch.setattr(pair, "_PART_IMAGES", 32)
+    makers = pair.NetworkStages(Stages(tmp_path), CONFIG, tiny_dataset)
     parts = makers._soft_labels("soft_labels_t20", 20.0, trained[20.0].initial)
-    assert made == [32, 32, 6]
     np.testing.assert_allclose(
         pair.load_soft_labels(parts, tiny_dataset),
         pair.load_soft_labels(trained[20.0].soft_labels, tiny_dataset),
         rtol=1e-5,
     )
+
+
+class Windowed:
+    """Images in memory that are read in windows, as a stream of them is."""
+
+    def __init__(self, images, window):
+        self.images, self.window, self.read, self.held = images, window, [], []
+        self.labels = np.arange(len(images)) % 10
+
+    def __len__(self):
+        return len(self.images)
+
+    def windows(self, first=0):
+        for number in range(first, -(-len(self) // self.window)):
+            self.read.append(number)
+            window = self.images[number * self.window : (number + 1) * self.window].copy()
+            self.held.append(weakref.ref(window))
+            yield window
+            del window
+        self.read.append("end")
+
+
+@pytest.fixture
+def soften(literal):
+    """What computes soft labels of images at T = 20."""
+    network = pair.load_network(literal[2][20.0].initial)
+    return lambda images, first: distillation.soft_labels(network, images, 20.0)
+
+
+def rows_by_window(artefact, examples):
+    read = pair.labels_of(artefact, examples, 10)
+    return [read(number) for number in range(-(-len(examples) // examples.window))]
+
+
+@pytest.mark.parametrize("window", [1, 9, 64, 70, 100])
+def test_every_window_of_a_stream_has_the_rows_of_its_images(
+    soften, literal, tiny_dataset, tmp_path, window, monkeypatch
+):
+    """They are read once, up to the end, and no more than one window is held."""
+    monkeypatch.setattr(pair, "_PART_IMAGES", 32)
+    stream = Windowed(tiny_dataset.train.images, window)
+
+    def compute(images, first):
+        assert sum(held() is not None for held in stream.held) == 1
+        np.testing.assert_array_equal(images, stream.images[first : first + len(images)])
+        return soften(images, first)
+
+    artefact = pair.of_images(Stages(tmp_path), "soft", {}, [], stream, compute)
+    assert stream.read == [*range(-(-70 // window)), "end"]
+    found = rows_by_window(artefact, stream)
+    assert [len(rows) for rows in found[:-1]] == [window] * (len(found) - 1)
+    expected = pair.load_soft_labels(literal[2][20.0].soft_labels, tiny_dataset)
+    # Rounding depends on what shares a batch.
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-5)
+
+
+def test_windows_that_were_labelled_before_an_interruption_are_not_read_again(
+    soften, tiny_dataset, tmp_path
+):
+    stream, stages = Windowed(tiny_dataset.train.images, 16), Stages(tmp_path)
+
+    def stop(images, first):
+        if first == 32:
+            raise interruption.StoppedError
+        return soften(images, first)
+
+    with pytest.raises(interruption.StoppedError):
+        pair.of_images(stages, "soft", {}, [], stream, stop)
+    assert stream.read == [0, 1, 2]
+    stream.read.clear()
+    found = pair.of_images(stages, "soft", {}, [], stream, soften)
+    assert stream.read == [2, 3, 4, "end"]
+    whole = pair.of_images(stages, "whole", {}, [], stream, soften)
+    assert found.content == whole.content
+
+
+def test_soft_labels_of_other_images_or_classes_are_refused(soften, tiny_dataset, tmp_path):
+    stream = Windowed(tiny_dataset.train.images, 16)
+    artefact = pair.of_images(Stages(tmp_path), "soft", {}, [], stream, soften)
+    fewer = Windowed(stream.images[:-1], 16)
+    for examples, classes in ((fewer, 10), (stream, 9)):
+        with pytest.raises(RunError, match=r"soft_labels.npy: expected float32 soft labels of"):
+            pair.labels_of(artefact, examples, classes)(0)
 
 
 def test_the_distilled_network_learns_from_soft_labels_at_t(literal, tiny_dataset, tmp_path):

@@ -133,28 +133,6 @@ def test_its_state_survives_an_interruption(
     )
 
 
-def test_a_checkpoint_of_an_earlier_version_is_resumed(
-    make_tiny_network, tiny_images, assert_same_bits, tmp_path
-):
-    """Without learning rates, and without what was validated."""
-    checkpoint = tmp_path / "checkpoint.npz"
-    whole, resumed = make_tiny_network(), make_tiny_network(seed=9)
-    expected = training.fit(whole, tiny_images, LABELS, SETTINGS)
-    first = dataclasses.replace(SETTINGS, epochs=1)
-    training.fit(make_tiny_network(), tiny_images, LABELS, first, checkpoint=checkpoint)
-    with np.load(checkpoint) as arrays:
-        kept = {
-            name: arrays[name]
-            for name in arrays
-            if name not in ("learning_rate", "val_loss", "val_accuracy")
-        }
-    np.savez(checkpoint, allow_pickle=False, **kept)
-    found = training.fit(resumed, tiny_images, LABELS, SETTINGS, checkpoint=checkpoint)
-    assert_same_bits(resumed, whole)
-    np.testing.assert_array_equal(found.step_loss, expected.step_loss)
-    np.testing.assert_array_equal(found.learning_rate, [np.nan, 0.5])
-
-
 def normalized(seed=0, precision=None):
     def glorot(offset):
         return keras.initializers.GlorotUniform(seed=10 * seed + offset)
