@@ -5,6 +5,7 @@ import dataclasses
 import signal
 import threading
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -431,3 +432,26 @@ def test_who_watches_is_told_of_the_history_so_far(make_tiny_network, tmp_path):
     assert [len(history.epoch_loss) for history in told] == [1, 2, 3]
     assert_same_history(told[-1], resumed)
     assert_same_history(resumed, whole)
+
+
+def test_weights_in_bfloat16_are_resumed(tiny_images, tmp_path):
+    """NumPy's files know no such numbers."""
+
+    def build():
+        layers = [
+            keras.layers.Flatten(),
+            keras.layers.Dense(4, kernel_initializer=keras.initializers.GlorotUniform(0)),
+            keras.layers.Dense(3, kernel_initializer=keras.initializers.GlorotUniform(1)),
+        ]
+        for layer in layers:
+            layer.dtype_policy = "bfloat16"
+        return networks.deployed(keras.Sequential([keras.Input((4, 4, 1)), *layers]))
+
+    whole, resumed, path = build(), build(), tmp_path / "checkpoint.npz"
+    expected = training.fit(whole, tiny_images, LABELS, SETTINGS)
+    training.fit(resumed, tiny_images, LABELS, changed(epochs=1), checkpoint=path)
+    resumed = build()
+    found = training.fit(resumed, tiny_images, LABELS, SETTINGS, checkpoint=path)
+    assert "bfloat16" in {weight.dtype for weight in whole.weights}
+    assert_same_bits(resumed, whole)
+    assert_same_history(found, expected)
