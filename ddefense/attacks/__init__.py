@@ -15,9 +15,8 @@ JSMA is Papernot's crafting framework in two parts: a direction-sensitivity esti
 `saved_model` makes a network of a SavedModel of any maker.
 
 To add a reading of JSMA, add a line to the table in `forward_derivative.py`; to add another
-attack, write a module whose function takes a `Classifier`, images, labels, targets and settings and
-returns `AdversarialSamples`; then name it in `ddefense.config` and prepare it in
-`ddefense.attacks.prepared`.
+attack, write a module with a function of the same signature and `settings_of`, see `prepared`, and
+add its entry to `ddefense.attack_catalog`.
 """
 
 from ddefense.attacks.carlini_wagner import CarliniWagner, CarliniWagnerL0, CarliniWagnerL2
@@ -31,7 +30,7 @@ from ddefense.attacks.jsma import JSMA, jsma
 from ddefense.attacks.labels_only import LabelsOnly, labels_only
 from ddefense.attacks.labels_only import available as labels_only_available
 from ddefense.attacks.pgd_linf import pgd_linf, pgd_perturbation, random_start
-from ddefense.attacks.prepared import Norm, Prepared, Targets, prepare
+from ddefense.attacks.prepared import Prepared, prepare
 from ddefense.attacks.sign_attack import PGD, SignAttack, default_step_size
 from ddefense.attacks.targets import every_wrong_class, one_wrong_class
 
@@ -45,10 +44,8 @@ __all__ = [
     "Classifier",
     "ForwardDerivative",
     "LabelsOnly",
-    "Norm",
     "Prepared",
     "SignAttack",
-    "Targets",
     "classifier",
     "cw_l0",
     "cw_l2",

@@ -13,10 +13,10 @@ Features are counted one by one: the channels of a pixel are apart.
 import numpy as np
 import tensorflow as tf
 
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks import carlini_wagner
 from ddefense.attacks.carlini_wagner import CarliniWagnerL0, Classes, Flags, Floats, Rows, State
 from ddefense.attacks.classifier import AdversarialSamples, Classifier
-from ddefense.attacks.prepared import Prepared
 from ddefense.config import Config
 
 # The largest c of the authors' code, and the largest in multiples of the first that succeeds: a
@@ -135,18 +135,11 @@ def cw_l0(
     return AdversarialSamples(found.reshape(images.shape))
 
 
-def prepare(name: str, config: Config, temperature: float) -> Prepared:
-    """The attack with the settings of a configuration."""
-    del name, temperature
-    return Prepared(
-        attack=cw_l0,
-        settings=CarliniWagnerL0(
-            steps=config.cw_steps,
-            learning_rate=config.cw_learning_rate,
-            initial_c=config.cw_initial_c,
-        ),
-        norm="l0",
-        targets="random",
-        samples=config.costly_samples,
-        batch_size=config.attack_batch_size,
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> CarliniWagnerL0:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    del spec, temperature
+    return CarliniWagnerL0(
+        steps=config.cw_steps,
+        learning_rate=config.cw_learning_rate,
+        initial_c=config.cw_initial_c,
     )

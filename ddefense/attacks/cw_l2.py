@@ -8,10 +8,10 @@ adversarial image of least distance that any run met is kept.
 import numpy as np
 import tensorflow as tf
 
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks import carlini_wagner
 from ddefense.attacks.carlini_wagner import CarliniWagnerL2, Classes, Flags, Floats, Rows, State
 from ddefense.attacks.classifier import AdversarialSamples, Classifier
-from ddefense.attacks.prepared import Prepared
 from ddefense.config import Config
 
 # Of the authors' code. It keeps c finite where no c succeeds.
@@ -94,19 +94,12 @@ def cw_l2(
     return AdversarialSamples(found.reshape(images.shape))
 
 
-def prepare(name: str, config: Config, temperature: float) -> Prepared:
-    """The attack with the settings of a configuration."""
-    del name, temperature
-    return Prepared(
-        attack=cw_l2,
-        settings=CarliniWagnerL2(
-            steps=config.cw_steps,
-            search_steps=config.cw_search_steps,
-            learning_rate=config.cw_learning_rate,
-            initial_c=config.cw_initial_c,
-        ),
-        norm="l2",
-        targets="random",
-        samples=config.cw_samples,
-        batch_size=config.attack_batch_size,
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> CarliniWagnerL2:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    del spec, temperature
+    return CarliniWagnerL2(
+        steps=config.cw_steps,
+        search_steps=config.cw_search_steps,
+        learning_rate=config.cw_learning_rate,
+        initial_c=config.cw_initial_c,
     )

@@ -14,10 +14,10 @@ images cannot show.
 import numpy as np
 import tensorflow as tf
 
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks import carlini_wagner
 from ddefense.attacks.carlini_wagner import CarliniWagner, Classes, Flags, Floats, Rows, State
 from ddefense.attacks.classifier import AdversarialSamples, Classifier
-from ddefense.attacks.prepared import Prepared
 from ddefense.config import Config
 
 # Of the authors' code.
@@ -97,14 +97,7 @@ def cw_linf(
     return AdversarialSamples(found.reshape(images.shape))
 
 
-def prepare(name: str, config: Config, temperature: float) -> Prepared:
-    """The attack with the settings of a configuration."""
-    del name, temperature
-    return Prepared(
-        attack=cw_linf,
-        settings=CarliniWagner(steps=config.cw_steps),
-        norm="linf",
-        targets="random",
-        samples=config.costly_samples,
-        batch_size=config.attack_batch_size,
-    )
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> CarliniWagner:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    del spec, temperature
+    return CarliniWagner(steps=config.cw_steps)

@@ -4,10 +4,10 @@ Goodfellow, Shlens & Szegedy, "Explaining and Harnessing Adversarial Examples" (
 step of epsilon along the sign of the loss gradient.
 """
 
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks import sign_attack
 from ddefense.attacks.classifier import AdversarialSamples, Classifier
-from ddefense.attacks.prepared import Prepared
-from ddefense.attacks.sign_attack import Classes, Images, SignAttack
+from ddefense.attacks.sign_attack import BATCH_SIZE, Classes, Images, SignAttack
 from ddefense.config import Config
 
 
@@ -18,7 +18,7 @@ def fgsm(
     targets: Classes | None = None,
     *,
     settings: SignAttack,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     first_row: int = 0,
 ) -> AdversarialSamples:
     r"""Moves every feature by epsilon in the direction that its loss gradient points.
@@ -55,17 +55,11 @@ def fgsm(
     return AdversarialSamples(made)
 
 
-def prepare(name: str, config: Config, temperature: float) -> Prepared:
-    """The attack with the settings of a configuration."""
-    return Prepared(
-        attack=fgsm,
-        settings=SignAttack(
-            epsilon=config.epsilon,
-            loss="logits" if "temperature" in name else "softmax",
-            temperature=temperature if "temperature" in name else 1.0,
-        ),
-        norm="linf",
-        targets="all" if name.endswith("_targeted") else "untargeted",
-        samples=config.samples,
-        budget=config.epsilon,
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> SignAttack:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    scaled = spec.gradient == "logits / T"
+    return SignAttack(
+        epsilon=config.epsilon,
+        loss="logits" if scaled else "softmax",
+        temperature=temperature if scaled else 1.0,
     )

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import interruption
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks.batching import Slots
 from ddefense.attacks.classifier import AdversarialSamples, Classifier, check_inputs
 from ddefense.attacks.forward_derivative import forward_derivative
-from ddefense.attacks.prepared import Prepared
 from ddefense.config import Config, is_number
 from ddefense.maths import saliency
 
@@ -146,21 +146,13 @@ def _choose(
     return saliency.best_pair(maps[0], maps[1], domain, sign)
 
 
-def prepare(name: str, config: Config, temperature: float) -> Prepared:
-    """The attack with the settings of a configuration."""
-    return Prepared(
-        attack=jsma,
-        settings=JSMA(
-            reading=name,
-            # The paper's units of theta are unknown where the input is standardised, so a second
-            # one stands beside the configured one.
-            theta=1.0 if name == "jsma_f_theta_1" else config.theta,
-            max_features=config.max_features,
-            temperature=temperature if name == "jsma_f_temperature" else 1.0,
-        ),
-        norm="l0",
-        targets="all",
-        samples=config.samples,
-        batch_size=config.attack_batch_size,
-        budget=config.max_features,
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> JSMA:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    return JSMA(
+        reading=spec.name,
+        # The paper's units of theta are unknown where the input is standardised, so a second one
+        # stands beside the configured one.
+        theta=config.theta if spec.takes("theta") else 1.0,
+        max_features=config.max_features,
+        temperature=temperature if spec.gradient == "logits / T" else 1.0,
     )

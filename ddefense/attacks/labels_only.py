@@ -18,9 +18,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import interruption
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks.batching import padded_size
 from ddefense.attacks.classifier import AdversarialSamples, Classifier, check_inputs
-from ddefense.attacks.prepared import Prepared
 from ddefense.config import Config
 
 _DISTRIBUTION = "adversarial-robustness-toolbox"
@@ -282,13 +282,7 @@ def _global_seed(seeds: np.random.SeedSequence) -> Iterator[None]:
         np.random.set_state(before)  # noqa: NPY002
 
 
-def prepare(name: str, config: Config, temperature: float) -> Prepared:
-    """The attack with the settings of a configuration."""
-    del name, temperature
-    return Prepared(
-        attack=labels_only,
-        settings=LabelsOnly(queries=config.labels_only_queries, seed=config.seed),
-        norm="l2",
-        targets="untargeted",
-        samples=config.costly_samples,
-    )
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> LabelsOnly:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    del spec, temperature
+    return LabelsOnly(queries=config.labels_only_queries, seed=config.seed)

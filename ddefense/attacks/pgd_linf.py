@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks import sign_attack
 from ddefense.attacks.classifier import AdversarialSamples, Classifier, classifier
 from ddefense.attacks.loss_gradient import loss_gradient
-from ddefense.attacks.prepared import Prepared
 from ddefense.attacks.sign_attack import (
+    BATCH_SIZE,
     PGD,
     Ball,
     Classes,
@@ -32,7 +33,7 @@ def pgd_linf(
     targets: Classes | None = None,
     *,
     settings: PGD,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     first_row: int = 0,
     start: Images | None = None,
 ) -> AdversarialSamples:
@@ -184,20 +185,14 @@ def pgd_perturbation(
     return perturb
 
 
-def prepare(name: str, config: Config, temperature: float) -> Prepared:
-    """The attack with the settings of a configuration."""
-    return Prepared(
-        attack=pgd_linf,
-        settings=PGD(
-            epsilon=config.epsilon,
-            loss="logits" if "temperature" in name else "softmax",
-            temperature=temperature if "temperature" in name else 1.0,
-            steps=config.pgd_steps,
-            step_size=default_step_size(config.epsilon, config.pgd_steps),
-            seed=config.seed,
-        ),
-        norm="linf",
-        targets="all" if name.endswith("_targeted") else "untargeted",
-        samples=config.samples,
-        budget=config.epsilon,
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> PGD:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    scaled = spec.gradient == "logits / T"
+    return PGD(
+        epsilon=config.epsilon,
+        loss="logits" if scaled else "softmax",
+        temperature=temperature if scaled else 1.0,
+        steps=config.pgd_steps,
+        step_size=default_step_size(config.epsilon, config.pgd_steps),
+        seed=config.seed,
     )

@@ -2,16 +2,14 @@
 
 import dataclasses
 import importlib
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ddefense.attack_catalog import ATTACKS, Norm, Targets
 from ddefense.attacks.classifier import AdversarialSamples, Classifier
 from ddefense.config import Config
-
-Norm = Literal["l0", "l2", "linf"]
-Targets = Literal["untargeted", "random", "all"]
 
 
 class Attack(Protocol):
@@ -50,7 +48,7 @@ class Prepared:
     norm: Norm
     targets: Targets
     samples: int
-    batch_size: int = 256
+    batch_size: int
     budget: float | None = None
 
     def __call__(
@@ -70,23 +68,26 @@ class Prepared:
         )
 
 
-_MODULES = {
-    "fgsm": "fgsm",
-    "pgd_linf": "pgd_linf",
-    "jsma": "jsma",
-}
-
-
 def prepare(name: str, config: Config, *, temperature: float) -> Prepared:
-    """Gives an attack its settings.
+    """Gives an attack of the catalogue its settings.
+
+    Its module has a function `settings_of(config, spec, temperature)`, and `BATCH_SIZE` if it does
+    not take that of the configuration.
 
     Args:
-        name: one of `config.ATTACKS`, but for `transfer_cw_l2`.
-        config: its settings.
+        name: one of `attack_catalog.ATTACKS`.
+        config: says with which settings.
         temperature: T > 0 by which attacks on logits / T divide.
     """
-    module = next((found for start, found in _MODULES.items() if name.startswith(start)), name)
-    found: Prepared = importlib.import_module(f"ddefense.attacks.{module}").prepare(
-        name, config, temperature
+    spec = ATTACKS[name]
+    path, function = spec.code.split(":")
+    module = importlib.import_module(path)
+    return Prepared(
+        attack=getattr(module, function),
+        settings=module.settings_of(config, spec, temperature),
+        norm=spec.norm,
+        targets=spec.targets,
+        samples=getattr(config, spec.samples),
+        batch_size=getattr(module, "BATCH_SIZE", config.attack_batch_size),
+        budget=None if spec.bound is None else getattr(config, spec.bound),
     )
-    return found

@@ -16,6 +16,9 @@ from ddefense.config import expect, is_number
 Images = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.integer]
 
+BATCH_SIZE = 256
+"""Images attacked together, of which these attacks need little memory each."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SignAttack:

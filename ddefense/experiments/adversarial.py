@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import attacks, files, measurements
+from ddefense.attack_catalog import Norm, Targets
 from ddefense.records.samples import UNTARGETED
 
 Images = npt.NDArray[np.float32]
@@ -42,7 +43,7 @@ class Attempts:
 def attempts_on(
     images: Images,
     labels: Classes,
-    targets: attacks.Targets,
+    targets: Targets,
     *,
     num_classes: int,
     seed: int,
@@ -91,7 +92,7 @@ class Adversarial(measurements.Outcome):
     labels: Classes
     targets: Classes | None
     chosen: npt.NDArray[np.bool_]
-    norm: attacks.Norm
+    norm: Norm
     details: Mapping[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -134,7 +135,7 @@ _ROWS = (
 )
 
 
-def _of_arrays(arrays: Mapping[str, npt.NDArray[Any]], norm: attacks.Norm) -> Adversarial:
+def _of_arrays(arrays: Mapping[str, npt.NDArray[Any]], norm: Norm) -> Adversarial:
     return Adversarial(
         **{name: arrays[name] for name in _ROWS},
         targets=arrays.get("targets"),
@@ -145,37 +146,24 @@ def _of_arrays(arrays: Mapping[str, npt.NDArray[Any]], norm: attacks.Norm) -> Ad
     )
 
 
-def save(made: Adversarial, path: pathlib.Path, originals: Images) -> None:
-    """Writes what an attack made, atomically.
-
-    Args:
-        made: to be written.
-        path: of the file.
-        originals: all attacked images, shape [S, H, W, C].
-    """
-    arrays = made._arrays()
-    # Features that are as they were become zeros, which take no room.
-    arrays["images"] = _bits(made.images) ^ _bits(originals[made.original])
+def save(made: Adversarial, path: pathlib.Path) -> None:
+    """Writes what an attack made, atomically, under the names of its fields."""
     with files.atomic_file(path) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, norm=np.array(made.norm), **arrays)
+        np.savez_compressed(
+            temporary, allow_pickle=False, norm=np.array(made.norm), **made._arrays()
+        )
 
 
-def load(path: pathlib.Path, originals: Images) -> Adversarial:
+def load(path: pathlib.Path) -> Adversarial:
     """Reads what `save` wrote.
 
     Raises:
         DamagedError: if the file is missing or damaged.
     """
-    with files.read_npz(path) as stored:
-        arrays = dict(stored)
-        norm: Any = str(arrays.pop("norm"))
-        changed = arrays["images"] ^ _bits(originals[arrays["original"]])
-        arrays["images"] = changed.view(np.float32)
-        return _of_arrays(arrays, norm)
-
-
-def _bits(images: Images) -> npt.NDArray[np.uint32]:
-    return np.ascontiguousarray(images).view(np.uint32)
+    with files.read_npz(path) as arrays:
+        stored = dict(arrays)
+        norm: Any = str(stored.pop("norm"))
+        return _of_arrays(stored, norm)
 
 
 def craft(
@@ -209,7 +197,7 @@ def judged(
     attempts: Attempts,
     images: Images,
     *,
-    norm: attacks.Norm,
+    norm: Norm,
     budget: float | None = None,
     details: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Adversarial:

@@ -8,14 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import measurements, records
-from ddefense.config import JSMA_ATTACKS, SIGN_ATTACKS, Config
+from ddefense.attack_catalog import ATTACKS
+from ddefense.config import Config
 from ddefense.datasets import Dataset
 from ddefense.experiments import attacking, controlling, measuring, outliers, transferring
 from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.pair import Trained, load_training
 from ddefense.experiments.stages import Artefact, Stages
-
-TRANSFER = "transfer_cw_l2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +74,10 @@ class NetworkAttacks:
         Returns:
             A function that waits for the attacks and gives what they did.
         """
-        in_order = sorted(self._names, key=lambda name: name not in JSMA_ATTACKS)
+        in_order = sorted(self._names, key=lambda name: not ATTACKS[name].takes("max_features"))
         artefacts = {
             name: self._replay(trained)
-            if name == TRANSFER
+            if name == transferring.TRANSFER
             else attacking.attack(*self._run, trained, self._samples, name)
             for name in in_order
         }
@@ -88,7 +87,7 @@ class NetworkAttacks:
         found = Attacked()
         for name in self._names:
             key, made = (trained.name, name), self._attempts(name, artefacts[name])
-            if name == TRANSFER:
+            if name == transferring.TRANSFER:
                 transfer = transferring.load_transfer(artefacts[name])
                 attack = attacking.Attack(record=transfer.attack)
                 found.transfer.extend(transfer.by_kappa)
@@ -116,8 +115,9 @@ class NetworkAttacks:
 
     def _attempts(self, name: str, artefact: Artefact) -> Adversarial:
         """What an attack made."""
-        load = transferring.load_attempts if name == TRANSFER else attacking.load_attempts
-        return load(artefact, self._run[2], self._samples)
+        transferred = name == transferring.TRANSFER
+        load = transferring.load_attempts if transferred else attacking.load_attempts
+        return load(artefact)
 
     def _outcome(self, made: Adversarial) -> records.AttackOutcome:
         originals = attacking.originals(self._run[2], self._samples)
@@ -240,7 +240,7 @@ class Assessor:
 
     def _submit_controls(self, trained: Trained) -> None:
         run, asked = (self._stages, self._config, self._dataset), self._config.attacks
-        if any(name in SIGN_ATTACKS for name in asked):
+        if any(ATTACKS[name].takes("pgd_restarts") for name in asked):
             self._rates[trained.name] = controlling.attack(*run, trained, self._samples)
         # At T = 1 the logits are multiplied by one.
         if self._baseline and "jsma_f" in asked and trained.temperature != 1.0:

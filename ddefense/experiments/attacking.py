@@ -15,14 +15,8 @@ from absl import logging
 from pydantic.dataclasses import dataclass
 
 from ddefense import attacks, files, measurements, networks, records
-from ddefense.config import (
-    COLOUR_EPSILON,
-    JSMA_ATTACKS,
-    Config,
-    ConfigError,
-    check_temperature,
-    chosen,
-)
+from ddefense.attack_catalog import ATTACKS
+from ddefense.config import COLOUR_EPSILON, Config, ConfigError, check_temperature, chosen
 from ddefense.datasets import NAMES as DATASETS
 from ddefense.datasets import Dataset
 from ddefense.experiments import adversarial
@@ -79,7 +73,7 @@ def check_pairs(config: Config, dataset: Dataset) -> None:
     Raises:
         ConfigError: naming the attacks.
     """
-    names = [name for name in config.attacks if name in JSMA_ATTACKS]
+    names = [name for name in config.attacks if ATTACKS[name].takes("max_features")]
     if names and math.prod(dataset.image_shape) < 2:
         raise ConfigError(
             "attacks: expected images of at least two features with "
@@ -216,11 +210,10 @@ def attack(
     parts = shards(config, dataset, trained.network, samples, prepared, logit_scale)
 
     def join(directory: pathlib.Path) -> None:
-        attacked = originals(dataset, samples)
-        made = join_shards(directory, parts, attacked)
+        made = join_shards(directory, parts)
         num_features = math.prod(dataset.image_shape)
         records.dump(_described(config, prepared, made, num_features), directory / _RECORD)
-        adversarial.save(made, directory / _MADE, attacked)
+        adversarial.save(made, directory / _MADE)
 
     inputs = [trained.network, samples]
     return stages.run(stage, settings, inputs, join, kind="attack", parts=parts)
@@ -228,7 +221,7 @@ def attack(
 
 def _prepared(config: Config, trained: Trained, name: str) -> attacks.Prepared:
     prepared = attacks.prepare(name, config, temperature=trained.temperature)
-    if name == "cw_l2" and _all_targets(config, trained):
+    if ATTACKS[name].takes("cw_all_targets_at") and _all_targets(config, trained):
         return dataclasses.replace(prepared, targets="all")
     return prepared
 
@@ -307,7 +300,7 @@ def shards(
         )
         judge, attacked = load_network(network, dataset, logit_scale)
         made = adversarial.craft(prepared, judge, attacked, attempts, first * each)
-        adversarial.save(made, directory / _SHARD, originals(dataset, samples))
+        adversarial.save(made, directory / _SHARD)
 
     return [
         Part(
@@ -320,21 +313,13 @@ def shards(
     ]
 
 
-def join_shards(
-    directory: pathlib.Path, parts: Sequence[Part], attacked: npt.NDArray[np.float32]
-) -> Adversarial:
-    """What all shards made.
-
-    Args:
-        directory: of the stage.
-        parts: its shards.
-        attacked: all attacked images, shape [S, H, W, C].
-    """
+def join_shards(directory: pathlib.Path, parts: Sequence[Part]) -> Adversarial:
+    """What all shards of a stage made."""
     found = []
     for part in parts:
         path = directory / SCRATCH / part.name / _SHARD
         try:
-            found.append(adversarial.load(path, attacked))
+            found.append(adversarial.load(path))
         except files.DamagedError as error:
             raise records.RunError(
                 f"Expected a shard of an attack at {path}, but it cannot be read: {error}. Delete "
@@ -358,7 +343,7 @@ def craft(
     Args:
         network: see `networks.without_softmax`; attacked at T = 1.
         dataset: whose test images to attack, in the network's range.
-        name: one of `config.ATTACKS`, but for `transfer_cw_l2`.
+        name: one of `attack_catalog.ATTACKS`, but for `transfer_cw_l2`.
         config: the attack's settings, in units of images in [0, 1].
         targets: the class to reach for each image, shape [N]; None for what the attack does
             otherwise: every wrong class (JSMA and `_targeted`), one random wrong class (C&W), or
@@ -408,13 +393,7 @@ def load_attack(artefact: Artefact) -> Attack:
         return records.load(Attack, artefact.directory / _RECORD)
 
 
-def load_attempts(artefact: Artefact, dataset: Dataset, samples: Artefact) -> Adversarial:
-    """What an attack stage made.
-
-    Args:
-        artefact: of the stage.
-        dataset: attacked.
-        samples: the stage that chose the images.
-    """
+def load_attempts(artefact: Artefact) -> Adversarial:
+    """What an attack stage made."""
     with reading(artefact):
-        return adversarial.load(artefact.directory / _MADE, originals(dataset, samples))
+        return adversarial.load(artefact.directory / _MADE)

@@ -3,12 +3,11 @@
 import dataclasses
 import pathlib
 
-import numpy as np
-import numpy.typing as npt
 import pydantic
 from pydantic.dataclasses import dataclass
 
 from ddefense import attacks, measurements, records
+from ddefense.attack_catalog import by_role
 from ddefense.config import Config, chosen
 from ddefense.datasets import Dataset
 from ddefense.experiments import adversarial, attacking
@@ -16,7 +15,9 @@ from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import Artefact, Stages, reading
 
-_TRANSFER = "transfer.json"
+(TRANSFER,) = by_role("transfer")
+
+_RECORD = "transfer.json"
 _REPLAYED = "replayed.npz"
 
 
@@ -42,7 +43,7 @@ class Crafted:
 
 
 def _with_kappa(config: Config, kappa: float) -> attacks.Prepared:
-    prepared = attacks.prepare("cw_l2", config, temperature=1.0)
+    prepared = attacks.prepare(TRANSFER, config, temperature=1.0)
     settings = dataclasses.replace(prepared.settings, kappa=kappa)
     return dataclasses.replace(prepared, settings=settings)
 
@@ -62,10 +63,8 @@ def craft_on_substitute(
     }
 
     def join(directory: pathlib.Path) -> None:
-        originals = attacking.originals(dataset, samples)
         for kappa, parts in by_kappa.items():
-            made = attacking.join_shards(directory, parts, originals)
-            adversarial.save(made, directory / _file(kappa), originals)
+            adversarial.save(attacking.join_shards(directory, parts), directory / _file(kappa))
 
     prepared = _with_kappa(config, 0.0)
     settings = {
@@ -74,7 +73,7 @@ def craft_on_substitute(
         **chosen(config, "kappas", "seed", "shard_samples", "attack_batch_size"),
     }
     artefact = stages.run(
-        f"transfer_cw_l2_from_{substitute.name}",
+        f"{TRANSFER}_from_{substitute.name}",
         settings,
         [substitute.network, samples],
         join,
@@ -99,7 +98,7 @@ def transfer(
         network, attacked = attacking.load_network(trained.network, dataset)
         by_kappa = []
         for kappa in config.kappas:
-            made = _load_crafted(crafted, kappa, originals)
+            made = _load_crafted(crafted, kappa)
             # Untargeted, as it is replayed: any wrong class is a success.
             attempts = adversarial.Attempts(
                 originals[made.original], made.labels, None, made.original, made.chosen
@@ -122,32 +121,28 @@ def transfer(
             random_target_rows=None,
             seed=config.seed,
         )
-        records.dump(Transfer(attack=record, by_kappa=by_kappa), directory / _TRANSFER)
-        adversarial.save(replayed, directory / _REPLAYED, originals)
+        records.dump(Transfer(attack=record, by_kappa=by_kappa), directory / _RECORD)
+        adversarial.save(replayed, directory / _REPLAYED)
 
     inputs = [trained.network, crafted.artefact, samples]
-    return stages.run(f"transfer_cw_l2_on_{trained.name}", {}, inputs, work)
+    return stages.run(f"{TRANSFER}_on_{trained.name}", {}, inputs, work)
 
 
 def load_transfer(artefact: Artefact) -> Transfer:
     """What a transfer stage says of the attack."""
     with reading(artefact):
-        return records.load(Transfer, artefact.directory / _TRANSFER)
+        return records.load(Transfer, artefact.directory / _RECORD)
 
 
-def load_attempts(artefact: Artefact, dataset: Dataset, samples: Artefact) -> Adversarial:
+def load_attempts(artefact: Artefact) -> Adversarial:
     """What a transfer stage replayed at the highest kappa."""
     with reading(artefact):
-        return adversarial.load(
-            artefact.directory / _REPLAYED, attacking.originals(dataset, samples)
-        )
+        return adversarial.load(artefact.directory / _REPLAYED)
 
 
-def _load_crafted(
-    crafted: Crafted, kappa: float, originals: npt.NDArray[np.float32]
-) -> Adversarial:
+def _load_crafted(crafted: Crafted, kappa: float) -> Adversarial:
     with reading(crafted.artefact):
-        return adversarial.load(crafted.artefact.directory / _file(kappa), originals)
+        return adversarial.load(crafted.artefact.directory / _file(kappa))
 
 
 def _file(kappa: float) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import special
 
 from ddefense import networks
+from ddefense.attack_catalog import Norm, Targets
 from ddefense.maths import statistics
 from ddefense.measurements.counting import aimed_at, success_counts
 from ddefense.records import (
@@ -19,9 +20,6 @@ from ddefense.records import (
     RobustnessRecord,
     TransferRecord,
 )
-
-Norm = Literal["l0", "l2", "linf"]
-Targets = Literal["untargeted", "random", "all"]
 
 # Rounding of a float32 feature must not count as leaving the box or the ball.
 _TOLERANCE = 1e-6

@@ -56,7 +56,7 @@ class Stand:
     def attack(self, toy, name, network="baseline", config=CONFIG, **settings):
         """The record that an attack leaves, and what it made."""
         artefact = self.submit(toy, name, network, config, **settings)
-        made = attacking.load_attempts(artefact, toy, self.samples)
+        made = attacking.load_attempts(artefact)
         return attacking.load_attack(artefact).record, made
 
 
@@ -387,10 +387,9 @@ def test_a_finished_shard_is_not_attacked_again(
     fresh = make_stand(tmp_path)
     kill_after_a_shard(lambda: fresh.attack(toy, "fgsm"))
     (shard,) = tmp_path.rglob("shard.npz")
-    attacked = attacking.originals(toy, fresh.samples)
-    marked = adversarial.load(shard, attacked)
+    marked = adversarial.load(shard)
     marked = dataclasses.replace(marked, images=np.full_like(marked.images, 0.25))
-    adversarial.save(marked, shard, attacked)
+    adversarial.save(marked, shard)
     finish_again(shard.parent)
     _, made = fresh.attack(toy, "fgsm")
     np.testing.assert_array_equal(made.images[:2], marked.images)
@@ -415,13 +414,16 @@ def test_a_damaged_shard_is_named(toy, stand, make_stand, tmp_path, kill_after_a
 def test_a_damaged_record_is_named(toy, make_stand, tmp_path):
     fresh = make_stand(tmp_path)
     artefact = fresh.submit(toy, "fgsm")
-    (artefact.directory / "attack.json").write_text("{}")
-    with pytest.raises(RunError, match=r"fgsm_on_baseline is damaged.*Move that directory away"):
-        attacking.load_attack(artefact)
-    file = artefact.directory / "adversarial.npz"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(RunError, match=r"fgsm_on_baseline is damaged.*Move that directory away"):
-        attacking.load_attempts(artefact, toy, fresh.samples)
+    for name, load in (
+        ("attack.json", attacking.load_attack),
+        ("adversarial.npz", attacking.load_attempts),
+    ):
+        file = artefact.directory / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[:100])
+        with pytest.raises(RunError, match=r"fgsm_on_baseline is damaged.*Move that directory"):
+            load(artefact)
+        file.write_bytes(whole)
 
 
 # --- what an attack depends on --------------------------------------------------------------------
