@@ -15,7 +15,7 @@ from absl import logging
 from pydantic.dataclasses import dataclass
 
 from ddefense import attacks, files, measurements, networks, records
-from ddefense.attack_catalog import ATTACKS
+from ddefense.attack_catalog import ATTACKS, JSMA_ATTACKS
 from ddefense.config import COLOUR_EPSILON, Config, ConfigError, check_temperature, chosen
 from ddefense.datasets import NAMES as DATASETS
 from ddefense.datasets import Dataset
@@ -73,7 +73,7 @@ def check_pairs(config: Config, dataset: Dataset) -> None:
     Raises:
         ConfigError: naming the attacks.
     """
-    names = [name for name in config.attacks if ATTACKS[name].takes("max_features")]
+    names = [name for name in config.attacks if name in JSMA_ATTACKS]
     if names and math.prod(dataset.image_shape) < 2:
         raise ConfigError(
             "attacks: expected images of at least two features with "
