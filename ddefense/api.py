@@ -24,14 +24,14 @@ from ddefense.distill_config import DistillConfig
 from ddefense.distillation import Pair
 from ddefense.experiments import (
     adopting,
-    crafting,
+    attacking,
     distilling,
     environment,
     evaluating,
     keras_extras,
 )
 from ddefense.experiments import workdir as run_directories
-from ddefense.experiments.crafting import Adversarial
+from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.keras_extras import Callbacks, KerasExtras
 from ddefense.settings import ConfigError
 
@@ -273,7 +273,7 @@ def attack(
     found = _open(data, loaded, value_range, test_share=1.0, outlier_class=outlier_class)
     dataset = adopting.dataset_of(found)
     config = evaluating.settings(dataset, preset="paper", **settings, attacks=(name,))
-    return crafting.craft(
+    return attacking.craft(
         loaded,
         dataset,
         name,

@@ -15,32 +15,37 @@ JSMA is Papernot's crafting framework in two parts: a direction-sensitivity esti
 `saved_model` makes a network of a SavedModel of any maker.
 
 To add a reading of JSMA, add a line to the table in `forward_derivative.py`; to add another
-attack, write a module whose function takes a `Classifier`, images, labels, targets and bounds and
-returns adversarial images; then name it in `ddefense.config` and plan it in
-`ddefense.experiments.norm_attacking`.
+attack, write a module with a function of the same signature and `settings_of`, see `prepared`, and
+add its entry to `ddefense.attack_catalog`.
 """
 
-from ddefense.attacks.carlini_wagner import CarliniWagner
-from ddefense.attacks.classifier import Classifier, classifier
+from ddefense.attacks.carlini_wagner import CarliniWagner, CarliniWagnerL0, CarliniWagnerL2
+from ddefense.attacks.classifier import AdversarialSamples, Classifier, classifier
 from ddefense.attacks.cw_l0 import cw_l0
 from ddefense.attacks.cw_l2 import cw_l2
 from ddefense.attacks.cw_linf import cw_linf
 from ddefense.attacks.fgsm import fgsm
 from ddefense.attacks.forward_derivative import ForwardDerivative, forward_derivative
-from ddefense.attacks.jsma import AdversarialSamples, Stop, jsma
+from ddefense.attacks.jsma import JSMA, jsma
+from ddefense.attacks.labels_only import LabelsOnly, labels_only
 from ddefense.attacks.labels_only import available as labels_only_available
-from ddefense.attacks.labels_only import labels_only
 from ddefense.attacks.pgd_linf import pgd_linf, pgd_perturbation, random_start
-from ddefense.attacks.sign_attack import SignAttack, default_step_size
+from ddefense.attacks.prepared import Prepared, prepare
+from ddefense.attacks.sign_attack import PGD, SignAttack, default_step_size
 from ddefense.attacks.targets import every_wrong_class, one_wrong_class
 
 __all__ = [
+    "JSMA",
+    "PGD",
     "AdversarialSamples",
     "CarliniWagner",
+    "CarliniWagnerL0",
+    "CarliniWagnerL2",
     "Classifier",
     "ForwardDerivative",
+    "LabelsOnly",
+    "Prepared",
     "SignAttack",
-    "Stop",
     "classifier",
     "cw_l0",
     "cw_l2",
@@ -55,5 +60,6 @@ __all__ = [
     "one_wrong_class",
     "pgd_linf",
     "pgd_perturbation",
+    "prepare",
     "random_start",
 ]

@@ -51,21 +51,17 @@ _ROUNDING = 1e-5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CarliniWagner:
-    """Settings of the attacks of Carlini & Wagner; the defaults are those of their code.
+    """Settings of `cw_linf`, and what those of `cw_l0` and `cw_l2` share.
+
+    The defaults are those of the authors' code.
 
     Attributes:
         kappa: least margin of the logits that counts as adversarial, >= 0.
         steps: most iterations of one run of the optimizer, >= 1.
-        search_steps: values of c that `cw_l2` tries, >= 1.
-        learning_rate: of Adam, > 0; `cw_linf` has its own.
-        initial_c: the first c of `cw_l2` and `cw_l0`, > 0.
     """
 
     kappa: float = 0.0
     steps: int = 1000
-    search_steps: int = 9
-    learning_rate: float = 0.01
-    initial_c: float = 1e-3
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -73,15 +69,50 @@ class CarliniWagner:
         Raises:
             ValueError: naming the field, what was received and what was expected.
         """
-        for name in ("steps", "search_steps"):
-            count = getattr(self, name)
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, received {count!r}.")
+        _expect_count("steps", self.steps)
+        holds = is_number(self.kappa) and self.kappa >= 0
+        expect(holds, "kappa", "a finite number >= 0", self.kappa)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CarliniWagnerL0(CarliniWagner):
+    """Settings of `cw_l0`.
+
+    Attributes:
+        learning_rate: of Adam, > 0.
+        initial_c: the first c, > 0.
+    """
+
+    learning_rate: float = 0.01
+    initial_c: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Checks every field."""
+        super().__post_init__()
         for name in ("learning_rate", "initial_c"):
             number = getattr(self, name)
             expect(is_number(number) and number > 0, name, "a finite number > 0", number)
-        holds = is_number(self.kappa) and self.kappa >= 0
-        expect(holds, "kappa", "a finite number >= 0", self.kappa)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CarliniWagnerL2(CarliniWagnerL0):
+    """Settings of `cw_l2`.
+
+    Attributes:
+        search_steps: values of c that are tried, >= 1.
+    """
+
+    search_steps: int = 9
+
+    def __post_init__(self) -> None:
+        """Checks every field."""
+        super().__post_init__()
+        _expect_count("search_steps", self.search_steps)
+
+
+def _expect_count(name: str, count: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"{name}: expected an integer >= 1, received {count!r}.")
 
 
 class Task(NamedTuple):
@@ -175,14 +206,19 @@ def compile_margins(attacked: Classifier, *, targeted: bool, kappa: float) -> Ma
 
 
 def compile_chunk(
-    margins: Margins, distance: Distance, settings: CarliniWagner, bounds: tuple[float, float]
+    margins: Margins,
+    distance: Distance,
+    settings: CarliniWagner,
+    learning_rate: float,
+    bounds: tuple[float, float],
 ) -> Chunk:
     """Compiles a few iterations of every row that goes on.
 
     Args:
         margins: from `compile_margins`.
         distance: what the attack keeps small.
-        settings: kappa, steps and learning rate count here.
+        settings: of the attack.
+        learning_rate: of Adam.
         bounds: smallest and largest value of a feature.
 
     Returns:
@@ -214,7 +250,7 @@ def compile_chunk(
         mean = _BETA_1 * state.mean + (1 - _BETA_1) * slope
         square = _BETA_2 * state.square + (1 - _BETA_2) * slope * slope
         taken = tf.cast(step, tf.float32)[:, None]
-        rate = settings.learning_rate / (1 - _BETA_1**taken)
+        rate = learning_rate / (1 - _BETA_1**taken)
         return State(
             best=best,
             score=score,
@@ -333,8 +369,8 @@ def begin(
     labels: Classes,
     targets: Classes | None,
     *,
-    bounds: tuple[float, float],
-    settings: CarliniWagner,
+    kappa: float,
+    initial_c: float,
     batch_size: int,
 ) -> tuple[Margins, Task, Rows]:
     """Checks what an attack was given and sets up its first runs.
@@ -342,15 +378,15 @@ def begin(
     Args:
         attack: its name, for messages.
         attacked: the network.
-        images: shape [N, H, W, C], within bounds.
+        images: shape [N, H, W, C], within the bounds of the network.
         labels: true classes, shape [N].
         targets: classes to reach, shape [N], or None for an untargeted attack.
-        bounds: smallest and largest value of a feature.
-        settings: of the attack.
+        kappa: least margin that counts as adversarial.
+        initial_c: the first c of each row.
         batch_size: rows at a time.
 
     Returns:
-        The compiled margins; first runs with c = `initial_c`, radius 0 and every feature allowed;
+        The compiled margins; first runs with that c, radius 0 and every feature allowed;
         the rows to attack, which are those whose original is not adversarial already.
 
     Raises:
@@ -358,18 +394,16 @@ def begin(
         StoppedError: if the run was asked to stop.
     """
     expect_logits(attacked, attack)
-    check_inputs(attacked, images, labels, targets, bounds)
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, received {batch_size!r}.")
+    check_inputs(attacked, images, labels, targets, batch_size)
     count = len(images)
     task = Task(
         original=images.reshape(count, -1),
         classes=(labels if targets is None else targets).astype(np.int32),
-        c=np.full(count, settings.initial_c, np.float32),
+        c=np.full(count, initial_c, np.float32),
         radius=np.zeros(count, np.float32),
         allowed=np.ones((count, math.prod(attacked.image_shape)), np.bool_),
     )
-    margins = compile_margins(attacked, targeted=targets is not None, kappa=settings.kappa)
+    margins = compile_margins(attacked, targeted=targets is not None, kappa=kappa)
     adversarial = []
     for i in range(0, count, batch_size):
         interruption.check()

@@ -1,8 +1,8 @@
 """What an attack sees of a network, and what every attack checks before it starts."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Literal, TypeVar
 
 import keras
 import numpy as np
@@ -19,16 +19,24 @@ Outputs = Literal["logits", "probabilities"]
 _SUM_TOLERANCE = 1e-3
 
 
-class Shaped(Protocol):
-    """Anything that knows the shape of its images and its number of classes."""
+Compiled = TypeVar("Compiled")
 
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """Of one image."""
 
-    @property
-    def num_classes(self) -> int:
-        """Outputs."""
+@dataclasses.dataclass(frozen=True)
+class AdversarialSamples:
+    """What an attack made. Whether they succeed is judged outside of it.
+
+    Attributes:
+        images: float32, shape [N, H, W, C], within the bounds of the network, in the order of the
+            originals.
+        details: what else the attack tells of each sample, by name, shape [N]; results hold the
+            sums.
+    """
+
+    images: npt.NDArray[np.float32]
+    details: Mapping[str, npt.NDArray[np.integer | np.bool_]] = dataclasses.field(
+        default_factory=dict
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +47,40 @@ class Classifier:
         outputs: what it returns, `logits` or `probabilities`.
         image_shape: of one image, (height, width, channels).
         num_classes: outputs.
+        bounds: smallest and largest value of a feature; no attack leaves them.
         passes: the function, cut where a gradient tape has to watch; see `input_gradient`.
+        outlier_class: by which the network refuses an image, which is no success of an attack;
+            None without one.
     """
 
     outputs: Outputs
     image_shape: tuple[int, ...]
     num_classes: int
+    bounds: tuple[float, float]
     passes: Passes
+    outlier_class: int | None = None
+    _compiled: dict[Hashable, Any] = dataclasses.field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __call__(self, images: Any) -> Any:
         """Images [N, H, W, C] -> float32 outputs [N, classes], inside or outside a graph."""
         return tf.cast(self.passes.tail(self.passes.head(images)), tf.float32)
+
+    def compiled(self, key: Hashable, make: Callable[[], Compiled]) -> Compiled:
+        """Keeps what an attack compiles as long as the network.
+
+        Networks are attacked shard by shard, and tracing takes longer than a small shard. What is
+        kept must not refer to the classifier, so that it goes with it at once.
+
+        Args:
+            key: of what is compiled, among all attacks.
+            make: compiles it.
+        """
+        if key not in self._compiled:
+            self._compiled[key] = make()
+        found: Compiled = self._compiled[key]
+        return found
 
 
 def classifier(
@@ -58,6 +89,7 @@ def classifier(
     *,
     image_shape: tuple[int, ...] | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
+    outlier_class: int | None = None,
 ) -> Classifier:
     """Wraps what is to be attacked, after trying what it returns.
 
@@ -67,16 +99,19 @@ def classifier(
         outputs: which of the two it returns.
         image_shape: of one image; may be left out for a Keras model.
         bounds: smallest and largest value of a feature.
+        outlier_class: by which the function refuses an image; None without one.
 
     Returns:
         What attacks take.
 
     Raises:
-        ValueError: if the function returns the other of the two, no [N, classes] at all, or NaN or
-            infinity.
+        ValueError: if the bounds are none, or the function returns the other of the two, no
+            [N, classes] at all, or NaN or infinity.
     """
     if outputs not in ("logits", "probabilities"):
         raise ValueError(f"outputs: expected 'logits' or 'probabilities', received {outputs!r}.")
+    if not is_range(*bounds):
+        raise ValueError(f"bounds: expected (low, high) with low < high, received {bounds!r}.")
     if isinstance(function, keras.Model):
         shape, cut = tuple(function.input_shape[1:]), passes(function)
     elif image_shape is None:
@@ -95,7 +130,7 @@ def classifier(
         )
     check_finite(found, network=function if isinstance(function, keras.Model) else None)
     _expect_outputs(found, outputs)
-    return Classifier(outputs, shape, found.shape[1], cut)
+    return Classifier(outputs, shape, found.shape[1], bounds, cut, outlier_class)
 
 
 def _expect_outputs(found: npt.NDArray[np.float32], outputs: Outputs) -> None:
@@ -129,29 +164,26 @@ def expect_logits(attacked: Classifier, attack: str) -> None:
 
 
 def check_inputs(
-    attacked: Shaped,
+    attacked: Classifier,
     images: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.integer] | None,
+    labels: npt.NDArray[np.integer],
     targets: npt.NDArray[np.integer] | None,
-    bounds: tuple[float, float],
+    batch_size: int = 1,
 ) -> None:
     """Checks what every attack takes, before any long work.
 
     Args:
         attacked: the network.
-        images: float32, shape [N >= 1, H, W, C], within bounds.
-        labels: true classes, shape [N]; None where the attack does not know them.
+        images: float32, shape [N >= 1, H, W, C], within the bounds of the network.
+        labels: true classes, shape [N].
         targets: classes to reach, shape [N], none of them the label; None for an untargeted
             attack.
-        bounds: smallest and largest value of a feature.
+        batch_size: images attacked together, >= 1.
 
     Raises:
         ValueError: naming what was received and what was expected.
     """
-    low, high = bounds
-    if not is_range(low, high):
-        raise ValueError(f"bounds: expected (low, high) with low < high, received {bounds!r}.")
-    shape = attacked.image_shape
+    (low, high), shape = attacked.bounds, attacked.image_shape
     checks = [
         (
             images.ndim == len(shape) + 1 and images.shape[1:] == shape and len(images) > 0,
@@ -176,10 +208,12 @@ def check_inputs(
                     f"received {classes!r}",
                 )
             )
+    holds = isinstance(batch_size, int) and batch_size >= 1
+    checks.append((holds, f"batch_size: expected an integer >= 1; received {batch_size!r}"))
     for holds, message in checks:
         if not holds:
             raise ValueError(message + ".")
-    if labels is not None and targets is not None and np.any(labels == targets):
+    if targets is not None and np.any(labels == targets):
         row = int(np.argmax(labels == targets))
         raise ValueError(
             f"targets: expected a class other than the label, received {int(targets[row])} for "

@@ -13,9 +13,11 @@ Features are counted one by one: the channels of a pixel are apart.
 import numpy as np
 import tensorflow as tf
 
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks import carlini_wagner
-from ddefense.attacks.carlini_wagner import CarliniWagner, Classes, Flags, Floats, Rows, State
-from ddefense.attacks.classifier import Classifier
+from ddefense.attacks.carlini_wagner import CarliniWagnerL0, Classes, Flags, Floats, Rows, State
+from ddefense.attacks.classifier import AdversarialSamples, Classifier
+from ddefense.config import Config
 
 # The largest c of the authors' code, and the largest in multiples of the first that succeeds: a
 # still larger one scales the gradient alone, which Adam undoes.
@@ -63,20 +65,20 @@ def cw_l0(
     labels: Classes,
     targets: Classes | None = None,
     *,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    settings: CarliniWagner,
+    settings: CarliniWagnerL0,
     batch_size: int = 64,
-) -> Floats:
+    first_row: int = 0,
+) -> AdversarialSamples:
     """Crafts adversarial images that differ in few features.
 
     Args:
         attacked: a network that returns logits.
-        images: shape [N, H, W, C], within bounds.
+        images: shape [N, H, W, C], within the bounds of the network.
         labels: true classes, shape [N].
         targets: classes to reach, shape [N]; None for any class but the label.
-        bounds: smallest and largest value of a feature.
-        settings: of the attack; its search steps are not used.
+        settings: of the attack.
         batch_size: rows attacked together.
+        first_row: not used, because nothing is random.
 
     Returns:
         Images within bounds, shape [N, H, W, C]: the last adversarial ones, whose other features
@@ -87,14 +89,15 @@ def cw_l0(
         ValueError: if an argument is out of its range, naming what was received and expected.
         StoppedError: if the run was asked to stop.
     """
+    del first_row
     margins, task, attacked_rows = carlini_wagner.begin(
         "cw_l0",
         attacked,
         images,
         labels,
         targets,
-        bounds=bounds,
-        settings=settings,
+        kappa=settings.kappa,
+        initial_c=settings.initial_c,
         batch_size=batch_size,
     )
     task.radius[:] = np.finfo(np.float32).max  # any adversarial image ends a run
@@ -120,11 +123,23 @@ def cw_l0(
         return goes_on, found[rows]
 
     carlini_wagner.minimize(
-        carlini_wagner.compile_chunk(margins, _squared, settings, bounds),
+        carlini_wagner.compile_chunk(
+            margins, _squared, settings, settings.learning_rate, attacked.bounds
+        ),
         task,
         attacked_rows,
         next_runs,
-        bounds=bounds,
+        bounds=attacked.bounds,
         batch_size=batch_size,
     )
-    return found.reshape(images.shape)
+    return AdversarialSamples(found.reshape(images.shape))
+
+
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> CarliniWagnerL0:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    del spec, temperature
+    return CarliniWagnerL0(
+        steps=config.cw_steps,
+        learning_rate=config.cw_learning_rate,
+        initial_c=config.cw_initial_c,
+    )

@@ -8,9 +8,11 @@ adversarial image of least distance that any run met is kept.
 import numpy as np
 import tensorflow as tf
 
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks import carlini_wagner
-from ddefense.attacks.carlini_wagner import CarliniWagner, Classes, Flags, Floats, Rows, State
-from ddefense.attacks.classifier import Classifier
+from ddefense.attacks.carlini_wagner import CarliniWagnerL2, Classes, Flags, Floats, Rows, State
+from ddefense.attacks.classifier import AdversarialSamples, Classifier
+from ddefense.config import Config
 
 # Of the authors' code. It keeps c finite where no c succeeds.
 _LARGEST_C = 1e10
@@ -28,20 +30,20 @@ def cw_l2(
     labels: Classes,
     targets: Classes | None = None,
     *,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    settings: CarliniWagner,
+    settings: CarliniWagnerL2,
     batch_size: int = 64,
-) -> Floats:
+    first_row: int = 0,
+) -> AdversarialSamples:
     """Crafts adversarial images close in L2.
 
     Args:
         attacked: a network that returns logits.
-        images: shape [N, H, W, C], within bounds.
+        images: shape [N, H, W, C], within the bounds of the network.
         labels: true classes, shape [N].
         targets: classes to reach, shape [N]; None for any class but the label.
-        bounds: smallest and largest value of a feature.
         settings: of the attack.
         batch_size: rows attacked together.
+        first_row: not used, because nothing is random.
 
     Returns:
         Images within bounds, shape [N, H, W, C]: the nearest adversarial ones found, and the
@@ -51,14 +53,15 @@ def cw_l2(
         ValueError: if an argument is out of its range, naming what was received and expected.
         StoppedError: if the run was asked to stop.
     """
+    del first_row
     margins, task, attacked_rows = carlini_wagner.begin(
         "cw_l2",
         attacked,
         images,
         labels,
         targets,
-        bounds=bounds,
-        settings=settings,
+        kappa=settings.kappa,
+        initial_c=settings.initial_c,
         batch_size=batch_size,
     )
     found, nearest = task.original.copy(), np.full(len(images), np.inf, np.float32)
@@ -79,11 +82,24 @@ def cw_l2(
         return tried[rows] < settings.search_steps, task.original[rows]
 
     carlini_wagner.minimize(
-        carlini_wagner.compile_chunk(margins, _squared, settings, bounds),
+        carlini_wagner.compile_chunk(
+            margins, _squared, settings, settings.learning_rate, attacked.bounds
+        ),
         task,
         attacked_rows,
         next_runs,
-        bounds=bounds,
+        bounds=attacked.bounds,
         batch_size=batch_size,
     )
-    return found.reshape(images.shape)
+    return AdversarialSamples(found.reshape(images.shape))
+
+
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> CarliniWagnerL2:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    del spec, temperature
+    return CarliniWagnerL2(
+        steps=config.cw_steps,
+        search_steps=config.cw_search_steps,
+        learning_rate=config.cw_learning_rate,
+        initial_c=config.cw_initial_c,
+    )

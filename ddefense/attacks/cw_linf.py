@@ -11,14 +11,14 @@ adversarial image so far. The attack ends where the largest c fails too, or at a
 images cannot show.
 """
 
-import dataclasses
-
 import numpy as np
 import tensorflow as tf
 
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks import carlini_wagner
 from ddefense.attacks.carlini_wagner import CarliniWagner, Classes, Flags, Floats, Rows, State
-from ddefense.attacks.classifier import Classifier
+from ddefense.attacks.classifier import AdversarialSamples, Classifier
+from ddefense.config import Config
 
 # Of the authors' code.
 LEARNING_RATE = 5e-3
@@ -39,20 +39,20 @@ def cw_linf(
     labels: Classes,
     targets: Classes | None = None,
     *,
-    bounds: tuple[float, float] = (0.0, 1.0),
     settings: CarliniWagner,
     batch_size: int = 64,
-) -> Floats:
+    first_row: int = 0,
+) -> AdversarialSamples:
     """Crafts adversarial images whose largest change of a feature is small.
 
     Args:
         attacked: a network that returns logits.
-        images: shape [N, H, W, C], within bounds.
+        images: shape [N, H, W, C], within the bounds of the network.
         labels: true classes, shape [N].
         targets: classes to reach, shape [N]; None for any class but the label.
-        bounds: smallest and largest value of a feature.
-        settings: of the attack; only kappa and steps are used.
+        settings: of the attack.
         batch_size: rows attacked together.
+        first_row: not used, because nothing is random.
 
     Returns:
         Images within bounds, shape [N, H, W, C]: the nearest adversarial ones found, and the
@@ -62,15 +62,15 @@ def cw_linf(
         ValueError: if an argument is out of its range, naming what was received and expected.
         StoppedError: if the run was asked to stop.
     """
-    settings = dataclasses.replace(settings, learning_rate=LEARNING_RATE, initial_c=_INITIAL_C)
+    del first_row
     margins, task, attacked_rows = carlini_wagner.begin(
         "cw_linf",
         attacked,
         images,
         labels,
         targets,
-        bounds=bounds,
-        settings=settings,
+        kappa=settings.kappa,
+        initial_c=_INITIAL_C,
         batch_size=batch_size,
     )
     task.radius[:] = 1.0
@@ -87,11 +87,17 @@ def cw_linf(
         return goes_on, found[rows]
 
     carlini_wagner.minimize(
-        carlini_wagner.compile_chunk(margins, _excess, settings, bounds),
+        carlini_wagner.compile_chunk(margins, _excess, settings, LEARNING_RATE, attacked.bounds),
         task,
         attacked_rows,
         next_runs,
-        bounds=bounds,
+        bounds=attacked.bounds,
         batch_size=batch_size,
     )
-    return found.reshape(images.shape)
+    return AdversarialSamples(found.reshape(images.shape))
+
+
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> CarliniWagner:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    del spec, temperature
+    return CarliniWagner(steps=config.cw_steps)

@@ -4,11 +4,11 @@ Goodfellow, Shlens & Szegedy, "Explaining and Harnessing Adversarial Examples" (
 step of epsilon along the sign of the loss gradient.
 """
 
-import dataclasses
-
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks import sign_attack
-from ddefense.attacks.classifier import Classifier
-from ddefense.attacks.sign_attack import Classes, Images, SignAttack
+from ddefense.attacks.classifier import AdversarialSamples, Classifier
+from ddefense.attacks.sign_attack import BATCH_SIZE, Classes, Images, SignAttack
+from ddefense.config import Config
 
 
 def fgsm(
@@ -17,10 +17,10 @@ def fgsm(
     labels: Classes,
     targets: Classes | None = None,
     *,
-    bounds: tuple[float, float] = (0.0, 1.0),
     settings: SignAttack,
-    batch_size: int = 256,
-) -> Images:
+    batch_size: int = BATCH_SIZE,
+    first_row: int = 0,
+) -> AdversarialSamples:
     r"""Moves every feature by epsilon in the direction that its loss gradient points.
 
     $$x' = \mathrm{clip}(x + \varepsilon\,\mathrm{sign}(\nabla_x L(x, y)))$$
@@ -31,20 +31,35 @@ def fgsm(
 
     Args:
         attacked: the network.
-        images: float32, shape [N, H, W, C], within bounds.
+        images: float32, shape [N, H, W, C], within the bounds of the network.
         labels: true classes, shape [N].
         targets: classes to reach, shape [N]; None to leave the label.
-        bounds: smallest and largest value of a feature; results are clipped to them.
-        settings: epsilon, loss and temperature are used.
+        settings: of the attack.
         batch_size: images attacked together; the last bits of a gradient depend on it.
+        first_row: not used, because nothing is random.
 
     Returns:
-        float32 images in the order of `images`.
+        Images, clipped to the bounds of the network.
 
     Raises:
         ValueError: if an argument is out of its range, naming what was received and expected.
         StoppedError: if the run was asked to stop.
     """
-    sign_attack.check(attacked, images, labels, targets, bounds, settings, batch_size)
-    one = dataclasses.replace(settings, steps=1, step_size=settings.epsilon)
-    return sign_attack.run(attacked, images, images, labels, targets, bounds, one, batch_size)
+    del first_row
+    sign_attack.check(attacked, images, labels, targets, settings, batch_size)
+    made = sign_attack.run(
+        *(attacked, images, images, labels if targets is None else targets, settings, batch_size),
+        steps=1,
+        step_size=settings.epsilon if targets is None else -settings.epsilon,
+    )
+    return AdversarialSamples(made)
+
+
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> SignAttack:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    scaled = spec.gradient == "logits / T"
+    return SignAttack(
+        epsilon=config.epsilon,
+        loss="logits" if scaled else "softmax",
+        temperature=temperature if scaled else 1.0,
+    )

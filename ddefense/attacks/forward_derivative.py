@@ -98,16 +98,10 @@ class ForwardDerivative:
     """A compiled direction-sensitivity estimate of one network.
 
     Attributes:
-        name: which reading of JSMA it serves.
-        image_shape: of one image.
-        num_classes: outputs of the network.
         function: (images [N, H, W, C], targets int32 [N]) -> (predicted class int64 [N], alpha)
             or (predicted class, alpha, beta), with alpha and beta float32 [N, features].
     """
 
-    name: str
-    image_shape: tuple[int, ...]
-    num_classes: int
     function: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]
 
     def __call__(
@@ -166,4 +160,4 @@ def forward_derivative(
         maps = [tf.cast(tf.reshape(g, [-1, features]), tf.float32) for g in gradients]
         return tf.argmax(outputs, axis=1), *maps
 
-    return ForwardDerivative(name, image_shape, num_classes, function.get_concrete_function())
+    return ForwardDerivative(function.get_concrete_function())

@@ -6,57 +6,70 @@ the feature pair with the largest saliency, and change both features by theta.
 """
 
 import dataclasses
-import enum
 
 import numpy as np
 import numpy.typing as npt
 
 from ddefense import interruption
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks.batching import Slots
-from ddefense.attacks.classifier import check_inputs
-from ddefense.attacks.forward_derivative import ForwardDerivative
+from ddefense.attacks.classifier import AdversarialSamples, Classifier, check_inputs
+from ddefense.attacks.forward_derivative import forward_derivative
+from ddefense.config import Config
 from ddefense.maths import saliency
 from ddefense.settings import is_number
 
 
-class Stop(enum.IntEnum):
-    """Why an attack on one sample ended."""
-
-    REACHED = 0
-    """The network gave the target class. The attack's own word; success is judged afresh."""
-    BUDGET = 1
-    """Another pair would exceed `max_features`."""
-    NO_ADMISSIBLE_PAIR = 2
-    """No pair of the search domain qualifies, though the forward derivative is not all zero."""
-    ZERO_MAP = 3
-    """The forward derivative is exactly zero everywhere, so the saliency map is too."""
-
-
-@dataclasses.dataclass(frozen=True)
-class AdversarialSamples:
-    """What an attack made.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JSMA:
+    """Settings of `jsma`.
 
     Attributes:
-        images: float32, shape [N, H, W, C], within bounds and budget.
-        num_features: changed features, shape [N].
-        stop: a `Stop` value, shape [N].
+        reading: of the forward derivative, a name of the table in `forward_derivative`.
+        theta: change per feature, not 0, in units of the images.
+        max_features: most features to change, even and >= 2.
+        temperature: T > 0 of `jsma_f_temperature`; 1 with the other readings.
     """
 
-    images: npt.NDArray[np.float32]
-    num_features: npt.NDArray[np.int64]
-    stop: npt.NDArray[np.int8]
+    reading: str = "jsma_f"
+    theta: float = 1.0
+    max_features: int = 112
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks every field.
+
+        Raises:
+            ValueError: naming the field, what was received and what was expected.
+        """
+        checks = (
+            (
+                is_number(self.theta) and self.theta != 0,
+                f"theta: expected a number not 0, received {self.theta!r}",
+            ),
+            (
+                self.max_features >= 2 and self.max_features % 2 == 0,
+                f"max_features: expected an even count >= 2, received {self.max_features!r}",
+            ),
+            (
+                is_number(self.temperature) and self.temperature > 0,
+                f"temperature: expected a finite number > 0, received {self.temperature!r}",
+            ),
+        )
+        for holds, message in checks:
+            if not holds:
+                raise ValueError(message + ".")
 
 
 def jsma(
-    derivative: ForwardDerivative,
+    attacked: Classifier,
     images: npt.NDArray[np.float32],
-    targets: npt.NDArray[np.integer],
+    labels: npt.NDArray[np.integer],
+    targets: npt.NDArray[np.integer] | None = None,
     *,
-    labels: npt.NDArray[np.integer] | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    theta: float = 1.0,
-    max_features: int = 112,
+    settings: JSMA,
     batch_size: int = 64,
+    first_row: int = 0,
 ) -> AdversarialSamples:
     """Crafts targeted adversarial samples.
 
@@ -65,52 +78,65 @@ def jsma(
     the batch at once and the next ones take their places, so memory is bounded by `batch_size`.
 
     Args:
-        derivative: a compiled forward derivative of the attacked network.
-        images: shape [N, H, W, C], within bounds.
-        targets: class to reach, shape [N].
+        attacked: the network.
+        images: shape [N, H, W, C], within the bounds of the network.
         labels: true classes, shape [N], only to refuse a target that is the label.
-        bounds: smallest and largest value of a feature; results are clipped to them.
-        theta: change per feature, not 0, in units of the images.
-        max_features: most features to change, even and >= 2.
+        targets: class to reach, shape [N]; must be given.
+        settings: of the attack.
         batch_size: samples attacked together.
+        first_row: not used, because nothing is random.
 
     Returns:
-        The adversarial samples, in the order of `images`.
+        The adversarial samples, in the order of `images`, clipped to the bounds of the network;
+        their details are `steps`, the feature pairs changed; `no_admissible_pair`, whether the
+        attack ended because no pair of the search domain qualified; and `zero_maps`, whether that
+        was because the forward derivative is exactly zero everywhere.
 
     Raises:
         ValueError: if an argument is out of its range, naming what was received and expected.
         StoppedError: if the run was asked to stop.
     """
-    _check(derivative, images, targets, labels, bounds, theta, max_features, batch_size)
+    del first_row
+    if targets is None:
+        raise ValueError("targets: expected a class to reach for each image, received None.")
+    check_inputs(attacked, images, labels, targets, batch_size)
+    reading, temperature = settings.reading, settings.temperature
+    derivative = attacked.compiled(
+        ("forward derivative", reading, temperature),
+        lambda: forward_derivative(attacked, reading, temperature=temperature),
+    )
+    bounds, theta = attacked.bounds, settings.theta
     flat = images.reshape(len(images), -1).copy()
     sign = 1 if theta > 0 else -1
     domain = flat < bounds[1] if sign > 0 else flat > bounds[0]
-    num_features = np.zeros(len(flat), np.int64)
-    stop = np.full(len(flat), -1, np.int8)
+    steps = np.zeros(len(flat), np.int64)
+    no_admissible_pair, zero_maps = np.zeros((2, len(flat)), np.bool_)
 
     slots = Slots(len(flat), batch_size)
     while len(slots.active):
         interruption.check()
         active, padded = slots.active, slots.padded()
-        outputs = derivative(flat[padded].reshape(-1, *derivative.image_shape), targets[padded])
+        outputs = derivative(flat[padded].reshape(-1, *attacked.image_shape), targets[padded])
         predicted, *maps = (output[: len(active)] for output in outputs)
         pairs = _choose(maps, domain[active], sign)
-        ended = np.full(len(active), -1, np.int8)
-        stuck = np.flatnonzero(~pairs.admissible)
-        zero = ~np.any([m[stuck].any(axis=1) for m in maps], axis=0)
-        ended[stuck] = np.where(zero, Stop.ZERO_MAP, Stop.NO_ADMISSIBLE_PAIR)
-        ended[num_features[active] + 2 > max_features] = Stop.BUDGET
-        ended[predicted == targets[active]] = Stop.REACHED
-        stop[active] = ended
+        reached = predicted == targets[active]
+        # Another pair would exceed the budget.
+        spent = 2 * steps[active] + 2 > settings.max_features
+        stuck = ~(reached | spent | pairs.admissible)
+        no_admissible_pair[active] = stuck
+        zero_maps[active[stuck]] = ~np.any([m[stuck].any(axis=1) for m in maps], axis=0)
 
-        stays = ended < 0
+        stays = ~(reached | spent | stuck)
         slots.keep(stays)
         active = active[stays]
         row, pair = active[:, None], pairs.features[stays]
         flat[row, pair] = np.clip(flat[row, pair] + np.float32(theta), *bounds)
         domain[row, pair] = False
-        num_features[active] += 2
-    return AdversarialSamples(flat.reshape(images.shape), num_features, stop)
+        steps[active] += 1
+    return AdversarialSamples(
+        flat.reshape(images.shape),
+        {"steps": steps, "no_admissible_pair": no_admissible_pair, "zero_maps": zero_maps},
+    )
 
 
 def _choose(
@@ -121,25 +147,13 @@ def _choose(
     return saliency.best_pair(maps[0], maps[1], domain, sign)
 
 
-def _check(
-    derivative: ForwardDerivative,
-    images: npt.NDArray[np.float32],
-    targets: npt.NDArray[np.integer],
-    labels: npt.NDArray[np.integer] | None,
-    bounds: tuple[float, float],
-    theta: float,
-    max_features: int,
-    batch_size: int,
-) -> None:
-    check_inputs(derivative, images, labels, targets, bounds)
-    checks = (
-        (is_number(theta) and theta != 0, f"theta: expected a number not 0, received {theta!r}"),
-        (
-            max_features >= 2 and max_features % 2 == 0,
-            f"max_features: expected an even count >= 2, received {max_features!r}",
-        ),
-        (batch_size >= 1, f"batch_size: expected at least 1, received {batch_size!r}"),
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> JSMA:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    return JSMA(
+        reading=spec.name,
+        # The paper's units of theta are unknown where the input is standardised, so a second one
+        # stands beside the configured one.
+        theta=config.theta if spec.takes("theta") else 1.0,
+        max_features=config.max_features,
+        temperature=temperature if spec.gradient == "logits / T" else 1.0,
     )
-    for holds, message in checks:
-        if not holds:
-            raise ValueError(message + ".")

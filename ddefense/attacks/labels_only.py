@@ -7,6 +7,7 @@ cross it, every image that does is counted, and the closest adversarial one is k
 """
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -17,8 +18,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import interruption
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks.batching import padded_size
-from ddefense.attacks.classifier import Classifier, check_inputs
+from ddefense.attacks.classifier import AdversarialSamples, Classifier, check_inputs
+from ddefense.config import Config
 
 _DISTRIBUTION = "adversarial-robustness-toolbox"
 
@@ -28,6 +31,31 @@ _STARTS = 100
 _BATCH = 64
 # Queries end an attack, not the library's iterations, each of which takes more than 100 of them.
 _MAX_ITERATIONS = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelsOnly:
+    """Settings of `labels_only`.
+
+    Attributes:
+        queries: most images shown to the network for one sample, the original included.
+        seed: of starts and search directions, >= 0.
+    """
+
+    queries: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks every field.
+
+        Raises:
+            ValueError: naming the field, what was received and what was expected.
+        """
+        for name, least in (("queries", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name}: expected an integer >= {least}, received {value!r}.")
+
 
 Predict = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 """float32 images [N, H, W, C] -> predicted classes, one-hot, [N, classes]."""
@@ -114,50 +142,49 @@ def labels_only(
     attacked: Classifier,
     images: npt.NDArray[np.float32],
     labels: npt.NDArray[np.integer],
+    targets: npt.NDArray[np.integer] | None = None,
     *,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    queries: int = 10_000,
-    seed: int = 0,
+    settings: LabelsOnly,
+    batch_size: int = 1,
     first_row: int = 0,
-    outlier_class: int | None = None,
-) -> npt.NDArray[np.float32]:
+) -> AdversarialSamples:
     """Looks for the closest images, by L2, that the network puts in any wrong class.
 
-    A result depends on its own image, label and row and on the seed, not on the other samples.
+    A result depends on its own image, label and row and on the seed, not on the other samples. The
+    network's outlier class is no wrong class.
 
     Args:
         attacked: the network; only which of its outputs is largest is used.
-        images: originals, float32, shape [N, H, W, C], within bounds.
+        images: originals, float32, shape [N, H, W, C], within the bounds of the network.
         labels: true classes, shape [N].
-        bounds: smallest and largest value of a feature.
-        queries: most images shown to the network for one sample, the original included.
-        seed: of starts and search directions, >= 0.
+        targets: None, because the attack has no targets.
+        settings: of the attack.
+        batch_size: not used, because samples are attacked one by one.
         first_row: number of the first image where the images are part of a longer list, so that
             each is attacked as it would be there.
-        outlier_class: by which the network refuses images, no wrong class; None without one.
 
     Returns:
-        For each sample, the closest adversarial image that the network was shown, shape
-        [N, H, W, C], within bounds; the original if none was found, or if the network errs on it.
+        For each sample, the closest adversarial image that the network was shown; the original if
+        none was found, or if the network errs on it.
 
     Raises:
         ModuleNotFoundError: if the library is not installed.
         ValueError: if an argument is out of its range, naming what was received and expected.
         StoppedError: if the run was asked to stop.
     """
-    check_inputs(attacked, images, labels, None, bounds)
-    for name, value, least in (("queries", queries, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{name}: expected an integer >= {least}, received {value!r}.")
-    make_attack = _library(attacked, bounds)
-    predict = _compile(attacked)
+    if targets is not None:
+        raise ValueError("targets: expected None, because labels_only has no targets.")
+    check_inputs(attacked, images, labels, None, batch_size)
+    make_attack = _library(attacked)
+    predict = attacked.compiled("labels only", lambda: _compile(attacked))
     results = []
     for row, (image, label) in enumerate(zip(images, labels.tolist(), strict=True), first_row):
-        oracle = _Oracle(predict, image, label, queries, outlier_class)
+        oracle = _Oracle(predict, image, label, settings.queries, attacked.outlier_class)
+        seeds = np.random.SeedSequence([settings.seed, row])
         with contextlib.suppress(_SpentError):
-            _search(oracle, make_attack, bounds, np.random.SeedSequence([seed, row]))
+            _search(oracle, make_attack, attacked.bounds, seeds)
         results.append(oracle.best)
-    return np.stack(results)
+    return AdversarialSamples(np.stack(results))
 
 
 def _search(
@@ -200,11 +227,12 @@ def _start(
 
 def _compile(attacked: Classifier) -> Predict:
     """One graph for every batch, padded to few sizes."""
+    cut = attacked.passes
     one_hot = np.eye(attacked.num_classes, dtype=np.float32)
 
     @tf.function(input_signature=[tf.TensorSpec([None, *attacked.image_shape], tf.float32)])
     def classes(images: tf.Tensor) -> tf.Tensor:
-        return tf.argmax(attacked(images), axis=1)
+        return tf.argmax(tf.cast(cut.tail(cut.head(images)), tf.float32), axis=1)
 
     compiled = classes.get_concrete_function()
 
@@ -216,7 +244,7 @@ def _compile(attacked: Classifier) -> Predict:
     return predict
 
 
-def _library(attacked: Classifier, bounds: tuple[float, float]) -> Callable[[_Oracle], Any]:
+def _library(attacked: Classifier) -> Callable[[_Oracle], Any]:
     """What makes the library's attack for one sample."""
     if not available():
         raise ModuleNotFoundError(
@@ -235,7 +263,7 @@ def _library(attacked: Classifier, bounds: tuple[float, float]) -> Callable[[_Or
             oracle,
             attacked.image_shape,
             attacked.num_classes,
-            clip_values=bounds,
+            clip_values=attacked.bounds,
             preprocessing=None,
         )
         return HopSkipJump(estimator, batch_size=_BATCH, max_iter=_MAX_ITERATIONS, verbose=False)
@@ -252,3 +280,9 @@ def _global_seed(seeds: np.random.SeedSequence) -> Iterator[None]:
         yield
     finally:
         np.random.set_state(before)  # noqa: NPY002
+
+
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> LabelsOnly:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    del spec, temperature
+    return LabelsOnly(queries=config.labels_only_queries, seed=config.seed)

@@ -9,17 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks import sign_attack
-from ddefense.attacks.classifier import Classifier, classifier
+from ddefense.attacks.classifier import AdversarialSamples, Classifier, classifier
 from ddefense.attacks.loss_gradient import loss_gradient
 from ddefense.attacks.sign_attack import (
+    BATCH_SIZE,
+    PGD,
     Ball,
     Classes,
     Images,
-    SignAttack,
     default_step_size,
     sign_steps,
 )
+from ddefense.config import Config
 from ddefense.training.steps import Perturb
 
 
@@ -29,11 +32,11 @@ def pgd_linf(
     labels: Classes,
     targets: Classes | None = None,
     *,
-    bounds: tuple[float, float] = (0.0, 1.0),
-    settings: SignAttack,
-    batch_size: int = 256,
+    settings: PGD,
+    batch_size: int = BATCH_SIZE,
+    first_row: int = 0,
     start: Images | None = None,
-) -> Images:
+) -> AdversarialSamples:
     r"""Takes many small steps up the loss of the label, or down that of the target.
 
     $$x \leftarrow \Pi(x + \alpha\,\mathrm{sign}(\nabla_x L(x, y)))$$
@@ -47,25 +50,30 @@ def pgd_linf(
 
     Args:
         attacked: the network.
-        images: float32, shape [N, H, W, C], within bounds.
+        images: float32, shape [N, H, W, C], within the bounds of the network.
         labels: true classes, shape [N].
         targets: classes to reach, shape [N]; None to leave the label.
-        bounds: smallest and largest value of a feature; results are clipped to them.
         settings: of the attack.
         batch_size: images attacked together; the last bits of a gradient depend on it.
+        first_row: number of the first image, if the images are part of a longer list: each has
+            the random starts that it has there.
         start: where the first restart starts, float32, of the shape of `images`; clipped to the
             ball and the bounds. None for what `settings.random_start` says.
 
     Returns:
-        float32 images in the order of `images`.
+        Images within the ball and the bounds of the network.
 
     Raises:
         ValueError: if an argument is out of its range, naming what was received and expected.
         StoppedError: if the run was asked to stop.
     """
-    sign_attack.check(attacked, images, labels, targets, bounds, settings, batch_size)
-    if start is None:
-        start = random_start(images, settings) if settings.random_start else images
+    sign_attack.check(attacked, images, labels, targets, settings, batch_size)
+    size = default_step_size(settings.epsilon, settings.steps)
+    step_size = size if settings.step_size is None else settings.step_size
+    if start is None and settings.random_start:
+        start = random_start(images, settings, first_row=first_row)
+    elif start is None:
+        start = images
     if start.shape != images.shape or start.dtype != np.float32:
         raise ValueError(
             f"start: expected float32 of the shape of images, {images.shape}, received "
@@ -74,15 +82,16 @@ def pgd_linf(
 
     def attack(rows: npt.NDArray[np.integer], start: Images) -> Images:
         return sign_attack.run(
-            attacked, images[rows], start, *goals(rows), bounds, settings, batch_size
+            *(attacked, images[rows], start, classes[rows], settings, batch_size),
+            steps=settings.steps,
+            step_size=step_size if targets is None else -step_size,
         )
 
     def hit(rows: npt.NDArray[np.integer], tried: Images) -> npt.NDArray[np.bool_]:
-        return sign_attack.reached(attacked, tried, *goals(rows), settings, batch_size)
+        predicted = sign_attack.predict(attacked, tried, settings, batch_size)
+        return predicted != classes[rows] if targets is None else predicted == classes[rows]
 
-    def goals(rows: npt.NDArray[np.integer]) -> tuple[Classes, Classes | None]:
-        return labels[rows], None if targets is None else targets[rows]
-
+    classes = labels if targets is None else targets
     rows = np.arange(len(images))
     made = attack(rows, start)
     if settings.restarts > 1:
@@ -90,16 +99,14 @@ def pgd_linf(
     for restart in range(1, settings.restarts):
         if not len(rows):
             break
-        tried = attack(rows, random_start(images, settings, restart)[rows])
+        tried = attack(rows, random_start(images, settings, restart, first_row)[rows])
         succeeds = hit(rows, tried)
         made[rows[succeeds]] = tried[succeeds]
         rows = rows[~succeeds]
-    return made
+    return AdversarialSamples(made)
 
 
-def random_start(
-    images: Images, settings: SignAttack, restart: int = 0, first_row: int = 0
-) -> Images:
+def random_start(images: Images, settings: PGD, restart: int = 0, first_row: int = 0) -> Images:
     """A point of each ball, which does not depend on the images behind.
 
     Args:
@@ -151,10 +158,7 @@ def pgd_perturbation(
     Raises:
         ValueError: if an argument is out of its range or the network does not give logits.
     """
-    settings = SignAttack(epsilon=epsilon, steps=steps, seed=seed, loss="logits")
-    low, high = bounds
-    if not low < high:
-        raise ValueError(f"bounds: expected (low, high) with low < high, received {bounds!r}.")
+    settings = PGD(epsilon=epsilon, steps=steps, seed=seed, loss="logits")
     if not isinstance(ramp_steps, int) or isinstance(ramp_steps, bool) or ramp_steps < 0:
         raise ValueError(f"ramp_steps: expected an integer >= 0, received {ramp_steps!r}.")
     if not isinstance(attacked, Classifier):
@@ -179,3 +183,16 @@ def pgd_perturbation(
         return sign_steps(gradient, ball, start, classes, change, tf.constant(settings.steps))
 
     return perturb
+
+
+def settings_of(config: Config, spec: AttackSpec, temperature: float) -> PGD:
+    """The settings of the attack in a run; see `prepared.prepare`."""
+    scaled = spec.gradient == "logits / T"
+    return PGD(
+        epsilon=config.epsilon,
+        loss="logits" if scaled else "softmax",
+        temperature=temperature if scaled else 1.0,
+        steps=config.pgd_steps,
+        step_size=default_step_size(config.epsilon, config.pgd_steps),
+        seed=config.seed,
+    )

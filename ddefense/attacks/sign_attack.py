@@ -1,7 +1,6 @@
 """What attacks by the sign of a gradient share: settings, compiled steps, and their checks."""
 
 import dataclasses
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -17,33 +16,23 @@ from ddefense.settings import expect, is_number
 Images = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.integer]
 
+BATCH_SIZE = 256
+"""Images attacked together, of which these attacks need little memory each."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SignAttack:
-    """Settings of `fgsm` and `pgd_linf`.
+    """Settings of `fgsm`, and what those of `pgd_linf` begin with.
 
     Attributes:
         epsilon: most that a feature may change, > 0, in units of the images.
-        steps: gradient steps of `pgd_linf`.
-        step_size: change of a feature in one step of `pgd_linf`, in units of the images; None for
-            2.5 * epsilon / steps (Madry et al. 2018).
-        restarts: random starts of `pgd_linf`.
-        random_start: whether `pgd_linf` starts anywhere in the ball, or at the image.
         loss: `softmax` or `logits`; see `loss_gradient`.
         temperature: T > 0 by which `logits` divides the logits; 1 with `softmax`.
-        seed: of the random starts, >= 0.
-
-    `fgsm` reads epsilon, loss and temperature alone.
     """
 
     epsilon: float
-    steps: int = 40
-    step_size: float | None = None
-    restarts: int = 1
-    random_start: bool = True
     loss: Loss = "softmax"
     temperature: float = 1.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -51,16 +40,8 @@ class SignAttack:
         Raises:
             ValueError: naming the field, what was received and what was expected.
         """
-        for name in ("epsilon", "temperature", "step_size"):
-            value = getattr(self, name)
-            if value is not None or name != "step_size":
-                expect(is_number(value) and value > 0, name, "a finite number > 0", value)
-        for name, least in (("steps", 1), ("restarts", 1), ("seed", 0)):
-            value = getattr(self, name)
-            expect(_is_integer(value, least), name, f"an integer >= {least}", value)
-        expect(
-            isinstance(self.random_start, bool), "random_start", "true or false", self.random_start
-        )
+        for name in ("epsilon", "temperature"):
+            _expect_positive(name, getattr(self, name))
         expect(self.loss in LOSSES, "loss", f"one of {list(LOSSES)}", self.loss)
         expect(
             self.temperature == 1 or self.loss == "logits",
@@ -68,6 +49,39 @@ class SignAttack:
             "1 with loss='softmax', the softmax of the deployed network (loss='logits' divides the "
             "logits by a temperature)",
             self.temperature,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PGD(SignAttack):
+    """Settings of `pgd_linf`.
+
+    Attributes:
+        steps: gradient steps.
+        step_size: change of a feature in one step, in units of the images; None for
+            2.5 * epsilon / steps (Madry et al. 2018).
+        restarts: random starts.
+        random_start: whether it starts anywhere in the ball, or at the image.
+        seed: of the random starts, >= 0.
+    """
+
+    steps: int = 40
+    step_size: float | None = None
+    restarts: int = 1
+    random_start: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks every field."""
+        super().__post_init__()
+        if self.step_size is not None:
+            _expect_positive("step_size", self.step_size)
+        for name, least in (("steps", 1), ("restarts", 1), ("seed", 0)):
+            value = getattr(self, name)
+            holds = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            expect(holds, name, f"an integer >= {least}", value)
+        expect(
+            isinstance(self.random_start, bool), "random_start", "true or false", self.random_start
         )
         expect(
             self.restarts == 1 or self.random_start,
@@ -77,8 +91,8 @@ class SignAttack:
         )
 
 
-def _is_integer(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _expect_positive(name: str, value: Any) -> None:
+    expect(is_number(value) and value > 0, name, "a finite number > 0", value)
 
 
 def check(
@@ -86,7 +100,6 @@ def check(
     images: Images,
     labels: Classes,
     targets: Classes | None,
-    bounds: tuple[float, float],
     settings: SignAttack,
     batch_size: int,
 ) -> None:
@@ -95,10 +108,9 @@ def check(
     Raises:
         ValueError: naming what was received and what was expected.
     """
-    check_inputs(attacked, images, labels, targets, bounds)
+    check_inputs(attacked, images, labels, targets, batch_size)
     if settings.loss == "logits":
         expect_logits(attacked, "loss='logits'")
-    expect(_is_integer(batch_size, 1), "batch_size", "an integer >= 1", batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,23 +195,15 @@ class Graphs:
     predict: Callable[[tf.Tensor], tf.Tensor]
 
 
-# Networks are attacked shard by shard, and tracing takes longer than a small shard. By identity and
-# for the lifetime of the key: an equal classifier may wrap a function that has changed since.
-_traced: dict[int, dict[tuple[str, float], Graphs]] = {}
-
-
-def _graphs(attacked: Classifier, loss: Loss, temperature: float) -> Graphs:
+def _graphs(attacked: Classifier, settings: SignAttack) -> Graphs:
     """The graphs of a network, traced when a loss is first asked for.
 
     Everything but loss and temperature is fed to them, so all settings share them.
     """
-    if id(attacked) not in _traced:
-        _traced[id(attacked)] = {}
-        weakref.finalize(attacked, _traced.pop, id(attacked))
-    traced, key = _traced[id(attacked)], (loss, temperature)
-    if key not in traced:
-        traced[key] = _trace(attacked, loss, temperature)
-    return traced[key]
+    loss, temperature = settings.loss, settings.temperature
+    return attacked.compiled(
+        ("sign attack", loss, temperature), lambda: _trace(attacked, loss, temperature)
+    )
 
 
 def _trace(attacked: Classifier, loss: Loss, temperature: float) -> Graphs:
@@ -242,11 +246,12 @@ def run(
     attacked: Classifier,
     images: Images,
     start: Images,
-    labels: Classes,
-    targets: Classes | None,
-    bounds: tuple[float, float],
+    classes: Classes,
     settings: SignAttack,
     batch_size: int,
+    *,
+    steps: int,
+    step_size: float,
 ) -> Images:
     """Takes all steps from one start, batch by batch.
 
@@ -254,50 +259,41 @@ def run(
         attacked: the network.
         images: centres of the balls, shape [N >= 1, H, W, C].
         start: where to start, clipped to the balls first, shape [N, H, W, C].
-        labels: true classes, shape [N].
-        targets: classes to reach, shape [N]; None to leave the label.
-        bounds: smallest and largest value of a feature.
-        settings: all but restarts and random start are used.
+        classes: whose loss is meant, shape [N].
+        settings: epsilon, loss and temperature.
         batch_size: images attacked together.
+        steps: how many to take.
+        step_size: change of a feature in one of them; negative to descend.
 
     Raises:
         StoppedError: if the run was asked to stop.
     """
-    graphs = _graphs(attacked, settings.loss, settings.temperature)
-    size = default_step_size(settings.epsilon, settings.steps)
-    step = size if settings.step_size is None else settings.step_size
+    graphs = _graphs(attacked, settings)
     scalars = (
         tf.constant(settings.epsilon, tf.float32),
-        tf.constant(step if targets is None else -step, tf.float32),
-        tf.constant(settings.steps, tf.int32),
-        tf.constant(bounds, tf.float32),
+        tf.constant(step_size, tf.float32),
+        tf.constant(steps, tf.int32),
+        tf.constant(attacked.bounds, tf.float32),
     )
 
     def attack(images: Images, start: Images, classes: Classes) -> tf.Tensor:
         classes = tf.constant(classes, tf.int32)
         return graphs.attack(tf.constant(images), tf.constant(start), classes, *scalars)
 
-    classes = labels if targets is None else targets
     made: Images = _in_batches(attack, batch_size, images, start, classes)
     return made
 
 
-def reached(
-    attacked: Classifier,
-    images: Images,
-    labels: Classes,
-    targets: Classes | None,
-    settings: SignAttack,
-    batch_size: int,
-) -> npt.NDArray[np.bool_]:
-    """Whether the network gives the target, or without targets any class but the label.
+def predict(
+    attacked: Classifier, images: Images, settings: SignAttack, batch_size: int
+) -> npt.NDArray[np.int64]:
+    """The classes that the network gives images, shape [N].
 
     Raises:
         StoppedError: if the run was asked to stop.
     """
-    graphs = _graphs(attacked, settings.loss, settings.temperature)
-    predicted = _in_batches(lambda x: graphs.predict(tf.constant(x)), batch_size, images)
-    return predicted != labels if targets is None else predicted == targets
+    graphs = _graphs(attacked, settings)
+    return _in_batches(lambda x: graphs.predict(tf.constant(x)), batch_size, images)
 
 
 def _in_batches(

@@ -239,11 +239,27 @@ def load_outputs(artefact: Artefact) -> keras.Model:
 
 # Its compiled functions serve every attack that shares them.
 @kept
-def load_classifier(artefact: Artefact, bounds: tuple[float, float]) -> attacks.Classifier:
-    """The network of a stage as attacks take it."""
-    record = load_record(artefact)
-    outputs = "logits" if record is None else record.outputs
-    return attacks.classifier(load_outputs(artefact), outputs, bounds=bounds)
+def load_attacked(
+    artefact: Artefact, bounds: tuple[float, float], num_classes: int, logit_scale: float
+) -> tuple[keras.Model, attacks.Classifier]:
+    """The network of a stage, which judges, and the same as attacks take it.
+
+    Args:
+        artefact: of the stage.
+        bounds: smallest and largest value of a feature.
+        num_classes: of the dataset; one more of the network is for outliers.
+        logit_scale: by which to multiply its logits.
+    """
+    record, network = load_record(artefact), load_outputs(artefact)
+    if logit_scale != 1.0:
+        network = networks.with_scaled_logits(network, logit_scale)
+    attacked = attacks.classifier(
+        network,
+        "logits" if record is None else record.outputs,
+        bounds=bounds,
+        outlier_class=num_classes if network.output_shape[-1] > num_classes else None,
+    )
+    return network, attacked
 
 
 def load_record(artefact: Artefact) -> records.SavedModelRecord | None:

@@ -11,7 +11,8 @@ from ddefense import measurements, records
 from ddefense.attack_catalog import JSMA_ATTACKS, PAPER, SIGN_ATTACKS, TRANSFER
 from ddefense.config import Config
 from ddefense.datasets import Dataset
-from ddefense.experiments import attacking, controlling, measuring, norm_attacking, outliers
+from ddefense.experiments import attacking, controlling, measuring, outliers, transferring
+from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.pair import Trained, load_training
 from ddefense.experiments.stages import Artefact, Stages
 
@@ -61,7 +62,7 @@ class NetworkAttacks:
         """Runs nothing yet."""
         self._run = (stages, config, dataset)
         self._names, self._samples, self._substitute = config.attacks, samples, substitute
-        self._crafted: norm_attacking.Crafted | None = None
+        self._crafted: transferring.Crafted | None = None
 
     def attack(self, trained: Trained) -> Attacked:
         """Attacks one network."""
@@ -73,68 +74,84 @@ class NetworkAttacks:
         Returns:
             A function that waits for the attacks and gives what they did.
         """
+        in_order = sorted(self._names, key=lambda name: name not in JSMA_ATTACKS)
         artefacts = {
-            name: attacking.attack(*self._run, trained, self._samples, name)
-            for name in self._names
-            if name in JSMA_ATTACKS
+            name: self._replay(trained)
+            if name == TRANSFER
+            else attacking.attack(*self._run, trained, self._samples, name)
+            for name in in_order
         }
-        replayed = None
-        for name in self._names:
-            if name == TRANSFER:
-                replayed = self._replay(trained)
-            elif name not in JSMA_ATTACKS:
-                artefacts[name] = norm_attacking.attack(*self._run, trained, self._samples, name)
-        return functools.partial(self._collect, trained, artefacts, replayed)
+        return functools.partial(self._collect, trained, artefacts)
 
-    def _collect(
-        self, trained: Trained, artefacts: Mapping[str, Artefact], replayed: Artefact | None
-    ) -> Attacked:
+    def _collect(self, trained: Trained, artefacts: Mapping[str, Artefact]) -> Attacked:
         found = Attacked()
         for name in self._names:
-            if name in JSMA_ATTACKS:
-                record, robustness, outcome = attacking.load_attack(artefacts[name])
-                found.jsma[name] = record
-                if robustness is not None:
-                    found.robustness[name] = robustness
-                found.outcomes[trained.name, name] = outcome
-            elif name in artefacts:
-                made = norm_attacking.load_attack(artefacts[name])
-                found.norm_attacks[name], found.attempts[trained.name, name] = made
-            elif replayed is not None:
-                transfer, attempts = norm_attacking.load_transfer(replayed)
-                found.norm_attacks[name] = transfer.attack
-                found.attempts[trained.name, name] = attempts
+            key, made = (trained.name, name), self._attempts(name, artefacts[name])
+            if name == TRANSFER:
+                transfer = transferring.load_transfer(artefacts[name])
+                attack = attacking.Attack(record=transfer.attack)
                 found.transfer.extend(transfer.by_kappa)
+            else:
+                attack = attacking.load_attack(artefacts[name])
+            if isinstance(attack.record, records.AttackRecord):
+                found.jsma[name] = attack.record
+                found.outcomes[key] = self._outcome(made)
+            else:
+                found.norm_attacks[name] = attack.record
+                found.attempts[key] = _recorded(made)
+            if attack.robustness is not None:
+                found.robustness[name] = attack.robustness
         if outliers.outlier_class(trained.network, self._run[2]) is None:
             return found
-        return dataclasses.replace(found, outliers=self._outliers(trained, artefacts, replayed))
-
-    def _outliers(
-        self, trained: Trained, artefacts: Mapping[str, Artefact], replayed: Artefact | None
-    ) -> records.OutlierRecord:
-        """What the outlier class of a network made of every attack on it."""
-        _, config, dataset = self._run
-        labels = dataset.test.labels[attacking.load_samples(self._samples)]
-        attempts: dict[str, Callable[[], outliers.Attempts]] = {
-            name: functools.partial(attacking.load_attempts, artefact, dataset, self._samples)
-            if name in JSMA_ATTACKS
-            else functools.partial(norm_attacking.load_attempts, artefact, labels)
+        inputs = list(artefacts.values())
+        if self._crafted is not None:
+            inputs.append(self._crafted.artefact)
+        attempts = {
+            name: functools.partial(self._attempts, name, artefact)
             for name, artefact in artefacts.items()
         }
-        inputs = list(artefacts.values())
-        if self._crafted is not None and replayed is not None:
-            attempts[TRANSFER] = functools.partial(
-                norm_attacking.load_replayed, config, self._crafted, replayed, labels
-            )
-            inputs += [self._crafted.artefact, replayed]
-        return outliers.load(outliers.measure(*self._run, trained, attempts, inputs))
+        measured = outliers.measure(*self._run, trained, attempts, inputs)
+        return dataclasses.replace(found, outliers=outliers.load(measured))
+
+    def _attempts(self, name: str, artefact: Artefact) -> Adversarial:
+        """What an attack made."""
+        transferred = name == TRANSFER
+        load = transferring.load_attempts if transferred else attacking.load_attempts
+        return load(artefact)
+
+    def _outcome(self, made: Adversarial) -> records.AttackOutcome:
+        originals = attacking.originals(self._run[2], self._samples)
+        return records.AttackOutcome.from_images(
+            originals[made.original],
+            made.images,
+            made.original,
+            made.aims,
+            start=made.start,
+            end=made.predicted,
+            success=made.success,
+            probabilities=made.probabilities,
+        )
 
     def _replay(self, trained: Trained) -> Artefact:
         if self._crafted is None:
-            self._crafted = norm_attacking.craft_on_substitute(
+            self._crafted = transferring.craft_on_substitute(
                 *self._run, self._substitute(), self._samples
             )
-        return norm_attacking.transfer(*self._run, trained, self._crafted, self._samples)
+        return transferring.transfer(*self._run, trained, self._crafted, self._samples)
+
+
+def _recorded(made: Adversarial) -> records.Attempts:
+    """The attempts without their images."""
+    return records.Attempts(
+        sample=made.original.astype(np.int32),
+        target=made.aims.astype(np.int32),
+        start=made.start.astype(np.int32),
+        end=made.predicted.astype(np.int32),
+        started=made.started,
+        success=made.success,
+        distance=made.distance,
+        chosen=made.chosen,
+    )
 
 
 class Assessor:
@@ -246,7 +263,7 @@ class Assessor:
     def controls(self, networks: list[records.NetworkRecord]) -> list[records.ControlRecord]:
         """The controls of every network, once all are assessed."""
         rates = {name: controlling.load_rates(found) for name, found in self._rates.items()}
-        scaled = {name: attacking.load_attack(found)[0] for name, found in self._scaled.items()}
+        scaled = {name: attacking.load_attack(found).record for name, found in self._scaled.items()}
         compared = [n.attacks.get(PAPER) for n in networks if n.defense == "none"]
         return [
             control

@@ -4,29 +4,32 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
+import pydantic
 from absl import logging
+from pydantic.dataclasses import dataclass
 
 from ddefense import attacks, files, measurements, networks, records
-from ddefense.attack_catalog import JSMA_ATTACKS
-from ddefense.config import COLOUR_EPSILON, Config, chosen
+from ddefense.attack_catalog import ATTACKS, JSMA_ATTACKS
+from ddefense.config import COLOUR_EPSILON, Config, check_temperature, chosen
 from ddefense.datasets import NAMES as DATASETS
 from ddefense.datasets import Dataset
-from ddefense.experiments.adopting import load_classifier, load_outputs, load_record
-from ddefense.experiments.outliers import Attempts
+from ddefense.experiments import adversarial
+from ddefense.experiments.adopting import in_unit_range, load_attacked, load_outputs, of_unit_images
+from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.pair import Trained
-from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, kept, reading
+from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, reading
+from ddefense.maths.ranges import from_unit
 from ddefense.settings import ConfigError
 
 _INDICES = "indices.npy"
 _RECORD = "attack.json"
-_ROBUSTNESS = "robustness.json"
-_OUTCOME = "outcome.npz"
+_MADE = "adversarial.npz"
 _SHARD = "shard.npz"
 _COLOURS = 3
 
@@ -148,6 +151,38 @@ def load_samples(artefact: Artefact) -> npt.NDArray[np.int64]:
     return indices
 
 
+def originals(dataset: Dataset, samples: Artefact) -> npt.NDArray[np.float32]:
+    """The attacked images, shape [S, H, W, C]."""
+    found: npt.NDArray[np.float32] = dataset.test.images[load_samples(samples)]
+    return found
+
+
+def load_network(
+    artefact: Artefact, dataset: Dataset, logit_scale: float = 1.0
+) -> tuple[keras.Model, attacks.Classifier]:
+    """The network that judges, and the same as attacks take it.
+
+    Args:
+        artefact: of its stage.
+        dataset: to be attacked.
+        logit_scale: by which to multiply its logits.
+    """
+    return load_attacked(artefact, dataset.value_range, dataset.num_classes, logit_scale)
+
+
+@dataclass(config=pydantic.ConfigDict(frozen=True, extra="forbid"), kw_only=True)
+class Attack:
+    """What an attack did to one network.
+
+    Attributes:
+        record: in the results.
+        robustness: against it; None unless JSMA, and where every attempt starts in its target.
+    """
+
+    record: records.AttackRecord | records.NormAttackRecord
+    robustness: records.RobustnessRecord | None = None
+
+
 def attack(
     stages: Stages,
     config: Config,
@@ -158,84 +193,87 @@ def attack(
     *,
     logit_scale: float = 1.0,
 ) -> Artefact:
-    """Attacks one network with one reading of JSMA, shard by shard, and judges the result afresh.
+    """Attacks one network with one attack, shard by shard, and judges the result afresh.
 
     `logit_scale` multiplies the network's logits, which leaves its predictions as they are: the
     control for a protection that is numerical alone.
     """
-    # The paper's units of theta are unknown where the input is standardised, so a second one
-    # stands beside the configured one.
-    theta = 1.0 if name == "jsma_f_theta_1" else config.theta
+    prepared = _prepared(config, trained, name)
     settings: dict[str, Any] = {
         "attack": name,
-        "temperature": trained.temperature,
-        "theta": theta,
-        **chosen(config, "max_features", "shard_samples", "attack_batch_size"),
+        "settings": prepared.settings,
+        "targets": prepared.targets,
+        "samples": prepared.samples,
+        **chosen(config, "seed", "shard_samples", "attack_batch_size"),
     }
     stage = f"{name}_on_{trained.name}"
     if logit_scale != 1.0:
         settings["logit_scale"] = logit_scale
         stage = f"{name}_on_{trained.name}_times_{logit_scale:g}"
-
-    def attack_shard(first: int, directory: pathlib.Path) -> None:
-        indices = load_samples(samples)[first : first + config.shard_samples]
-        images, labels = dataset.test.images[indices], dataset.test.labels[indices]
-        sample, target = attacks.every_wrong_class(labels, dataset.num_classes)
-        model = load_record(trained.network)
-        logits, derivative = _load_derivative(
-            trained.network, dataset.value_range, name, trained.temperature, logit_scale
-        )
-        made = attacks.jsma(
-            derivative,
-            images[sample],
-            target,
-            bounds=dataset.value_range,
-            theta=theta,
-            max_features=config.max_features,
-            batch_size=config.attack_batch_size,
-        )
-        outcome = measurements.judge(
-            logits,
-            images[sample],
-            made,
-            first + sample,
-            target,
-            max_features=config.max_features,
-            bounds=dataset.value_range,
-            gives_probabilities=model is not None and model.outputs == "probabilities",
-        )
-        _save(outcome, made, directory / _SHARD)
+    parts = shards(config, dataset, trained.network, samples, prepared, logit_scale)
 
     def join(directory: pathlib.Path) -> None:
-        found = [_load(directory / SCRATCH / shard.name / _SHARD) for shard in parts]
-        outcome = records.AttackOutcome.join([outcome for outcome, _, _ in found])
-        num_features = int(np.prod(dataset.image_shape))
-        records.dump(
-            measurements.success_record(
-                outcome,
-                stop=np.concatenate([stop for _, stop, _ in found]),
-                steps=sum(steps for _, _, steps in found),
-                theta=theta,
-                max_features=config.max_features,
-                num_features=num_features,
-                seed=config.seed,
-            ),
-            directory / _RECORD,
-        )
-        robustness = measurements.robustness(
-            outcome, max_features=config.max_features, num_features=num_features
-        )
-        if robustness is not None:
-            records.dump(robustness, directory / _ROBUSTNESS)
-        np.savez_compressed(directory / _OUTCOME, allow_pickle=False, **outcome.arrays())
+        made = join_shards(directory, parts)
+        num_features = math.prod(dataset.image_shape)
+        records.dump(_described(config, prepared, made, num_features), directory / _RECORD)
+        adversarial.save(made, directory / _MADE)
 
-    parts = shards(config, config.samples, dataset.num_classes - 1, attack_shard)
     inputs = [trained.network, samples]
     return stages.run(stage, settings, inputs, join, kind="attack", parts=parts)
 
 
+def _prepared(config: Config, trained: Trained, name: str) -> attacks.Prepared:
+    prepared = attacks.prepare(name, config, temperature=trained.temperature)
+    if ATTACKS[name].takes("cw_all_targets_at") and _all_targets(config, trained):
+        return dataclasses.replace(prepared, targets="all")
+    return prepared
+
+
+def _all_targets(config: Config, trained: Trained) -> bool:
+    if trained.defense == "none":
+        return bool(config.cw_all_targets_at)
+    return trained.defense == "distillation" and trained.temperature in config.cw_all_targets_at
+
+
+def _described(
+    config: Config, prepared: attacks.Prepared, made: Adversarial, num_features: int
+) -> Attack:
+    """What the results say of an attack."""
+    settings = dataclasses.asdict(prepared.settings)
+    if not (prepared.norm == "l0" and prepared.budget):
+        return Attack(
+            record=measurements.norm_record(
+                made,
+                made.original,
+                norm=prepared.norm,
+                settings=settings,
+                targets=prepared.targets,
+                random_target_rows=made.chosen,
+                seed=config.seed,
+            )
+        )
+    return Attack(
+        record=measurements.jsma_record(
+            made,
+            made.original,
+            settings=settings,
+            details=made.details,
+            num_features=num_features,
+            seed=config.seed,
+        ),
+        robustness=measurements.robustness(
+            made, made.original, max_features=config.max_features, num_features=num_features
+        ),
+    )
+
+
 def shards(
-    config: Config, samples: int, attempts: int, work: Callable[[int, pathlib.Path], None]
+    config: Config,
+    dataset: Dataset,
+    network: Artefact,
+    samples: Artefact,
+    prepared: attacks.Prepared,
+    logit_scale: float = 1.0,
 ) -> list[Part]:
     """The parts of a stage that attacks.
 
@@ -244,94 +282,121 @@ def shards(
 
     Args:
         config: says how many samples a part has.
-        samples: attacked in all.
-        attempts: on each sample.
-        work: called with the number of the first sample and the directory to fill.
+        dataset: attacked.
+        network: the stage of the attacked network.
+        samples: the stage that chose the images.
+        prepared: the attack.
+        logit_scale: by which to multiply the network's logits.
     """
+    count = min(prepared.samples, config.samples)
+    each = dataset.num_classes - 1 if prepared.targets == "all" else 1
+
+    def attack_shard(first: int, directory: pathlib.Path) -> None:
+        indices = load_samples(samples)[: min(first + config.shard_samples, count)]
+        attempts = adversarial.attempts_on(
+            dataset.test.images[indices],
+            dataset.test.labels[indices],
+            prepared.targets,
+            num_classes=dataset.num_classes,
+            seed=config.seed,
+            first=first,
+        )
+        judge, attacked = load_network(network, dataset, logit_scale)
+        made = adversarial.craft(prepared, judge, attacked, attempts, first * each)
+        adversarial.save(made, directory / _SHARD)
+
     return [
         Part(
             f"shard_{first:05d}",
-            attempts * min(config.shard_samples, samples - first),
+            each * min(config.shard_samples, count - first),
             "attack",
-            functools.partial(work, first),
+            functools.partial(attack_shard, first),
         )
-        for first in range(0, samples, config.shard_samples)
+        for first in range(0, count, config.shard_samples)
     ]
 
 
-# Its compiled functions serve every shard.
-@kept
-def _load_derivative(
-    network: Artefact,
-    bounds: tuple[float, float],
+def join_shards(directory: pathlib.Path, parts: Sequence[Part]) -> Adversarial:
+    """What all shards of a stage made."""
+    found = []
+    for part in parts:
+        path = directory / SCRATCH / part.name / _SHARD
+        try:
+            found.append(adversarial.load(path))
+        except files.DamagedError as error:
+            raise records.RunError(
+                f"Expected a shard of an attack at {path}, but it cannot be read: {error}. Delete "
+                f"{path.parent} to attack the shard again."
+            ) from error
+    return Adversarial.join(found)
+
+
+def craft(
+    network: keras.Model,
+    dataset: Dataset,
     name: str,
-    temperature: float,
-    logit_scale: float,
-) -> tuple[keras.Model, attacks.ForwardDerivative]:
-    """The network that judges, and what one reading of JSMA takes of it."""
-    logits = load_outputs(network)
-    attacked = load_classifier(network, bounds)
-    if logit_scale != 1.0:
-        logits = networks.with_scaled_logits(logits, logit_scale)
-        attacked = attacks.classifier(logits, bounds=bounds)
-    return logits, attacks.forward_derivative(attacked, name, temperature=temperature)
-
-
-def load_attack(
-    artefact: Artefact,
-) -> tuple[records.AttackRecord, records.RobustnessRecord | None, records.AttackOutcome]:
-    """What an attack stage left; no robustness if every attempt starts in its target."""
-    directory = artefact.directory
-    with reading(artefact), files.read_npz(directory / _OUTCOME) as arrays:
-        record = records.load(records.AttackRecord, directory / _RECORD)
-        robustness = None
-        if record.attempts:
-            robustness = records.load(records.RobustnessRecord, directory / _ROBUSTNESS)
-        return record, robustness, records.AttackOutcome.of_arrays(arrays)
-
-
-def load_attempts(artefact: Artefact, dataset: Dataset, samples: Artefact) -> Attempts:
-    """The adversarial images that an attack stage left.
+    config: Config,
+    *,
+    targets: npt.NDArray[np.integer] | None = None,
+    temperature: float = 1.0,
+    outlier_class: bool = False,
+) -> Adversarial:
+    """Attacks every test image of a dataset, in memory and without a run around it.
 
     Args:
-        artefact: of the stage.
-        dataset: attacked.
-        samples: the stage that chose the images.
+        network: see `networks.without_softmax`; attacked at T = 1.
+        dataset: whose test images to attack, in the network's range.
+        name: one of `attack_catalog.ATTACKS`, but for `transfer_cw_l2`.
+        config: the attack's settings, in units of images in [0, 1].
+        targets: the class to reach for each image, shape [N]; None for what the attack does
+            otherwise: every wrong class (JSMA and `_targeted`), one random wrong class (C&W), or
+            any wrong class.
+        temperature: T > 0 by which attacks on logits / T divide.
+        outlier_class: whether the network's last class is none of the dataset's, but for outliers:
+            no success of an attack.
+
+    Returns:
+        The adversarial images, sample by sample.
+
+    Raises:
+        ValueError: if an argument is not what it should be.
+        StoppedError: if the run was asked to stop.
     """
-    outcome, indices = load_attack(artefact)[2], load_samples(samples)
-    found = records.Samples(
-        dataset.test.images[indices], dataset.test.labels[indices], indices, {("", ""): outcome}
-    )
-    images = [found.adversarial("", "", pair) for pair in range(len(outcome.sample))]
-    labels = found.labels[outcome.sample]
-    return Attempts(np.stack(images), outcome.sample, labels, outcome.target, outcome.started)
-
-
-def _save(
-    outcome: records.AttackOutcome, made: attacks.AdversarialSamples, path: pathlib.Path
-) -> None:
-    with files.atomic_file(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            allow_pickle=False,
-            **outcome.arrays(),
-            stop=made.stop,
-            steps=int(made.num_features.sum()) // 2,
-        )
-
-
-def _load(path: pathlib.Path) -> tuple[records.AttackOutcome, npt.NDArray[np.integer], int]:
-    """Outcome, reasons to stop and steps of a shard."""
+    check_temperature(temperature)
+    check_pairs(config, dataset)
+    unit = in_unit_range(dataset)
+    logits = of_unit_images(networks.without_softmax(network), dataset)
+    images, labels = unit.test.images, unit.test.labels
     try:
-        with files.read_npz(path) as arrays:
-            return records.AttackOutcome.of_arrays(arrays), arrays["stop"], int(arrays["steps"])
-    except files.DamagedError as error:
-        raise damaged_shard(path, error) from error
+        attacked = attacks.classifier(
+            logits,
+            bounds=unit.value_range,
+            outlier_class=unit.num_classes if outlier_class else None,
+        )
+        networks.check_finite(networks.predict(logits, images), network=logits, images="images")
+    except ValueError as error:
+        raise ConfigError("network", f"{error}") from error
+    prepared = attacks.prepare(name, config, temperature=temperature)
+    if targets is None:
+        attempts = adversarial.attempts_on(
+            images, labels, prepared.targets, num_classes=unit.num_classes, seed=config.seed
+        )
+    else:
+        rows = np.arange(len(images))
+        aims = np.asarray(targets, np.int64)
+        attempts = adversarial.Attempts(images, labels, aims, rows, np.ones(len(rows), np.bool_))
+    made = adversarial.craft(prepared, logits, attacked, attempts)
+    in_range = from_unit(made.images, dataset.value_range).astype(np.float32)
+    return dataclasses.replace(made, images=in_range)
 
 
-def damaged_shard(path: pathlib.Path, error: files.DamagedError) -> records.RunError:
-    """What to do about it."""
-    return records.RunError(
-        f"Expected a shard of an attack at {path}, but it cannot be read: {error}. Delete "
-        f"{path.parent} to attack the shard again."
-    )
+def load_attack(artefact: Artefact) -> Attack:
+    """What an attack stage says of the attack."""
+    with reading(artefact):
+        return records.load(Attack, artefact.directory / _RECORD)
+
+
+def load_attempts(artefact: Artefact) -> Adversarial:
+    """What an attack stage made."""
+    with reading(artefact):
+        return adversarial.load(artefact.directory / _MADE)

@@ -11,8 +11,7 @@ from ddefense import attacks, measurements, records
 from ddefense.attack_catalog import ITERATIVE, ONE_STEP
 from ddefense.config import Config
 from ddefense.datasets import Dataset
-from ddefense.experiments.adopting import load_classifier, load_outputs
-from ddefense.experiments.attacking import load_samples
+from ddefense.experiments.attacking import load_network, load_samples
 from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import Artefact, Stages, reading
 
@@ -43,7 +42,7 @@ def attack(
 ) -> Artefact:
     """Runs PGD on the loss through the softmax from many starts, and without a bound."""
     low, high = dataset.value_range
-    one = attacks.SignAttack(epsilon=config.epsilon, steps=config.pgd_steps, seed=config.seed)
+    one = attacks.PGD(epsilon=config.epsilon, steps=config.pgd_steps, seed=config.seed)
     settings = {
         "one_start": one,
         "many_starts": dataclasses.replace(one, restarts=config.pgd_restarts),
@@ -53,24 +52,21 @@ def attack(
     def work(directory: pathlib.Path) -> None:
         indices = load_samples(samples)
         images, labels = dataset.test.images[indices], dataset.test.labels[indices]
-        logits = load_outputs(trained.network)
-        attacked = load_classifier(trained.network, dataset.value_range)
+        network, attacked = load_network(trained.network, dataset)
         rates = {}
         # The outlier class of a network counts here as any other: these checks are about whether
         # gradients lead anywhere.
         for name, setting in settings.items():
-            made = attacks.pgd_linf(
-                attacked, images, labels, bounds=dataset.value_range, settings=setting
-            )
-            outcome = measurements.judge_norm(
-                logits,
+            made = attacks.pgd_linf(attacked, images, labels, settings=setting)
+            outcome = measurements.judge(
+                network,
                 images,
-                made,
+                made.images,
                 labels=labels,
                 targets=None,
                 bounds=dataset.value_range,
                 norm="linf",
-                epsilon=setting.epsilon,
+                budget=setting.epsilon,
             )
             counted = ~outcome.started
             rates[name] = float(outcome.success[counted].mean()) if counted.any() else 0.0
@@ -97,8 +93,8 @@ def load_rates(artefact: Artefact) -> SignRates:
 def controls(
     network: records.NetworkRecord,
     rates: SignRates | None,
-    undistilled: records.AttackRecord | None,
-    scaled: records.AttackRecord | None,
+    undistilled: records.SuccessRecord | None,
+    scaled: records.SuccessRecord | None,
 ) -> list[records.ControlRecord]:
     """The controls of one network, as far as they were measured.
 

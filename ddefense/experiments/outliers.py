@@ -3,7 +3,6 @@
 It looks again at the images that every attack on the network has left, and at the clean ones.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
 
@@ -14,37 +13,11 @@ from ddefense import measurements, networks, records
 from ddefense.config import Config, chosen
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_outputs
+from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import Artefact, Stages, reading
 
 _RECORD = "outliers.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Attempts:
-    """What an attack made of the attacked images, P attempts in all.
-
-    Attributes:
-        images: adversarial images, shape [P, H, W, C].
-        sample: row of the image among the attacked ones, shape [P].
-        labels: its true class, shape [P].
-        targets: the class that each aims at, shape [P]; None if untargeted.
-        started: whether the unchanged image already is where the attempt aims at, shape [P].
-    """
-
-    images: npt.NDArray[np.float32]
-    sample: npt.NDArray[np.integer]
-    labels: npt.NDArray[np.integer]
-    targets: npt.NDArray[np.integer] | None
-    started: npt.NDArray[np.bool_]
-
-    def counted(self) -> "Attempts":
-        """Those that do not start there."""
-        kept = ~self.started
-        targets = None if self.targets is None else self.targets[kept]
-        return Attempts(
-            self.images[kept], self.sample[kept], self.labels[kept], targets, self.started[kept]
-        )
 
 
 def outlier_class(network: Artefact, dataset: Dataset) -> int | None:
@@ -58,7 +31,7 @@ def measure(
     config: Config,
     dataset: Dataset,
     trained: Trained,
-    attempts: Mapping[str, Callable[[], Attempts]],
+    attempts: Mapping[str, Callable[[], Adversarial]],
     inputs: list[Artefact],
 ) -> Artefact:
     """Recovery, detection and success of every attack on one network.
@@ -82,17 +55,17 @@ def measure(
             # No answer is a refusal too.
             return np.where(found == networks.NO_CLASS, dataset.num_classes, found)
 
-        def rates(made: Attempts) -> records.OutlierAttackRecord:
+        def rates(made: Adversarial) -> records.OutlierAttackRecord:
             return measurements.outlier_rates(
                 predicted(made.images),
                 made.labels,
                 made.targets,
-                made.sample,
+                made.original,
                 num_classes=dataset.num_classes,
                 seed=config.seed,
             )
 
-        counted = ((name, read().counted()) for name, read in attempts.items())
+        counted = ((name, _counted(read())) for name, read in attempts.items())
         found = measurements.outlier_record(
             predicted(dataset.test.images),
             dataset.test.labels,
@@ -104,6 +77,11 @@ def measure(
     return stages.run(
         f"outliers_of_{trained.name}", chosen(config, "seed"), [trained.network, *inputs], work
     )
+
+
+def _counted(made: Adversarial) -> Adversarial:
+    """The attempts that do not start where they aim at."""
+    return made.of(~made.started)
 
 
 def load(artefact: Artefact) -> records.OutlierRecord:

@@ -6,12 +6,6 @@ To add one: a function here, a field in `ddefense.records`, a table or figure in
 
 from ddefense.measurements.amplitude import gradient_amplitude, zero_jacobians
 from ddefense.measurements.architecture import architecture
-from ddefense.measurements.attack_success import (
-    judge,
-    probabilities_of,
-    robustness,
-    success_record,
-)
 from ddefense.measurements.controls import (
     iterative_beats_one_step,
     random_restarts,
@@ -22,12 +16,6 @@ from ddefense.measurements.controls import (
 )
 from ddefense.measurements.cost import costs
 from ddefense.measurements.counting import comparisons
-from ddefense.measurements.norm_success import (
-    NormOutcome,
-    judge_norm,
-    norm_record,
-    transfer_record,
-)
 from ddefense.measurements.outlier_rates import outlier_rates, outlier_record
 from ddefense.measurements.predictions import (
     accuracy,
@@ -37,10 +25,19 @@ from ddefense.measurements.predictions import (
     soft_label_summary,
     soft_labels_by_window,
 )
+from ddefense.measurements.success import (
+    Outcome,
+    jsma_record,
+    judge,
+    norm_record,
+    probabilities_of,
+    robustness,
+    transfer_record,
+)
 from ddefense.measurements.verdict import verdict
 
 __all__ = [
-    "NormOutcome",
+    "Outcome",
     "accuracy",
     "agreement",
     "architecture",
@@ -49,8 +46,8 @@ __all__ = [
     "costs",
     "gradient_amplitude",
     "iterative_beats_one_step",
+    "jsma_record",
     "judge",
-    "judge_norm",
     "logit_scale",
     "norm_record",
     "outlier_rates",
@@ -61,7 +58,6 @@ __all__ = [
     "scaled_logits",
     "soft_label_summary",
     "soft_labels_by_window",
-    "success_record",
     "transfer_record",
     "unbounded_reaches_all",
     "verdict",

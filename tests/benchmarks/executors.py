@@ -168,7 +168,7 @@ def _attack_stages(options: argparse.Namespace, executor: Any, folder: pathlib.P
         samples = attacking.choose_samples(Stages(folder / name), settings, dataset, trained)
         start = time.perf_counter()
         stage = attacking.attack(stages, settings, dataset, trained, samples, "jsma_f")
-        record = attacking.load_attack(stage)[0]
+        record = attacking.load_attack(stage).record
         return {
             "wall_seconds": time.perf_counter() - start,
             "attacks": record.attempts,

@@ -120,18 +120,15 @@ def _ddefense(variant: str) -> Make:
         from ddefense import attacks, networks
 
         network = keras.models.load_model(arguments.network, compile=False)
-        sensitivity = attacks.forward_derivative(networks.logits_of(network), variant)
+        attacked = attacks.classifier(networks.logits_of(network))
+        settings = attacks.JSMA(reading=variant, theta=THETA, max_features=MAX_FEATURES)
         options = {"batch_size": arguments.batch_size} if arguments.batch_size else {}
 
         def run(images: Any, targets: Any) -> Any:
+            # It looks at labels only to refuse them as targets.
+            labels = (targets + 1) % attacked.num_classes
             return attacks.jsma(
-                sensitivity,
-                images,
-                targets,
-                bounds=(0.0, 1.0),
-                theta=THETA,
-                max_features=MAX_FEATURES,
-                **options,
+                attacked, images, labels, targets, settings=settings, **options
             ).images
 
         return run

@@ -170,21 +170,21 @@ def _ddefense(attack: Ours) -> Make:
 
 
 def _our_cw(attacked: Any, attacks: Attacks, settings: Settings, options: dict[str, int]) -> Any:
-    from ddefense.attacks import CarliniWagner, cw_l2
+    from ddefense.attacks import CarliniWagnerL2, cw_l2
 
     return cw_l2(
         attacked,
         attacks.images,
         attacks.labels,
         attacks.targets,
-        settings=CarliniWagner(
+        settings=CarliniWagnerL2(
             steps=settings.steps,
             search_steps=settings.search_steps,
             learning_rate=settings.learning_rate,
             initial_c=settings.initial_c,
         ),
         **options,
-    )
+    ).images
 
 
 def _our_cw_fixed(
@@ -198,18 +198,18 @@ def _our_fgsm(attacked: Any, attacks: Attacks, settings: Settings, options: dict
     from ddefense.attacks import SignAttack, fgsm
 
     wanted = SignAttack(epsilon=settings.epsilon, loss="logits")
-    return fgsm(attacked, attacks.images, attacks.labels, settings=wanted, **options)
+    return fgsm(attacked, attacks.images, attacks.labels, settings=wanted, **options).images
 
 
 def _our_pgd(random_start: bool) -> Ours:
     def attack(attacked: Any, attacks: Attacks, settings: Settings, options: dict[str, int]) -> Any:
-        from ddefense.attacks import SignAttack, pgd_linf
+        from ddefense.attacks import PGD, pgd_linf
 
         return pgd_linf(
             attacked,
             attacks.images,
             attacks.labels,
-            settings=SignAttack(
+            settings=PGD(
                 epsilon=settings.epsilon,
                 steps=settings.pgd_steps,
                 step_size=settings.step_size,
@@ -217,7 +217,7 @@ def _our_pgd(random_start: bool) -> Ours:
             ),
             start=attacks.start if random_start else attacks.images,
             **options,
-        )
+        ).images
 
     return attack
 

@@ -65,7 +65,8 @@ def _temperature(data: Any, temperature: float) -> float:
     images, labels = data.test.images[:SAMPLES], data.test.labels[:SAMPLES]
     sample, targets = attacks.every_wrong_class(labels, data.num_classes)
     start = time.process_time()
-    attacks.jsma(attacks.forward_derivative(logits, "jsma_f"), images[sample], targets)
+    attacked = attacks.classifier(logits)
+    attacks.jsma(attacked, images[sample], labels[sample], targets, settings=attacks.JSMA())
     return time.process_time() - start
 
 

@@ -30,32 +30,26 @@ def main() -> None:
     right = np.flatnonzero(predicted == dataset.test.labels)[: options.samples]
     images, labels = dataset.test.images[right], dataset.test.labels[right]
     sample, target = attacks.every_wrong_class(labels, dataset.num_classes)
-    derivative = attacks.forward_derivative(logits, "jsma_f")
+    attacked = attacks.classifier(logits, bounds=dataset.value_range)
     rows = []
     for theta in options.thetas:
-        made = attacks.jsma(
-            derivative,
-            images[sample],
-            target,
-            bounds=dataset.value_range,
-            theta=theta,
-            max_features=options.max_features,
-        )
+        settings = attacks.JSMA(theta=theta, max_features=options.max_features)
+        made = attacks.jsma(attacked, images[sample], labels[sample], target, settings=settings)
         outcome = measurements.judge(
             logits,
             images[sample],
-            made,
-            sample,
-            target,
-            max_features=options.max_features,
+            made.images,
+            labels=labels[sample],
+            targets=target,
             bounds=dataset.value_range,
+            norm="l0",
+            budget=options.max_features,
         )
-        record = measurements.success_record(
+        record = measurements.jsma_record(
             outcome,
-            stop=made.stop,
-            steps=int(made.num_features.sum()) // 2,
-            theta=theta,
-            max_features=options.max_features,
+            sample,
+            settings=vars(settings),
+            details=made.details,
             num_features=int(np.prod(dataset.image_shape)),
             seed=0,
         )

@@ -221,13 +221,14 @@ def test_successes_by_norm_are_seen_again_in_the_images(smoke, results, deployed
     """The same for attacks by norm, from what their stages keep."""
     originals = digits.test.images[results.sample_indices]
     labels = digits.test.labels[results.sample_indices]
-    found = sorted((smoke.workdir / "stages").glob("*/adversarial.npz"))
+    stages = sorted((smoke.workdir / "stages").glob("*/adversarial.npz"))
+    found = [path for path in stages if not path.parent.name.startswith("jsma")]
     some = 0
     for path in found:
         attack, name = path.parent.name.split("_on_")
         record = next(n for n in results.networks if n.name == name).norm_attacks[attack]
         with np.load(path) as arrays:
-            images, sample, target = (arrays[key] for key in ("images", "sample", "target"))
+            images, sample, target = (arrays.get(key) for key in ("images", "original", "targets"))
         assert images.min() >= 0.0
         assert images.max() <= 1.0
         predicted = networks.predict(networks.logits_of(deployed[name]), images).argmax(axis=1)

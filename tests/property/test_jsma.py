@@ -32,8 +32,18 @@ def network():
 
 
 @pytest.fixture(scope="module", params=["jsma_f", "jsma_f_exact", "jsma_z"])
-def derivative(request, network):
-    return attacks.forward_derivative(network, request.param)
+def attack(request, network):
+    """Attacks images whose labels are other classes than the targets."""
+    attacked = attacks.classifier(network)
+
+    def run(images, targets, *, batch_size, **settings):
+        settings = attacks.JSMA(reading=request.param, **settings)
+        labels = (targets + 1) % CLASSES
+        return attacks.jsma(
+            attacked, images, labels, targets, settings=settings, batch_size=batch_size
+        )
+
+    return run
 
 
 @st.composite
@@ -53,46 +63,47 @@ def attempts(draw):
 @pytest.mark.slow
 @settings(max_examples=40)
 @given(attempts())
-def test_bounds_budget_and_direction_hold(network, derivative, drawn):
+def test_bounds_budget_and_direction_hold(network, attack, drawn):
     images, targets, arguments = drawn
-    made = attacks.jsma(derivative, images, targets, **arguments)
+    made = attack(images, targets, **arguments)
     moved = (made.images - images).reshape(len(images), -1)
     theta = arguments["theta"]
     assert made.images.min() >= 0
     assert made.images.max() <= 1
     assert (moved * np.sign(theta) >= 0).all()
     assert np.abs(moved).max() <= abs(theta)
-    np.testing.assert_array_equal((moved != 0).sum(axis=1), made.num_features)
-    assert (made.num_features <= arguments["max_features"]).all()
-    assert (made.num_features % 2 == 0).all()
+    steps = made.details["steps"]
+    np.testing.assert_array_equal((moved != 0).sum(axis=1), 2 * steps)
+    assert (2 * steps <= arguments["max_features"]).all()
 
     stays = network(images).numpy().argmax(axis=1) == targets
-    assert not made.num_features[stays].any()
-    assert (made.stop[stays] == attacks.Stop.REACHED).all()
+    assert not steps[stays].any()
+    assert not made.details["no_admissible_pair"][stays].any()
 
 
 @pytest.mark.slow
 @settings(max_examples=40)
 @given(attempts(), st.randoms(use_true_random=False))
-def test_samples_do_not_depend_on_each_other(derivative, drawn, random):
+def test_samples_do_not_depend_on_each_other(attack, drawn, random):
     images, targets, arguments = drawn
     order = list(range(len(images)))
     random.shuffle(order)
-    straight = attacks.jsma(derivative, images, targets, **arguments)
+    straight = attack(images, targets, **arguments)
     arguments["batch_size"] = random.randint(1, 6)
-    mixed = attacks.jsma(derivative, images[order], targets[order], **arguments)
+    mixed = attack(images[order], targets[order], **arguments)
     np.testing.assert_array_equal(mixed.images, straight.images[order])
-    np.testing.assert_array_equal(mixed.stop, straight.stop[order])
+    for name, of_each in straight.details.items():
+        np.testing.assert_array_equal(mixed.details[name], of_each[order])
 
 
 @settings(max_examples=30)
 @given(attempts())
-def test_a_larger_budget_goes_the_same_way_further(derivative, drawn):
+def test_a_larger_budget_goes_the_same_way_further(network, attack, drawn):
     images, targets, arguments = drawn
-    small = attacks.jsma(derivative, images, targets, **(arguments | {"max_features": 2}))
-    large = attacks.jsma(derivative, images, targets, **(arguments | {"max_features": 8}))
-    assert (small.num_features <= large.num_features).all()
+    small = attack(images, targets, **(arguments | {"max_features": 2}))
+    large = attack(images, targets, **(arguments | {"max_features": 8}))
+    assert (small.details["steps"] <= large.details["steps"]).all()
     changed = small.images != images
     np.testing.assert_array_equal(large.images[changed], small.images[changed])
-    reached = small.stop == attacks.Stop.REACHED
+    reached = network(small.images).numpy().argmax(axis=1) == targets
     np.testing.assert_array_equal(large.images[reached], small.images[reached])

@@ -76,12 +76,13 @@ def predict(network):
 def linear():
     """Makes a function of two classes; the first leads by weights @ features + offset."""
 
-    def make(weights, offset, scale=1.0):
+    def make(weights, offset, scale=1.0, bounds=(0.0, 1.0)):
         column = scale * np.array(weights, np.float32)[:, None]
         shift = np.array([scale * offset, 0], np.float32)
         return attacks.classifier(
             lambda x: tf.reshape(x, [-1, len(weights)]) @ np.hstack([column, 0 * column]) + shift,
             image_shape=(1, len(weights), 1),
+            bounds=bounds,
         )
 
     return make

@@ -60,7 +60,8 @@ def test_tries_values_within_the_bounds():
         seen.append(images.numpy())
         return tf.reduce_sum(images, axis=(1, 2)) * tf.constant([1.0, 2.0])
 
-    attacks.classifier(function, image_shape=SHAPE, bounds=(-3.0, -1.0))
+    attacked = attacks.classifier(function, image_shape=SHAPE, bounds=(-3.0, -1.0))
+    assert attacked.bounds == (-3.0, -1.0)
     assert seen[0].shape[1:] == SHAPE
     assert seen[0].min() >= -3
     assert seen[0].max() <= -1
@@ -126,9 +127,9 @@ TARGETS = np.ones(12, np.int64)
 
 def test_good_inputs_pass(network, images):
     attacked = attacks.classifier(network)
-    for labels, targets in ((LABELS, TARGETS), (LABELS, None), (None, TARGETS), (None, None)):
-        check_inputs(attacked, images, labels, targets, (0.0, 1.0))
-    check_inputs(attacked, images, LABELS.astype(np.uint8), TARGETS.astype(np.int32), (-1, 2))
+    for targets in (TARGETS, None):
+        check_inputs(attacked, images, LABELS, targets)
+    check_inputs(attacked, images, LABELS.astype(np.uint8), TARGETS.astype(np.int32))
 
 
 def changed(array, row, value):
@@ -166,6 +167,7 @@ def changed(array, row, value):
     ],
 )
 def test_bad_inputs_are_refused(network, images, given, message):
-    good = {"images": images, "labels": LABELS, "targets": TARGETS, "bounds": (0.0, 1.0)}
+    arguments = {"images": images, "labels": LABELS, "targets": TARGETS} | given
+    bounds = arguments.pop("bounds", (0.0, 1.0))
     with pytest.raises(ValueError, match=re.escape(message)):
-        check_inputs(attacks.classifier(network), **(good | given))
+        check_inputs(attacks.classifier(network, bounds=bounds), **arguments)

@@ -7,13 +7,13 @@ import pytest
 import tensorflow as tf
 
 from ddefense import attacks
-from ddefense.attacks import CarliniWagner, cw_l0
+from ddefense.attacks import CarliniWagnerL0, cw_l0
 from ddefense.attacks.cw_l0 import needless
 
 # In units of 0.5, the room of each feature, they move the lead by 10, 9, ... 1.
 WEIGHTS = 2.0 * np.array([10, 3, 9, 1, 7, 5, 6, 2, 8, 4], np.float32)
 SHAPE = (1, 5, 2)
-SETTINGS = CarliniWagner(steps=200, learning_rate=0.1)
+SETTINGS = CarliniWagnerL0(steps=200, learning_rate=0.1)
 
 
 def linear(lead, scale=1.0):
@@ -27,7 +27,7 @@ def linear(lead, scale=1.0):
 
 def attack(attacked, images, settings=SETTINGS):
     labels = np.zeros(len(images), np.int64)
-    return cw_l0(attacked, images, labels, 1 - labels, settings=settings)
+    return cw_l0(attacked, images, labels, 1 - labels, settings=settings).images
 
 
 @pytest.mark.slow

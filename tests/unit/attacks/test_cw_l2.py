@@ -5,17 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ddefense.attacks import CarliniWagner, carlini_wagner, cw_l2
+from ddefense.attacks import CarliniWagnerL2, carlini_wagner, cw_l2
 
 FEATURES = 6
-SETTINGS = CarliniWagner(steps=300)
+SETTINGS = CarliniWagnerL2(steps=300)
 
 
 def attack(attacked, rows, settings=SETTINGS, targeted=True, **arguments):
     images = np.array(rows, np.float32)[:, None, :, None]
     labels = np.zeros(len(images), np.int64)
     targets = 1 - labels if targeted else None
-    made = cw_l2(attacked, images, labels, targets, settings=settings, **arguments)
+    made = cw_l2(attacked, images, labels, targets, settings=settings, **arguments).images
     return made[:, 0, :, 0]
 
 
@@ -57,8 +57,12 @@ def test_measures_in_units_of_the_bounds(linear, weights, rows):
     images = np.array(10 * rows - 5, np.float32)[:, None, :, None]
     labels = np.zeros(len(rows), np.int64)
     wide = cw_l2(
-        linear(weights / 10, 0.0), images, labels, 1 - labels, bounds=(-5.0, 5.0), settings=SETTINGS
-    )
+        linear(weights / 10, 0.0, bounds=(-5.0, 5.0)),
+        images,
+        labels,
+        1 - labels,
+        settings=SETTINGS,
+    ).images
     np.testing.assert_allclose(wide[:, 0, :, 0], 10 * narrow - 5, atol=0.05)
 
 
@@ -132,7 +136,7 @@ def plain_cw_l2(weights, offset, x, settings):
 
 @pytest.mark.parametrize("kappa", [0.0, 0.3])
 def test_equals_the_plain_algorithm(linear, weights, rows, kappa):
-    settings = CarliniWagner(steps=60, search_steps=6, learning_rate=0.03, kappa=kappa)
+    settings = CarliniWagnerL2(steps=60, search_steps=6, learning_rate=0.03, kappa=kappa)
     offset = -0.5 * weights.sum()
     made = attack(linear(weights, offset), rows, settings, batch_size=7)
     plain = np.array([plain_cw_l2(weights, offset, x, settings) for x in np.float32(rows)])

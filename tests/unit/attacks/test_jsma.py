@@ -1,6 +1,7 @@
 """JSMA against a plain one-sample implementation of the algorithm, and at its edges."""
 
 import dataclasses
+import enum
 import itertools
 
 import keras
@@ -9,11 +10,38 @@ import pytest
 import tensorflow as tf
 
 from ddefense import attack_catalog, attacks
-from ddefense.attacks import Stop
+from ddefense.attacks import JSMA
+from ddefense.attacks.forward_derivative import ForwardDerivative
 
 CLASSES = 3
 FEATURES = 16
 TEMPERATURE = 5.0
+
+
+class Stop(enum.Enum):
+    """Why an attack on a sample ended; done where the target is reached or the budget spent."""
+
+    DONE = (False, False)
+    NO_ADMISSIBLE_PAIR = (True, False)
+    ZERO_MAP = (True, True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Images, how many features of each were changed, and why each attack ended."""
+
+    images: np.ndarray
+    num_features: np.ndarray
+    stop: list
+
+
+def jsma(attacked, name, images, targets, *, batch_size=64, **settings):
+    """Attacks images whose labels are other classes than the targets."""
+    labels = (targets + 1) % attacked.num_classes
+    settings = JSMA(reading=name, temperature=TEMPERATURE, **settings)
+    made = attacks.jsma(attacked, images, labels, targets, settings=settings, batch_size=batch_size)
+    flags = zip(made.details["no_admissible_pair"], made.details["zero_maps"], strict=True)
+    return Made(made.images, 2 * made.details["steps"], [Stop((a, b)) for a, b in flags])
 
 
 def reference_maps(name, network, double, image, target, jacobian):
@@ -48,9 +76,9 @@ def reference_jsma(maps, predict, image, target, *, theta, max_features):
     changed = []
     while True:
         if predict(x.reshape(1, 4, 4, 1))[0] == target:
-            return x, changed, Stop.REACHED
+            return x, changed, Stop.DONE
         if len(changed) + 2 > max_features:
-            return x, changed, Stop.BUDGET
+            return x, changed, Stop.DONE
         alpha, beta = maps(x, target)
         if domain and not any(alpha[i] or beta[i] for i in domain):
             return x, changed, Stop.ZERO_MAP
@@ -64,11 +92,8 @@ def reference_jsma(maps, predict, image, target, *, theta, max_features):
 
 
 @pytest.fixture(scope="module")
-def derivatives(network):
-    return {
-        name: attacks.forward_derivative(network, name, temperature=TEMPERATURE)
-        for name in attack_catalog.JSMA_ATTACKS
-    }
+def attacked(network):
+    return attacks.classifier(network)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +106,7 @@ def pairs(images):
 @pytest.mark.parametrize(("theta", "max_features"), [(1.0, 16), (-1.0, 16), (0.4, 6), (-0.4, 6)])
 @pytest.mark.parametrize("name", attack_catalog.JSMA_ATTACKS)
 def test_equals_the_plain_algorithm(
-    network, build_network, jacobian, predict, derivatives, images, pairs, name, theta, max_features
+    network, build_network, jacobian, predict, attacked, images, pairs, name, theta, max_features
 ):
     originals, targets = (given[:18] for given in pairs)
     double = build_network(dtype="float64")
@@ -89,8 +114,8 @@ def test_equals_the_plain_algorithm(
     def maps(x, target):
         return reference_maps(name, network, double, x, target, jacobian)
 
-    made = attacks.jsma(
-        derivatives[name], originals, targets, theta=theta, max_features=max_features, batch_size=5
+    made = jsma(
+        attacked, name, originals, targets, theta=theta, max_features=max_features, batch_size=5
     )
     for i, (image, target) in enumerate(zip(originals, targets, strict=True)):
         x, changed, stop = reference_jsma(
@@ -106,11 +131,9 @@ def test_equals_the_plain_algorithm(
 @pytest.mark.parametrize("theta", [1.0, -1.0, 0.3, -0.3])
 @pytest.mark.parametrize("max_features", [2, 6, 16, 40])
 @pytest.mark.parametrize("name", ["jsma_f", "jsma_z"])
-def test_keeps_its_promises(derivatives, predict, pairs, name, max_features, theta):
+def test_keeps_its_promises(attacked, predict, pairs, name, max_features, theta):
     originals, targets = pairs
-    made = attacks.jsma(
-        derivatives[name], originals, targets, theta=theta, max_features=max_features
-    )
+    made = jsma(attacked, name, originals, targets, theta=theta, max_features=max_features)
     before, after = originals.reshape(-1, FEATURES), made.images.reshape(-1, FEATURES)
     assert made.images.dtype == np.float32
     assert made.images.shape == originals.shape
@@ -122,59 +145,63 @@ def test_keeps_its_promises(derivatives, predict, pairs, name, max_features, the
     # A changed feature moved once, by theta or to the bound.
     moved = np.clip(before + np.float32(theta), 0, 1)
     np.testing.assert_array_equal(after, np.where(before != after, moved, before))
-    assert set(made.stop.tolist()) <= set(Stop)
-    reached = made.stop == Stop.REACHED
-    np.testing.assert_array_equal(predict(made.images) == targets, reached)
-    assert (made.num_features[made.stop == Stop.BUDGET] == max_features).all()
+    reached = predict(made.images) == targets
+    spent = made.num_features == max_features
+    stuck = np.array([stop is not Stop.DONE for stop in made.stop])
+    np.testing.assert_array_equal(stuck, ~reached & ~spent)
 
 
 @pytest.mark.parametrize("name", attack_catalog.JSMA_ATTACKS)
-def test_a_sample_already_given_the_target_stays(derivatives, predict, images, name):
-    made = attacks.jsma(derivatives[name], images, predict(images))
+def test_a_sample_already_given_the_target_stays(attacked, predict, images, name):
+    made = jsma(attacked, name, images, predict(images))
     np.testing.assert_array_equal(made.images, images)
     assert not made.num_features.any()
-    assert (made.stop == Stop.REACHED).all()
+    assert set(made.stop) == {Stop.DONE}
 
 
-def test_leaves_its_arguments_alone(derivatives, pairs):
+def test_leaves_its_arguments_alone(attacked, pairs):
     originals, targets = (given.copy() for given in pairs)
     originals.flags.writeable = targets.flags.writeable = False
-    made = attacks.jsma(derivatives["jsma_z"], originals, targets)
+    made = jsma(attacked, "jsma_z", originals, targets)
     assert made.num_features.any()
     np.testing.assert_array_equal(originals, pairs[0])
 
 
 @pytest.mark.parametrize("name", attack_catalog.JSMA_ATTACKS)
-def test_batching_does_not_matter(derivatives, pairs, name):
-    alone = attacks.jsma(derivatives[name], *pairs, batch_size=1)
+def test_batching_does_not_matter(attacked, pairs, name):
+    alone = jsma(attacked, name, *pairs, batch_size=1)
     for batch_size in (2, 7, 1000):
-        together = attacks.jsma(derivatives[name], *pairs, batch_size=batch_size)
+        together = jsma(attacked, name, *pairs, batch_size=batch_size)
         np.testing.assert_array_equal(together.images, alone.images)
         np.testing.assert_array_equal(together.num_features, alone.num_features)
-        np.testing.assert_array_equal(together.stop, alone.stop)
+        assert together.stop == alone.stop
 
 
-def test_the_order_of_samples_does_not_matter(derivatives, pairs):
+def test_the_order_of_samples_does_not_matter(attacked, pairs):
     originals, targets = pairs
     order = np.random.default_rng(0).permutation(len(originals))
-    straight = attacks.jsma(derivatives["jsma_z"], originals, targets, batch_size=4)
-    mixed = attacks.jsma(derivatives["jsma_z"], originals[order], targets[order], batch_size=4)
+    straight = jsma(attacked, "jsma_z", originals, targets, batch_size=4)
+    mixed = jsma(attacked, "jsma_z", originals[order], targets[order], batch_size=4)
     np.testing.assert_array_equal(mixed.images, straight.images[order])
     np.testing.assert_array_equal(mixed.num_features, straight.num_features[order])
-    np.testing.assert_array_equal(mixed.stop, straight.stop[order])
+    assert mixed.stop == [straight.stop[row] for row in order]
 
 
-def test_finished_samples_make_room_at_once(derivatives, pairs):
-    sizes = []
-    derivative = derivatives["jsma_z"]
+@pytest.fixture
+def sizes(monkeypatch):
+    """Of the batches of which the forward derivative is taken."""
+    found, call = [], ForwardDerivative.__call__
 
-    def recording(images, targets):
-        sizes.append(len(images))
-        return derivative.function(images, targets)
+    def recording(self, images, targets):
+        found.append(len(images))
+        return call(self, images, targets)
 
-    made = attacks.jsma(
-        dataclasses.replace(derivative, function=recording), *pairs, max_features=6, batch_size=4
-    )
+    monkeypatch.setattr(ForwardDerivative, "__call__", recording)
+    return found
+
+
+def test_finished_samples_make_room_at_once(attacked, pairs, sizes):
+    made = jsma(attacked, "jsma_z", *pairs, max_features=6, batch_size=4)
     assert len(set(made.num_features.tolist())) > 1
     # One evaluation per step and one that ends each sample; no place idle while any waits.
     assert sum(sizes) == int(made.num_features.sum()) // 2 + len(made.images)
@@ -183,30 +210,24 @@ def test_finished_samples_make_room_at_once(derivatives, pairs):
     assert sum(size < 4 for size in sizes) <= 6 // 2 + 1
 
 
-def test_batches_come_in_few_shapes(derivatives, pairs):
-    sizes = []
-    derivative = derivatives["jsma_z"]
-
-    def recording(images, targets):
-        sizes.append(len(images))
-        return derivative.function(images, targets)
-
+def test_batches_come_in_few_shapes(attacked, pairs, sizes):
     # 35 is no size of its own, but it is a full batch.
-    attacks.jsma(dataclasses.replace(derivative, function=recording), *pairs, batch_size=35)
+    jsma(attacked, "jsma_z", *pairs, batch_size=35)
     assert 35 in sizes
     assert set(sizes) <= {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 35}
 
 
 def test_a_saturated_network_stops_the_float32_reading_at_once(saturated, images):
     targets = (saturated(images).numpy().argmax(axis=1) + 1) % CLASSES
-    made = attacks.jsma(attacks.forward_derivative(saturated, "jsma_f"), images, targets)
-    assert (made.stop == Stop.ZERO_MAP).all()
+    attacked = attacks.classifier(saturated)
+    made = jsma(attacked, "jsma_f", images, targets)
+    assert set(made.stop) == {Stop.ZERO_MAP}
     assert not made.num_features.any()
     np.testing.assert_array_equal(made.images, images)
 
-    exact = attacks.jsma(attacks.forward_derivative(saturated, "jsma_f_exact"), images, targets)
-    assert not (exact.stop == Stop.ZERO_MAP).any()
-    assert (exact.stop == Stop.REACHED).any()
+    exact = jsma(attacked, "jsma_f_exact", images, targets)
+    assert Stop.ZERO_MAP not in exact.stop
+    assert (saturated(exact.images).numpy().argmax(axis=1) == targets).any()
 
 
 def linear(weights, bias=None):
@@ -218,10 +239,12 @@ def linear(weights, bias=None):
     return network
 
 
-def attack_linear(weights, image, target, *, bias=None, name="jsma_z", **settings):
-    derivative = attacks.forward_derivative(linear(weights, bias), name)
+def attack_linear(
+    weights, image, target, *, bias=None, name="jsma_z", bounds=(0.0, 1.0), **settings
+):
+    attacked = attacks.classifier(linear(weights, bias), bounds=bounds)
     images = np.array(image, np.float32).reshape(1, 1, -1, 1)
-    made = attacks.jsma(derivative, images, np.array([target]), **settings)
+    made = jsma(attacked, name, images, np.array([target]), **settings)
     return made.images.reshape(-1).tolist(), int(made.num_features[0]), made.stop[0]
 
 
@@ -272,14 +295,18 @@ def test_changes_the_pairs_that_count_in_their_order():
     weights = [[-1, -2, -3, -1], [1, 2, 3, 1]]
     settings = {"bias": [8, 0], "name": "jsma_z"}
     # After (1, 2): -5 + 8 = 3 against 5.
-    assert attack_linear(weights, [0] * 4, 1, **settings) == ([0, 1, 1, 0], 2, Stop.REACHED)
+    assert attack_linear(weights, [0] * 4, 1, **settings) == (
+        [0, 1, 1, 0],
+        2,
+        Stop.DONE,
+    )
     settings["bias"] = [12, 0]
     # 7 against 5, so (0, 3) follows: 5 against 7.
-    assert attack_linear(weights, [0] * 4, 1, **settings) == ([1] * 4, 4, Stop.REACHED)
+    assert attack_linear(weights, [0] * 4, 1, **settings) == ([1] * 4, 4, Stop.DONE)
     assert attack_linear(weights, [0] * 4, 1, max_features=2, **settings) == (
         [0, 1, 1, 0],
         2,
-        Stop.BUDGET,
+        Stop.DONE,
     )
 
 
@@ -287,7 +314,7 @@ def test_the_target_counts_when_the_last_pair_reaches_it():
     weights = [[-1, -2, -3, -1], [1, 2, 3, 1]]
     assert attack_linear(weights, [0] * 4, 1, bias=[12, 0], max_features=4)[1:] == (
         4,
-        Stop.REACHED,
+        Stop.DONE,
     )
 
 
@@ -327,22 +354,27 @@ def with_value(value):
         ({"images": with_value(-0.1)}, r"images: .*bounds \[0, 1\].*\[-0.1, 0.5\]"),
         ({"images": with_value(np.nan)}, r"images: .*bounds \[0, 1\].*nan"),
         ({"images": with_value(np.inf)}, r"images: .*bounds \[0, 1\].*inf"),
-        ({"bounds": (0.0, 0.4)}, r"images: .*bounds \[0, 0.4\].*\[0.5, 0.5\]"),
         ({"targets": np.array([0])}, r"targets: .*2 classes in 0..2.*\[0\]"),
         ({"targets": np.array([[0], [1]])}, "targets: .*2 classes in 0..2"),
         ({"targets": np.array([0, 3])}, r"targets: .*2 classes in 0..2.*\[0, 3\]"),
         ({"targets": np.array([0, -1])}, r"targets: .*2 classes in 0..2.*-1"),
         ({"targets": np.array([0.0, 1.0])}, r"targets: .*2 classes in 0..2.*\[0., 1.\]"),
+        ({"targets": None}, "targets: .*None"),
+        ({"targets": np.array([2, 1])}, "targets: .*other than the label"),
+        ({"temperature": 0.0}, "temperature: .*received 0.0"),
+        ({"reading": "fgsm"}, "attack: .*received 'fgsm'"),
         ({"theta": 0.0}, "theta: .*not 0.*received 0.0"),
         ({"theta": float("nan")}, "theta: .*received nan"),
         ({"theta": float("inf")}, "theta: .*received inf"),
         ({"max_features": 3}, "max_features: .*even.*received 3"),
         ({"max_features": 0}, "max_features: .*>= 2.*received 0"),
         ({"max_features": -2}, "max_features: .*>= 2.*received -2"),
-        ({"batch_size": 0}, "batch_size: .*at least 1.*received 0"),
+        ({"batch_size": 0}, "batch_size: .*>= 1.*received 0"),
     ],
 )
-def test_a_bad_argument_is_named(derivatives, changes, message):
-    arguments = {"images": with_value(0.5), "targets": np.array([0, 1])} | changes
+def test_a_bad_argument_is_named(attacked, changes, message):
+    given = {"images": with_value(0.5), "targets": np.array([0, 1]), "batch_size": 2} | changes
+    arguments = {name: given.pop(name) for name in ("images", "targets", "batch_size")}
+    labels = np.full(len(arguments["images"]), 2)
     with pytest.raises(ValueError, match=message):
-        attacks.jsma(derivatives["jsma_z"], **arguments)
+        attacks.jsma(attacked, labels=labels, **arguments, settings=JSMA(**given))

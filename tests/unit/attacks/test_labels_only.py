@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from ddefense import attacks, interruption
-from ddefense.attacks.labels_only import available, labels_only
+from ddefense.attacks.labels_only import LabelsOnly, available
 
 SHAPE = (4, 4, 1)
 # Distance to the nearest boundary of `linear` from each of its images.
@@ -18,6 +18,13 @@ DISTANCES = np.array([0.25, 0.4, 0.1])
 needs_library = pytest.mark.skipif(
     not available(), reason="adversarial-robustness-toolbox is not installed"
 )
+
+
+def labels_only(attacked, images, labels, *, first_row=0, **settings):
+    made = attacks.labels_only(
+        attacked, images, labels, settings=LabelsOnly(**settings), first_row=first_row
+    )
+    return made.images
 
 
 def direction(shape):
@@ -78,7 +85,7 @@ class TestAttack:
     def test_comes_near_the_distance_to_a_hyperplane(self, shape, bounds):
         originals = at([-0.25, 0.4, -0.1], shape, sum(bounds) / 2)
         attacked = attack_linear(shape, bounds=bounds)
-        made = labels_only(attacked, originals, np.array([0, 1, 0]), bounds=bounds, queries=2000)
+        made = labels_only(attacked, originals, np.array([0, 1, 0]), queries=2000)
         assert attacked(made).numpy().argmax(axis=1).tolist() == [1, 0, 1]
         distances = norms(made, originals)
         assert np.all(distances > DISTANCES - 1e-6)
@@ -125,7 +132,8 @@ class TestAttack:
         near = labels_only(attacked, originals, label, queries=2000)
         np.testing.assert_allclose(norms(near, originals), [0.1], rtol=0.05)
         assert attacked(near).numpy().argmax(axis=1) == [2]
-        past = labels_only(attacked, originals, label, queries=2000, outlier_class=2)
+        attacked = attacks.classifier(function, image_shape=SHAPE, outlier_class=2)
+        past = labels_only(attacked, originals, label, queries=2000)
         assert attacked(past).numpy().argmax(axis=1) == [1]
         np.testing.assert_allclose(norms(past, originals), [0.4], rtol=0.05)
 
@@ -270,7 +278,7 @@ class TestLibrary:
 
     def test_is_imported_only_for_the_attack(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "art", None)
-        runpy.run_path(inspect.getfile(labels_only))
+        runpy.run_path(inspect.getfile(attacks.labels_only))
 
 
 @pytest.mark.parametrize(
@@ -278,8 +286,7 @@ class TestLibrary:
     [
         ({"queries": 0}, "queries: expected an integer >= 1, received 0"),
         ({"seed": -1}, "seed: expected an integer >= 0, received -1"),
-        ({"bounds": (1.0, 0.0)}, "bounds: expected"),
-        ({"bounds": (0.0, 0.5)}, r"images: expected values within bounds \[0, 0.5\]"),
+        ({"targets": np.zeros(12, np.int64)}, "targets: expected None"),
         ({"labels": np.zeros(3, np.int64)}, "labels: expected 12 classes in 0..2"),
         ({"labels": np.full(12, 3)}, "labels: expected 12 classes in 0..2"),
         ({"images": np.zeros((12, 4, 4, 1))}, "images: expected float32, received float64"),
@@ -287,6 +294,7 @@ class TestLibrary:
     ],
 )
 def test_a_bad_argument_is_named(network, images, labels, changes, message):
-    settings = {"images": images, "labels": labels, **changes}
+    given = {"images": images, "labels": labels, "targets": None, **changes}
+    arguments = {name: given.pop(name) for name in ("images", "labels", "targets")}
     with pytest.raises(ValueError, match=message):
-        labels_only(attacks.classifier(network), **settings)
+        attacks.labels_only(attacks.classifier(network), **arguments, settings=LabelsOnly(**given))

@@ -1,5 +1,6 @@
 """Many projected steps: against a plain implementation, and what restarts and starts may do."""
 
+import functools
 import re
 
 import keras
@@ -12,18 +13,28 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from ddefense import attacks, interruption
-from ddefense.attacks import SignAttack, sign_attack
+from ddefense.attacks import PGD, sign_attack
 
 SHAPE = (4, 4, 1)
 
 
+def pgd_linf(*given, **settings):
+    return attacks.pgd_linf(*given, **settings).images
+
+
 def make(**changes):
-    return SignAttack(**({"epsilon": 0.2, "steps": 10, "loss": "logits"} | changes))
+    return PGD(**({"epsilon": 0.2, "steps": 10, "loss": "logits"} | changes))
 
 
 @pytest.fixture(scope="module")
 def attacked(network):
     return attacks.classifier(network)
+
+
+@pytest.fixture(scope="module")
+def within(network):
+    """The network with other bounds."""
+    return functools.cache(lambda low, high: attacks.classifier(network, bounds=(low, high)))
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +59,15 @@ def reference_pgd(network, images, start, classes, *, sign, epsilon, step_size, 
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 2.0)])
 @pytest.mark.parametrize("step_size", [None, 0.03])
-def test_equals_the_plain_algorithm(network, attacked, images, labels, targeted, bounds, step_size):
+def test_equals_the_plain_algorithm(network, within, images, labels, targeted, bounds, step_size):
     targets = (labels + 1) % 3 if targeted else None
     noise = np.random.default_rng(0).uniform(-0.2, 0.2, images.shape)
     start = np.clip(images + noise, *bounds).astype(np.float32)
-    made = attacks.pgd_linf(
-        attacked,
+    made = pgd_linf(
+        within(*bounds),
         images,
         labels,
         targets,
-        bounds=bounds,
         settings=make(step_size=step_size),
         start=start,
     )
@@ -85,7 +95,7 @@ def test_on_a_linear_network_by_hand():
     settings = make(epsilon=0.3, step_size=0.125, random_start=False)
     attacked = attacks.classifier(network)
     for steps, expected in ((1, (0.375, 1.0, 0.5)), (2, (0.25, 1.0, 0.5)), (3, (0.2, 1.0, 0.5))):
-        made = attacks.pgd_linf(
+        made = pgd_linf(
             attacked, images, np.array([0]), settings=make(**vars(settings) | {"steps": steps})
         )
         np.testing.assert_allclose(made.ravel(), expected, rtol=1e-6)
@@ -95,8 +105,8 @@ def test_one_step_from_the_image_is_the_fast_gradient_sign(attacked, images, lab
     for loss in ("softmax", "logits"):
         settings = make(steps=1, step_size=0.2, random_start=False, loss=loss)
         np.testing.assert_array_equal(
-            attacks.pgd_linf(attacked, images, labels, settings=settings),
-            attacks.fgsm(attacked, images, labels, settings=settings),
+            pgd_linf(attacked, images, labels, settings=settings),
+            attacks.fgsm(attacked, images, labels, settings=settings).images,
         )
 
 
@@ -121,11 +131,9 @@ def attempts(draw):
 
 @given(attempts())
 @examples(max_examples=50, derandomize=True, database=None, deadline=None)
-def test_stays_in_the_ball_and_the_bounds(attacked, attempt):
+def test_stays_in_the_ball_and_the_bounds(within, attempt):
     images, labels, targets, (low, high), settings = attempt
-    made = attacks.pgd_linf(
-        attacked, images, labels, targets, bounds=(low, high), settings=settings
-    )
+    made = pgd_linf(within(low, high), images, labels, targets, settings=settings)
     assert made.shape == images.shape
     assert made.dtype == np.float32
     assert made.min() >= low
@@ -142,8 +150,8 @@ def test_more_of_them_err_than_after_one_step(network, attacked, images, labels,
         return (predicted != labels if targets is None else predicted == targets).mean()
 
     settings = make(steps=20)
-    one = share(attacks.fgsm(attacked, images, labels, targets, settings=settings))
-    many = share(attacks.pgd_linf(attacked, images, labels, targets, settings=settings))
+    one = share(attacks.fgsm(attacked, images, labels, targets, settings=settings).images)
+    many = share(pgd_linf(attacked, images, labels, targets, settings=settings))
     assert many >= one
     assert many > 0.5
 
@@ -151,15 +159,13 @@ def test_more_of_them_err_than_after_one_step(network, attacked, images, labels,
 def test_a_saturated_softmax_leaves_images_at_their_start(saturated, images, labels):
     attacked = attacks.classifier(saturated)
     still = make(loss="softmax", random_start=False)
-    np.testing.assert_array_equal(
-        attacks.pgd_linf(attacked, images, labels, settings=still), images
-    )
+    np.testing.assert_array_equal(pgd_linf(attacked, images, labels, settings=still), images)
     start = np.clip(images + np.float32(0.01), 0, 1)
     assert (saturated(start).numpy().argmax(axis=1) == labels).all()
-    found = attacks.pgd_linf(attacked, images, labels, settings=make(loss="softmax"), start=start)
+    found = pgd_linf(attacked, images, labels, settings=make(loss="softmax"), start=start)
     np.testing.assert_array_equal(found, start)
     healed = make(temperature=1000.0, random_start=False)
-    made = attacks.pgd_linf(attacked, images, labels, settings=healed)
+    made = pgd_linf(attacked, images, labels, settings=healed)
     assert (made != images).reshape(len(images), -1).any(axis=1).all()
     assert (saturated(made).numpy().argmax(axis=1) != labels).mean() > 0.5
 
@@ -169,8 +175,8 @@ class TestStart:
         far = (images + np.float32(0.5)).astype(np.float32)
         near = np.clip(far, images - np.float32(0.2), images + np.float32(0.2)).clip(0, 1)
         np.testing.assert_array_equal(
-            attacks.pgd_linf(attacked, images, labels, settings=make(), start=far),
-            attacks.pgd_linf(attacked, images, labels, settings=make(), start=near),
+            pgd_linf(attacked, images, labels, settings=make(), start=far),
+            pgd_linf(attacked, images, labels, settings=make(), start=near),
         )
 
     def test_random_starts_fill_the_ball_and_differ(self, images):
@@ -180,20 +186,20 @@ class TestStart:
         )
         many = np.full((500, *SHAPE), 0.5, np.float32)
         labels = np.ones(500, np.int64)
-        moved = attacks.pgd_linf(attacked, many, labels, settings=make()) - many
+        moved = pgd_linf(attacked, many, labels, settings=make()) - many
         assert np.abs(moved).max() <= 0.2 + 1e-6
         # 8,000 uniform numbers: mean 0 +- 0.0013, deviation 0.2 / sqrt(3) +- 1 %.
         assert abs(moved.mean()) < 0.006
         assert moved.std() == pytest.approx(0.2 / np.sqrt(3), rel=0.03)
         assert len(np.unique(moved)) > 7000
-        other = attacks.pgd_linf(attacked, many, labels, settings=make(seed=1)) - many
+        other = pgd_linf(attacked, many, labels, settings=make(seed=1)) - many
         assert abs(np.corrcoef(moved.ravel(), other.ravel())[0, 1]) < 0.05
-        clipped = attacks.pgd_linf(attacked, images, labels[:12], settings=make())
+        clipped = pgd_linf(attacked, images, labels[:12], settings=make())
         assert clipped.min() == 0
         assert clipped.max() == 1
         still = make(random_start=False)
         np.testing.assert_array_equal(
-            attacks.pgd_linf(attacked, images, labels[:12], settings=still), images
+            pgd_linf(attacked, images, labels[:12], settings=still), images
         )
 
     def test_of_another_shape_or_type_is_refused(self, attacked, images, labels):
@@ -202,12 +208,12 @@ class TestStart:
             (images.astype(np.float64), "received float64 of shape (12, 4, 4, 1)."),
         ):
             with pytest.raises(ValueError, match=re.escape(message)):
-                attacks.pgd_linf(attacked, images, labels, settings=make(), start=start)
+                pgd_linf(attacked, images, labels, settings=make(), start=start)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_one_others(attacked, images, labels):
     first, second, other = (
-        attacks.pgd_linf(attacked, images, labels, settings=make(seed=seed)) for seed in (3, 3, 4)
+        pgd_linf(attacked, images, labels, settings=make(seed=seed)) for seed in (3, 3, 4)
     )
     np.testing.assert_array_equal(first, second)
     assert (first != other).any()
@@ -222,16 +228,23 @@ def test_a_random_start_is_that_of_the_row_in_the_whole_list(images, restart):
     assert (part != attacks.random_start(images[2:5], make(epsilon=0.1), restart)).any()
 
 
+def test_a_part_of_a_list_is_attacked_as_within_it(attacked, images, labels):
+    settings = make(epsilon=0.05, restarts=3)
+    together = pgd_linf(attacked, images, labels, settings=settings)
+    part = pgd_linf(attacked, images[5:], labels[5:], settings=settings, first_row=5)
+    np.testing.assert_allclose(part, together[5:], atol=1e-6)
+
+
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_batching_does_not_matter_and_images_do_not_depend_on_those_behind(
     attacked, images, labels, restarts
 ):
     settings = make(epsilon=0.05, restarts=restarts)
-    together = attacks.pgd_linf(attacked, images, labels, settings=settings)
+    together = pgd_linf(attacked, images, labels, settings=settings)
     for batch_size in (1, 5, 12):
-        parts = attacks.pgd_linf(attacked, images, labels, settings=settings, batch_size=batch_size)
+        parts = pgd_linf(attacked, images, labels, settings=settings, batch_size=batch_size)
         np.testing.assert_allclose(parts, together, atol=1e-6)
-    few = attacks.pgd_linf(attacked, images[:5], labels[:5], settings=settings)
+    few = pgd_linf(attacked, images[:5], labels[:5], settings=settings)
     np.testing.assert_allclose(few, together[:5], atol=1e-6)
 
 
@@ -255,7 +268,7 @@ class TestRestarts:
         images = np.full((40, *SHAPE), 0.5, np.float32)
         settings = make(epsilon=0.3, steps=1, step_size=1e-3, restarts=restarts)
         labels = np.zeros(40, np.int64)
-        made = attacks.pgd_linf(bumpy, images, labels, targets, settings=settings)
+        made = pgd_linf(bumpy, images, labels, targets, settings=settings)
         return made, bumpy(made).numpy().argmax(axis=1)
 
     @pytest.mark.parametrize("targets", [None, np.ones(40, np.int64)])
@@ -277,35 +290,37 @@ class TestRestarts:
 
     def test_attack_only_those_that_failed(self, bumpy, monkeypatch):
         rows, judged = [], []
-        run, reached = sign_attack.run, sign_attack.reached
+        run, predict = sign_attack.run, sign_attack.predict
 
-        def counting_run(attacked, images, *arguments):
+        def counting_run(attacked, images, *arguments, **steps):
             rows.append(len(images))
-            return run(attacked, images, *arguments)
+            return run(attacked, images, *arguments, **steps)
 
-        def counting_reached(*arguments):
-            judged.append(reached(*arguments))
+        def counting_predict(*arguments):
+            judged.append(predict(*arguments))
             return judged[-1]
 
         monkeypatch.setattr(sign_attack, "run", counting_run)
-        monkeypatch.setattr(sign_attack, "reached", counting_reached)
+        monkeypatch.setattr(sign_attack, "predict", counting_predict)
         self.run(bumpy, 1)
         assert (rows, judged) == ([40], [])
         rows.clear()
         self.run(bumpy, 5)
         left = 40
-        for attempted, hit in zip(rows, judged, strict=True):
+        for attempted, predicted in zip(rows, judged, strict=True):
             assert attempted == left
-            left -= int(hit.sum())
+            left -= int((predicted != 0).sum())
         assert 0 < left < 40
 
     def test_end_when_none_is_left(self, attacked, images, labels, monkeypatch):
         wrong = (labels + 1) % 3  # given as labels: every image errs already
         calls = []
         run = sign_attack.run
-        monkeypatch.setattr(sign_attack, "run", lambda *given: calls.append(None) or run(*given))
+        monkeypatch.setattr(
+            sign_attack, "run", lambda *given, **steps: calls.append(None) or run(*given, **steps)
+        )
         settings = make(epsilon=1e-4, restarts=5)
-        attacks.pgd_linf(attacked, images, wrong, settings=settings)
+        pgd_linf(attacked, images, wrong, settings=settings)
         assert len(calls) == 1
 
     def test_use_the_given_start_first(self, bumpy):
@@ -313,9 +328,7 @@ class TestRestarts:
         start = images.copy()
         start[0, 0, 0, 0] = 0.3
         settings = make(epsilon=0.3, steps=1, step_size=1e-3, restarts=3)
-        made = attacks.pgd_linf(
-            bumpy, images, np.zeros(2, np.int64), settings=settings, start=start
-        )
+        made = pgd_linf(bumpy, images, np.zeros(2, np.int64), settings=settings, start=start)
         np.testing.assert_allclose(made[0], start[0], atol=2e-3)
 
 
@@ -323,7 +336,7 @@ def test_leaves_its_arguments_alone(attacked, images, labels):
     originals, given, start = images.copy(), labels.copy(), images.copy()
     for array in (originals, given, start):
         array.flags.writeable = False
-    made = attacks.pgd_linf(attacked, originals, given, settings=make(restarts=2), start=start)
+    made = pgd_linf(attacked, originals, given, settings=make(restarts=2), start=start)
     assert (made != originals).any()
     np.testing.assert_array_equal(originals, images)
 
@@ -331,4 +344,4 @@ def test_leaves_its_arguments_alone(attacked, images, labels):
 def test_stops_between_batches_when_asked_to(attacked, images, labels, monkeypatch):
     monkeypatch.setattr(interruption, "asked", lambda: True)
     with pytest.raises(interruption.StoppedError):
-        attacks.pgd_linf(attacked, images, labels, settings=make())
+        pgd_linf(attacked, images, labels, settings=make())

@@ -1,7 +1,6 @@
 """Attacks on SavedModels and on a user's own data: what is run, what is left out, what is kept."""
 
 import dataclasses
-import functools
 import shutil
 
 import keras
@@ -170,19 +169,9 @@ def test_no_other_attack_can(tmp_path, toy, save, name):
     )
     attacked = attacks.classifier(network, "probabilities")
     images, labels = toy.train.images, toy.train.labels
-    if name.startswith("jsma"):
-        attack = functools.partial(attacks.forward_derivative, attacked, name)
-    elif name.startswith("cw"):
-        settings = attacks.CarliniWagner()
-        targets = (labels + 1) % CLASSES
-        attack = functools.partial(
-            getattr(attacks, name), attacked, images, labels, targets, settings=settings
-        )
-    else:
-        settings = attacks.SignAttack(epsilon=0.1, loss="logits")
-        attack = functools.partial(attacks.fgsm, attacked, images, labels, settings=settings)
+    prepared = attacks.prepare(name, with_attacks(name), temperature=2.0)
     with pytest.raises(ValueError, match="logits"):
-        attack()
+        prepared(attacked, images, labels, (labels + 1) % CLASSES)
 
 
 def test_logits_are_attacked_with_everything(tmp_path, toy, save):

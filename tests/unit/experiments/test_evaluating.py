@@ -328,7 +328,7 @@ def test_images_are_sorted_by_what_the_network_gives_them(guarded, toy):
         (path,) = (directory / "stages").glob(f"{name}_on_network*/adversarial.npz")
         with np.load(path) as arrays:
             brightest = arrays["images"].reshape(-1, 4).argmax(axis=1)
-            source = labels[arrays["sample"]]
+            source = labels[arrays["original"]]
         rates = found.networks[1].outliers.attacks[name]
         assert rates.detection == (brightest == CLASSES).mean()
         assert rates.recovery == (brightest == source).mean()

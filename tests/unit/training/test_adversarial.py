@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from ddefense import attacks, distillation, interruption, networks, training
-from ddefense.attacks import SignAttack
+from ddefense.attacks import PGD
 from ddefense.layers import TemperatureSoftmax
 from ddefense.progress import Progress
 
@@ -126,14 +126,13 @@ class TestPerturbation:
             tiny_images.shape, [5, 11], minval=-1.0, maxval=1.0, alg="philox"
         )
         expected = attacks.pgd_linf(
-            attacks.classifier(networks.logits_of(network)),
+            attacks.classifier(networks.logits_of(network), bounds=bounds),
             tiny_images,
             LABELS.argmax(axis=1),
-            bounds=bounds,
-            settings=SignAttack(epsilon=EPSILON, steps=3, loss="logits"),
+            settings=PGD(epsilon=EPSILON, steps=3, loss="logits"),
             start=tiny_images + np.float32(EPSILON) * noise.numpy(),
         )
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(found, expected.images, atol=1e-6)
         assert np.abs(found - tiny_images).max() == pytest.approx(EPSILON, abs=1e-6)
 
     def test_depends_on_the_seed_and_the_step_alone(self, make_tiny_network, tiny_images):
@@ -279,9 +278,9 @@ def test_makes_a_network_resist():
         logits = networks.logits_of(network)
         attacked = attacks.classifier(logits)
         made = attacks.pgd_linf(
-            attacked, images, labels, settings=SignAttack(epsilon=EPSILON, loss="logits", steps=10)
+            attacked, images, labels, settings=PGD(epsilon=EPSILON, loss="logits", steps=10)
         )
-        for kind, x in (("clean", images), ("attacked", made)):
+        for kind, x in (("clean", images), ("attacked", made.images)):
             predicted = networks.predict(logits, x).argmax(axis=1)
             accuracy[defended, kind] = (predicted == labels).mean()
     assert accuracy[False, "clean"] > 0.97

@@ -1,20 +1,25 @@
-"""Judging attacks that are measured by a norm of the perturbation, outside of them."""
+"""Judging attacks, outside of them."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from ddefense import networks
+from ddefense.attack_catalog import Norm, Targets
 from ddefense.maths import statistics
 from ddefense.measurements.counting import aimed_at, success_counts
-from ddefense.records import Attempts, CaseRecord, NormAttackRecord, TransferRecord
-from ddefense.records.samples import UNTARGETED
-
-Norm = Literal["l0", "l2", "linf"]
-Targets = Literal["untargeted", "random", "all"]
+from ddefense.records import (
+    AttackRecord,
+    CaseRecord,
+    NormAttackRecord,
+    RobustnessRecord,
+    TransferRecord,
+)
 
 # Rounding of a float32 feature must not count as leaving the box or the ball.
 _TOLERANCE = 1e-6
@@ -22,62 +27,38 @@ _NORMS = ("l0", "l2", "linf")
 
 
 @dataclasses.dataclass(frozen=True)
-class NormOutcome:
-    """What an attack measured by a norm did to P images, judged afresh.
+class Outcome:
+    """What an attack did to P images, judged afresh.
 
     Attributes:
-        norm: of `distance`.
-        start: class of the original, shape [P].
-        end: class of the adversarial image, shape [P].
-        started: whether the original already is where the attempt aims at, shape [P].
-        reached: whether the adversarial image is, within the attack's bounds, shape [P].
-        distance: from the original, of failures too, float64, shape [P]: changed features for
-            `l0`, units of the images for `l2` and `linf`.
+        start: class that the network gives the original, shape [P].
+        predicted: class that it gives the adversarial image, shape [P]; -1 where its answer is NaN
+            or infinite.
+        started: whether the original already is where the attempt aims at, shape [P]: no success of
+            the attack, and no failure.
+        reached: whether the adversarial image is, within the bounds and the attack's budget, shape
+            [P].
+        distance: from the original in the attack's norm, of failures too, float64, shape [P]:
+            changed features for `l0`, units of the images for `l2` and `linf`.
+        probabilities: what the network gives the adversarial image, shape [P, classes]; 0 where it
+            gives no class.
     """
 
-    norm: Norm
     start: npt.NDArray[np.int64]
-    end: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
     started: npt.NDArray[np.bool_]
     reached: npt.NDArray[np.bool_]
     distance: npt.NDArray[np.float64]
+    probabilities: npt.NDArray[np.float32]
 
     @property
     def success(self) -> npt.NDArray[np.bool_]:
         """Whether the attack took the image where it aims at, shape [P]."""
         return self.reached & ~self.started
 
-    def attempts(
-        self,
-        sample: npt.NDArray[np.integer],
-        targets: npt.NDArray[np.integer] | None,
-        random_target_rows: npt.NDArray[np.bool_] | None = None,
-    ) -> Attempts:
-        """The attempts, to be stored.
-
-        Args:
-            sample: row of the attacked image, shape [P].
-            targets: classes to reach, shape [P]; None for an untargeted attack.
-            random_target_rows: which rows aim at the sample's one random target, shape [P]; None
-                if all do.
-        """
-        rows = len(self.reached)
-        aims = np.full(rows, UNTARGETED) if targets is None else targets
-        chosen = np.ones(rows, np.bool_) if random_target_rows is None else random_target_rows
-        return Attempts(
-            sample=sample.astype(np.int32),
-            target=aims.astype(np.int32),
-            start=self.start.astype(np.int32),
-            end=self.end.astype(np.int32),
-            started=self.started,
-            success=self.success,
-            distance=self.distance,
-            chosen=chosen,
-        )
-
 
 # Flat: each is a fact about the attempts that only the caller knows.
-def judge_norm(  # noqa: PLR0913
+def judge(  # noqa: PLR0913
     network: keras.Model,
     originals: npt.NDArray[np.float32],
     made: npt.NDArray[np.float32],
@@ -86,15 +67,16 @@ def judge_norm(  # noqa: PLR0913
     targets: npt.NDArray[np.integer] | None,
     bounds: tuple[float, float],
     norm: Norm,
-    epsilon: float | None = None,
+    budget: float | None = None,
     outlier_class: int | None = None,
-) -> NormOutcome:
+    gives_probabilities: bool = False,
+) -> Outcome:
     """Decides afresh which adversarial images succeeded, and how far they are.
 
     An attempt reaches its aim if the network gives the target class, or without targets any class
-    but the label and the outlier class, the image lies within `bounds` and, where the attack has an
-    epsilon, no feature is further than it from the original. It succeeds if the original was not
-    there already.
+    but the label and the outlier class, the image lies within `bounds` and, where the attack has a
+    budget, no further than it from the original. It succeeds if the original was not there already.
+    What the attack believes is ignored.
 
     Args:
         network: a model images -> logits or probabilities of the deployed (T = 1) network.
@@ -104,8 +86,9 @@ def judge_norm(  # noqa: PLR0913
         targets: classes to reach, shape [P]; None for an untargeted attack.
         bounds: smallest and largest value of a feature.
         norm: in which to measure: `l0` (features that differ, channels apart), `l2` or `linf`.
-        epsilon: L-infinity bound of the attack, in units of the images; None without one.
+        budget: largest distance of a success; None without one.
         outlier_class: by which the network refuses an image; None without one.
+        gives_probabilities: whether the network gives probabilities rather than logits.
 
     Returns:
         The outcome.
@@ -124,19 +107,28 @@ def judge_norm(  # noqa: PLR0913
     for name, classes in (("labels", labels), ("targets", targets)):
         if classes is not None:
             _expect_rows(name, classes, len(made))
-    predicted = networks.predicted_classes(networks.predict(network, made))
-    change = made.reshape(len(made), -1).astype(np.float64) - originals.reshape(len(made), -1)
-    inside = ((made >= bounds[0] - _TOLERANCE) & (made <= bounds[1] + _TOLERANCE)).reshape(
-        len(made), -1
-    )
+    outputs = networks.predict(network, made)
+    predicted = networks.predicted_classes(outputs)
     start = networks.predicted_classes(networks.predict(network, originals))
+    change = made.reshape(len(made), -1).astype(np.float64) - originals.reshape(len(made), -1)
     # Rounding depends on what shares a batch, and an unchanged image ends where it starts.
     start = np.where((change == 0).all(axis=1), predicted, start)
-    reached = aimed_at(predicted, labels, targets, outlier_class) & inside.all(axis=1)
-    if epsilon is not None:
-        reached &= np.abs(change).max(axis=1) <= epsilon + _TOLERANCE
-    started = aimed_at(start, labels, targets, outlier_class)
-    return NormOutcome(norm, start, predicted, started, reached, _distance(change, norm))
+    distance = _distance(change, norm)
+    inside = (made >= bounds[0] - _TOLERANCE) & (made <= bounds[1] + _TOLERANCE)
+    reached = aimed_at(predicted, labels, targets, outlier_class)
+    reached &= inside.reshape(len(made), -1).all(axis=1)
+    if budget is not None:
+        reached &= distance <= budget + _TOLERANCE
+    answered = predicted != networks.NO_CLASS
+    probabilities = outputs if gives_probabilities else probabilities_of(outputs)
+    return Outcome(
+        start,
+        predicted,
+        aimed_at(start, labels, targets, outlier_class),
+        reached,
+        distance,
+        np.where(answered[:, None], probabilities, np.float32(0)),
+    )
 
 
 def _distance(change: npt.NDArray[np.float64], norm: Norm) -> npt.NDArray[np.float64]:
@@ -147,10 +139,87 @@ def _distance(change: npt.NDArray[np.float64], norm: Norm) -> npt.NDArray[np.flo
     return np.asarray(np.abs(change).max(axis=1))
 
 
-def norm_record(
-    outcome: NormOutcome,
+def probabilities_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Softmax at T = 1, for people to look at: attacks and measurements need more than float32.
+
+    Args:
+        logits: shape [N, classes].
+
+    Returns:
+        Probabilities, same shape.
+    """
+    found: npt.NDArray[np.float32] = special.softmax(logits.astype(np.float64), axis=1).astype(
+        np.float32
+    )
+    return found
+
+
+def jsma_record(
+    outcome: Outcome,
     sample: npt.NDArray[np.integer],
     *,
+    settings: Mapping[str, Any],
+    details: Mapping[str, npt.NDArray[np.integer | np.bool_]],
+    num_features: int,
+    seed: int,
+) -> AttackRecord:
+    """Adversarial success rate and mean distortion of the successes (the paper, section V-B).
+
+    Args:
+        outcome: from `judge`, in L0.
+        sample: the image that each row attacks, any number that tells it apart, shape [P].
+        settings: what the attack was run with.
+        details: of the attack, see `attacks.jsma`.
+        num_features: features of an image.
+        seed: of the bootstrap over samples.
+    """
+    success, changed = outcome.success, outcome.distance
+    sums: dict[str, Any] = {name: int(of_each.sum()) for name, of_each in details.items()}
+    _, row = np.unique(sample, return_inverse=True)
+    reached = np.bincount(row, weights=success).astype(np.int64)
+    totals = np.asarray(np.bincount(row, weights=success * changed), np.float64)
+    mean_features = float(changed[success].mean()) if success.any() else None
+    return AttackRecord(
+        theta=settings["theta"],
+        max_features=settings["max_features"],
+        **success_counts(outcome.reached, outcome.started, sample, seed),
+        mean_distortion=None if mean_features is None else mean_features / num_features,
+        mean_features=mean_features,
+        features_interval=_interval(totals, reached, seed),
+        **sums,
+    )
+
+
+def robustness(
+    outcome: Outcome, sample: npt.NDArray[np.integer], *, max_features: int, num_features: int
+) -> RobustnessRecord | None:
+    """Mean minimal distortion under an attack; see `maths.statistics.robustness`.
+
+    Args:
+        outcome: from `judge`, in L0.
+        sample: the image that each row attacks, any number that tells it apart, shape [P].
+        max_features: the budget.
+        num_features: features of an image.
+
+    Returns:
+        The record; None if every pair starts in its target.
+    """
+    counted = ~outcome.started
+    if not counted.any():
+        return None
+    cap = max_features / num_features
+    _, row = np.unique(sample[counted], return_inverse=True)
+    capped, uncapped, unreached = statistics.robustness(
+        outcome.distance[counted] / num_features, outcome.success[counted], row, cap
+    )
+    return RobustnessRecord(capped=capped, uncapped=uncapped, unreached=unreached, cap=cap)
+
+
+def norm_record(
+    outcome: Outcome,
+    sample: npt.NDArray[np.integer],
+    *,
+    norm: Norm,
     settings: dict[str, int | float | str | bool],
     targets: Targets,
     random_target_rows: npt.NDArray[np.bool_] | None,
@@ -159,8 +228,9 @@ def norm_record(
     """Success rate and distances of an attack, with the cases of Carlini & Wagner (2017).
 
     Args:
-        outcome: from `judge_norm`, rows in any order.
+        outcome: from `judge`, rows in any order.
         sample: the image that each row attacks, any number that tells it apart, shape [P].
+        norm: of the distances.
         settings: what the attack was run with.
         targets: `untargeted` or `random`, one row per sample, or `all`.
         random_target_rows: which rows aim at the sample's one random target, one of each sample,
@@ -198,7 +268,7 @@ def norm_record(
         best = _case((reached > 0)[some], nearest[some], seed)
         worst = _case((reached == attempts)[some], farthest[some], seed)
     return NormAttackRecord(
-        norm=outcome.norm,
+        norm=norm,
         settings=settings,
         targets=targets,
         **success_counts(outcome.reached, outcome.started, sample, seed),
@@ -226,7 +296,7 @@ def _random_rows(
 
 
 def _over_samples(
-    ufunc: np.ufunc, start: float, outcome: NormOutcome, row: npt.NDArray[np.integer]
+    ufunc: np.ufunc, start: float, outcome: Outcome, row: npt.NDArray[np.integer]
 ) -> npt.NDArray[np.float64]:
     """Smallest or largest distance of each sample's successes."""
     found = np.full(int(row.max()) + 1, start)
@@ -262,7 +332,7 @@ def _interval(
 
 def transfer_record(
     substitute_predicted: npt.NDArray[np.integer],
-    outcome: NormOutcome,
+    outcome: Outcome,
     targets: npt.NDArray[np.integer],
     kappa: float,
     seed: int,
@@ -298,7 +368,7 @@ def transfer_record(
         crafted=float(crafted.mean()),
         misclassified=counts["success_rate"],
         misclassified_interval=counts["success_interval"],
-        reached=float((outcome.end == targets)[counted].mean()) if counted.any() else None,
+        reached=float((outcome.predicted == targets)[counted].mean()) if counted.any() else None,
         mean_distance=float(outcome.distance[crafted].mean()) if crafted.any() else None,
     )
 

@@ -1,15 +1,19 @@
-"""Attacks measured by a norm are judged by what they made; then counted, by hand."""
+"""Attacks are judged by what they made, not by what they say; then counted, by hand."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ddefense import attacks
 from ddefense.maths import statistics
-from ddefense.measurements.norm_success import (
-    NormOutcome,
-    judge_norm,
+from ddefense.measurements import (
+    Outcome,
+    jsma_record,
+    judge,
     norm_record,
+    probabilities_of,
+    robustness,
     transfer_record,
 )
 from ddefense.records import CaseRecord
@@ -25,7 +29,7 @@ def row_of(*images):
 
 
 def judge_one(network, made, target=None, *, label=0, norm="l2", **settings):
-    return judge_norm(
+    return judge(
         network,
         row_of(ORIGINAL),
         row_of(made),
@@ -79,14 +83,63 @@ def test_an_image_that_is_refused_unchanged_does_not_start_where_the_attack_aims
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "success"),
-    [(None, True), (0.31, True), (0.3, True), (0.3 - 5e-7, True), (0.29, False)],
+    ("norm", "budget", "success"),
+    [
+        *[("linf", budget, True) for budget in (None, 0.41, 0.4, 0.4 - 5e-7)],
+        ("linf", 0.39, False),
+        *[("l2", 0.51, True), ("l2", 0.49, False)],
+        *[("l0", 2, True), ("l0", 1, False)],
+    ],
 )
-@pytest.mark.parametrize("norm", ["l0", "l2", "linf"])
-def test_epsilon_bounds_the_largest_change(by_brightest, norm, epsilon, success):
-    # The largest change is 0.3, in whatever norm the distance is reported.
-    found = judge_one(by_brightest, [0.5, 0.7, 0.2, 0.0], 1, norm=norm, epsilon=epsilon)
+def test_a_budget_bounds_the_distance(by_brightest, norm, budget, success):
+    found = judge_one(by_brightest, [0.3, 0.8, 0.2, 0.0], 1, norm=norm, budget=budget)
     assert found.success.tolist() == [success]
+
+
+def test_the_probabilities_of_what_was_made_are_kept(by_brightest):
+    made = [0.6, 1.0, 0.2, 0.0]
+    found = judge_one(by_brightest, made, 1)
+    powers = np.exp(np.asarray(by_brightest(row_of(made)), np.float64))
+    np.testing.assert_allclose(found.probabilities, powers / powers.sum(), rtol=1e-6)
+    assert found.probabilities.dtype == np.float32
+    given = judge_one(by_brightest, made, 1, gives_probabilities=True)
+    np.testing.assert_array_equal(given.probabilities, by_brightest(row_of(made)))
+    assert not judge_one(by_brightest, [0.6, 1.0, 0.2, np.nan], 1).probabilities.any()
+    np.testing.assert_allclose(
+        probabilities_of(np.array([[0.0, np.log(3), -1e4]], np.float32)),
+        [[0.25, 0.75, 0.0]],
+        rtol=1e-6,
+    )
+
+
+def test_a_real_attack_is_honest(build_network):
+    network = build_network()
+    rng = np.random.default_rng(0)
+    images = rng.random((6, 3, 3, 1)).astype(np.float32)
+    labels = network(images).numpy().argmax(axis=1)
+    sample, target = attacks.every_wrong_class(labels, 3)
+    made = attacks.jsma(
+        attacks.classifier(network),
+        images[sample],
+        labels[sample],
+        target,
+        settings=attacks.JSMA(reading="jsma_z", max_features=8),
+    )
+    found = judge(
+        network,
+        images[sample],
+        made.images,
+        labels=labels[sample],
+        targets=target,
+        bounds=(0.0, 1.0),
+        norm="l0",
+        budget=8,
+    )
+    np.testing.assert_array_equal(found.distance, 2 * made.details["steps"])
+    stuck = made.details["no_admissible_pair"] | (found.distance == 8)
+    assert (found.success | stuck).all()
+    assert found.success.any()
+    assert not found.success.all()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +147,6 @@ def test_epsilon_bounds_the_largest_change(by_brightest, norm, epsilon, success)
 )
 def test_distances_by_hand(by_brightest, norm, expected):
     found = judge_one(by_brightest, [0.3, 0.8, 0.2, 0.0], 1, norm=norm)
-    assert found.norm == norm
     assert found.distance.dtype == np.float64
     assert found.distance == pytest.approx([expected], rel=1e-6)
 
@@ -124,18 +176,18 @@ def test_bad_input_is_named(by_brightest, changes, message):
         "norm": "l2",
     }
     with pytest.raises(ValueError, match=message):
-        judge_norm(by_brightest, bounds=(0.0, 1.0), **(fitting | changes))
+        judge(by_brightest, bounds=(0.0, 1.0), **(fitting | changes))
 
 
-def outcome_of(reached, distance, started=None, norm="l2", end=None):
+def outcome_of(reached, distance, started=None, end=None):
     reached = np.array(reached, bool)
-    return NormOutcome(
-        norm=norm,
+    return Outcome(
         start=np.zeros(len(reached), int),
-        end=reached.astype(int) if end is None else np.array(end),
+        predicted=reached.astype(int) if end is None else np.array(end),
         started=np.zeros(len(reached), bool) if started is None else np.array(started, bool),
         reached=reached,
         distance=np.array(distance, float),
+        probabilities=np.zeros((len(reached), 3), np.float32),
     )
 
 
@@ -143,8 +195,9 @@ def record_of(
     success, distance, sample, *, targets="all", chosen=None, norm="l2", seed=5, started=None
 ):
     return norm_record(
-        outcome_of(success, distance, started, norm),
+        outcome_of(success, distance, started),
         np.array(sample),
+        norm=norm,
         settings={"steps": 7},
         targets=targets,
         random_target_rows=None if chosen is None else np.array(chosen, bool),
@@ -358,3 +411,97 @@ def test_transfer_to_a_network_that_errs_everywhere_says_nothing():
 def test_transfer_names_what_does_not_fit():
     with pytest.raises(ValueError, match=r"targets: expected shape \(3,\), received \(2,\)"):
         transfer_record(np.zeros(3, int), outcome_of([0] * 3, [0] * 3), np.zeros(2, int), 0.0, 0)
+
+
+def jsma_record_of(success, changed, sample, started=None, **changes):
+    no_admissible_pair = changes.pop("no_admissible_pair", np.zeros(len(sample), bool))
+    return jsma_record(
+        outcome_of(success, changed, started),
+        np.array(sample),
+        settings={"theta": -1.0, "max_features": 8},
+        details={
+            "steps": np.full(len(sample), 2),
+            "no_admissible_pair": np.array(no_admissible_pair),
+            "zero_maps": np.zeros(len(sample), bool),
+        },
+        num_features=100,
+        **({"seed": 5} | changes),
+    )
+
+
+SUCCESS = [True, True, False, False, False, True]
+SAMPLE = [0, 0, 1, 1, 2, 2]
+
+
+def test_jsma_by_hand():
+    found = jsma_record_of(
+        SUCCESS,
+        [0, 4, 8, 2, 0, 8],
+        SAMPLE,
+        [True, False, False, False, False, False],
+        no_admissible_pair=[False, False, False, True, True, False],
+    )
+    assert (found.theta, found.max_features) == (-1, 8)
+    # The pair that starts in its target is in no number but those that say so.
+    assert (found.samples, found.attempts, found.started, found.successes) == (3, 5, 1, 2)
+    assert found.success_rate == 2 / 5
+    assert found.success_rate_over_all == 3 / 6
+    assert found.success_interval == statistics.ratio_interval(
+        np.array([1.0, 0.0, 1.0]), np.array([1, 2, 2]), 5
+    )
+    assert found.mean_features == pytest.approx((4 + 8) / 2)
+    assert found.features_interval == statistics.ratio_interval(
+        np.array([4.0, 0.0, 8.0]), np.array([1, 0, 1]), 5
+    )
+    assert found.mean_distortion == pytest.approx(0.06)
+    assert (found.no_admissible_pair, found.zero_maps, found.steps) == (2, 0, 12)
+
+
+def test_jsma_without_a_success():
+    found = jsma_record_of([False, False], [0, 2], [0, 0])
+    assert (found.successes, found.success_rate, found.started) == (0, 0, 0)
+    assert found.success_interval == (0, 0)
+    assert found.mean_distortion is None
+    assert found.mean_features is found.features_interval is None
+
+
+def test_where_every_pair_starts_in_its_target_there_is_no_rate():
+    given = [True, True], [0, 0], [0, 1], [True, True]
+    found = jsma_record_of(*given)
+    assert (found.samples, found.attempts, found.started, found.successes) == (2, 0, 2, 0)
+    assert found.success_rate is found.success_interval is None
+    assert found.success_rate_over_all == 1
+    assert robustness_of(*given) is None
+
+
+def robustness_of(success, changed, sample, started=None, max_features=8, num_features=100):
+    return robustness(
+        outcome_of(success, changed, started),
+        np.array(sample),
+        max_features=max_features,
+        num_features=num_features,
+    )
+
+
+def test_robustness_by_hand():
+    found = robustness_of(SUCCESS, [6, 4, 8, 2, 0, 0], SAMPLE)
+    assert found.cap == pytest.approx(0.08)
+    assert found.capped == pytest.approx((0.04 + 0.08 + 0) / 3)
+    assert found.uncapped == pytest.approx((0.04 + 0) / 2)
+    assert found.unreached == pytest.approx(1 / 3)
+
+
+def test_robustness_leaves_out_what_starts_in_its_target():
+    # Sample 0 keeps its other target, sample 1 has none left.
+    found = robustness_of([True, True, True], [0, 6, 0], [0, 0, 1], [True, False, True])
+    assert (found.capped, found.uncapped) == (pytest.approx(0.06), pytest.approx(0.06))
+    assert found.unreached == 0
+
+
+def test_robustness_under_an_attack_that_always_fails_is_the_cap():
+    found = robustness_of(
+        [False] * 4, [0, 2, 0, 8], [0, 0, 1, 1], max_features=112, num_features=784
+    )
+    assert found.capped == found.cap == pytest.approx(1 / 7)
+    assert found.uncapped is None
+    assert found.unreached == 1
