@@ -51,7 +51,7 @@ class ConfigError(ValueError):
 
     def about(self, argument: str) -> "ConfigError":
         """The same of an argument by another name."""
-        return ConfigError(argument, self.reason)
+        return type(self)(argument, self.reason)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """A setting's bound, text and default are those of its field; errors carry what they are about."""
 
 import dataclasses
+import pathlib
 import pickle
+import re
 from typing import Annotated
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ddefense
 from ddefense.datasets.streaming import ReadingError
 from ddefense.settings import (
     ConfigError,
@@ -82,5 +85,12 @@ def test_errors_come_whole_from_another_process(kind):
 
 
 def test_the_same_of_an_argument_by_another_name():
-    error = ConfigError("data", "expected some; received none.").about("validation_data")
+    error = ReadingError("data", "expected some; received none.").about("validation_data")
+    assert type(error) is ReadingError
     assert str(error) == "validation_data: expected some; received none."
+
+
+def test_no_code_cuts_the_text_of_an_error():
+    cuts = re.compile(r"str\(error\)\.(removeprefix|removesuffix|replace|partition)\(")
+    package = pathlib.Path(ddefense.__file__).parent
+    assert [path for path in package.rglob("*.py") if cuts.search(path.read_text())] == []
