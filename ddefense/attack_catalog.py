@@ -57,7 +57,7 @@ class AttackSpec:
         samples: the setting that says how many of the samples it attacks.
         settings: the other settings that it takes. Attacks with `pgd_restarts` have controls.
         steps: settings whose product is the most steps of one attempt; none for a single step.
-        backward_passes: of one step.
+        backward_passes: of one step, if it takes gradients.
         attacker: what an attacker who uses it does, after "an attacker who"; a `decisive` or
             `adaptive` attack must have it.
         missed_as: how reports name it where it was not run; empty if it is not missed.
@@ -414,7 +414,6 @@ _SPECS = (
         samples="cw_samples",
         settings=("cw_steps", "cw_search_steps", "cw_learning_rate", "cw_initial_c", "kappas"),
         steps=("kappas",),
-        backward_passes=0,
         missed_as="transfer between networks",
         figures=("adaptive",),
         style=("#CC6699", "X", "-"),
@@ -434,7 +433,6 @@ _SPECS = (
         samples="costly_samples",
         settings=("labels_only_queries",),
         steps=("labels_only_queries",),
-        backward_passes=0,
         missed_as="an attack that sees labels alone",
         figures=("adaptive",),
         style=("#7A4B14", "*", "-"),

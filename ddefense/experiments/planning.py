@@ -140,7 +140,8 @@ class _Estimates:
         every_target = spec.targets == "all" or (all_targets and spec.takes("cw_all_targets_at"))
         attempts = min(getattr(config, spec.samples), config.samples)
         attempts *= self._others if every_target else 1
-        step = self._rates.forward + spec.backward_passes * self._rates.backward
+        passes = spec.backward_passes if spec.gradient else 0
+        step = self._rates.forward + passes * self._rates.backward
         return attempts * math.prod(map(self._count, spec.steps)) * step
 
     def _count(self, setting: str) -> int:
