@@ -1,4 +1,4 @@
-"""The flags of `bin/attack` and `bin/evaluate`, and the configuration they make."""
+"""The flags of `bin/evaluate`, and the configuration they make."""
 
 import dataclasses
 import pathlib
@@ -31,56 +31,15 @@ _OF_MODEL = ("signature", "logits_output", "probabilities_output", "model_range"
 _OF_DATA = ("image_shape", "class_names")
 
 
-def define_for_attack() -> None:
-    """Registers the flags of `bin/attack`. Called by the program only."""
-    _define("attack")
-    flags.DEFINE_string(
-        "network",
-        None,
-        "The attacked network: a .keras file that ends in logits or in a softmax, such as those "
-        "that a run leaves in networks/.",
-    )
-    flags.DEFINE_string(
-        "model",
-        None,
-        "The attacked network as a SavedModel of any maker: the folder with saved_model.pb, or a "
-        "folder of numbered versions, of which the newest is taken. A SavedModel is a program: "
-        "its graph is run, which may read and write files. Attack only what you would run.",
-    )
-    flags.DEFINE_string(
-        "signature",
-        None,
-        "With --model: the signature to call, which takes floating-point images alone. Default: "
-        "serving_default.",
-    )
-    flags.DEFINE_string(
-        "logits_output",
-        None,
-        "With --model: name of the output that is logits. Without it the model has to give "
-        "probabilities, and attacks that need logits are left out.",
-    )
-    flags.DEFINE_string(
-        "probabilities_output",
-        None,
-        "With --model: name of the output to attack, if several are probabilities.",
-    )
-    flags.DEFINE_string(
-        "model_range",
-        None,
-        "With --model: smallest and largest value of a feature as the model takes it, if images "
-        "of --data have others. Default: --value_range.",
-    )
-
-
-def define_for_evaluate() -> None:
+def define() -> None:
     """Registers the flags of `bin/evaluate`. Called by the program only."""
-    _define("evaluate")
     flags.DEFINE_string(
         "network",
         None,
         "The network to evaluate: a .keras file that ends in logits or in a softmax, such as "
-        "bin/distill leaves.",
+        "bin/distill leaves and a run in networks/.",
     )
+    _define_model()
     flags.DEFINE_string(
         "undistilled",
         None,
@@ -94,9 +53,6 @@ def define_for_evaluate() -> None:
         "--method=extended makes it: an image that is given it is refused, which is no success of "
         "any attack. Reports rates of recovery, detection and success.",
     )
-
-
-def _define(command: str) -> None:
     flags.DEFINE_enum(
         "dataset",
         None,
@@ -124,8 +80,41 @@ def _define(command: str) -> None:
     flags.DEFINE_string(
         "workdir",
         None,
-        f"Directory of this run. Default: runs/{command}_<network>_<hash of what was asked>. A "
+        "Directory of this run. Default: runs/evaluate_<network>_<hash of what was asked>. A "
         "killed run resumes in it.",
+    )
+
+
+def _define_model() -> None:
+    flags.DEFINE_string(
+        "model",
+        None,
+        "The network to evaluate as a SavedModel of any maker: the folder with saved_model.pb, or "
+        "a folder of numbered versions, of which the newest is taken. A SavedModel is a program: "
+        "its graph is run, which may read and write files. Evaluate only what you would run.",
+    )
+    flags.DEFINE_string(
+        "signature",
+        None,
+        "With --model: the signature to call, which takes floating-point images alone. Default: "
+        "serving_default.",
+    )
+    flags.DEFINE_string(
+        "logits_output",
+        None,
+        "With --model: name of the output that is logits. Without it the model has to give "
+        "probabilities, and attacks that need logits are left out.",
+    )
+    flags.DEFINE_string(
+        "probabilities_output",
+        None,
+        "With --model: name of the output to attack, if several are probabilities.",
+    )
+    flags.DEFINE_string(
+        "model_range",
+        None,
+        "With --model: smallest and largest value of a feature as the model takes it, if images "
+        "of --data have others. Default: --value_range.",
     )
 
 
@@ -135,19 +124,18 @@ def check() -> None:
     Raises:
         ConfigError: naming the flag, what was received and what was expected.
     """
+    _check_model()
     for name in ("network", "undistilled", "substitute"):
-        path = _FLAGS[name].value if name in _FLAGS else None
+        path = _FLAGS[name].value
         if path and not pathlib.Path(path).is_file():
             hint = ""
-            if "model" in _FLAGS and name == "network" and version_of(pathlib.Path(path)):
+            if name == "network" and version_of(pathlib.Path(path)):
                 hint = f" A SavedModel goes with --model={path}."
             raise ConfigError(
                 f"{name}: expected a .keras file; received {path!r}, which is "
                 f"{odd_kind(pathlib.Path(path)) or 'none'}.{hint}"
             )
-    temperature = _FLAGS.temperature
-    if temperature is not None:
-        config_lib.check_temperature(temperature)
+    _check_temperature()
     if _FLAGS.dataset and _FLAGS.data:
         raise ConfigError(
             f"data: expected without --dataset; received {_FLAGS.data!r} and --dataset="
@@ -166,12 +154,7 @@ def check() -> None:
             )
 
 
-def check_model() -> None:
-    """Refuses flags of a SavedModel that cannot be, or not together.
-
-    Raises:
-        ConfigError: naming the flag, what was received and what was expected.
-    """
+def _check_model() -> None:
     if bool(_FLAGS.network) == bool(_FLAGS.model):
         received = "both" if _FLAGS.model else "none"
         raise ConfigError(
@@ -186,8 +169,26 @@ def check_model() -> None:
             "probabilities_output: expected without --logits_output; received both. Drop one."
         )
     if _FLAGS.model:
+        if _FLAGS.outlier_class:
+            raise ConfigError("outlier_class: expected with --network; received it with --model.")
         model_path()
         model_range((0.0, 1.0))
+
+
+def _check_temperature() -> None:
+    temperature = _FLAGS.temperature
+    if temperature is not None:
+        config_lib.check_temperature(temperature)
+    if _FLAGS.outlier_class and temperature not in (None, 1.0):
+        raise ConfigError(
+            "temperature: expected 1, or none, with --outlier_class: extended distillation is at "
+            f"T = 1; received {temperature:g}."
+        )
+    if _FLAGS.undistilled and temperature is None and not _FLAGS.outlier_class:
+        raise ConfigError(
+            "temperature: expected with --undistilled the T at which the network was distilled; "
+            "received none."
+        )
 
 
 def model_range(default: tuple[float, float]) -> tuple[float, float]:
@@ -274,7 +275,7 @@ def config() -> config_lib.Config:
     found = dataclasses.replace(
         found, attacks=tuple(name for name in found.attacks if name not in left_out)
     )
-    if _FLAGS.attacks is None and "outlier_class" in _FLAGS and _FLAGS.outlier_class:
+    if _FLAGS.attacks is None and _FLAGS.outlier_class:
         return config_lib.past_outlier_class(found)
     return found
 
@@ -298,7 +299,7 @@ def asked_settings() -> set[str]:
 
 def _lacking(attacks: tuple[str, ...]) -> dict[str, list[str]]:
     """Attacks that need a flag which was not given, by flag; each attack once."""
-    on_probabilities = "model" in _FLAGS and _FLAGS.model and not _FLAGS.logits_output
+    on_probabilities = _FLAGS.model and not _FLAGS.logits_output
     needing = {
         "logits_output": set(attacks) - set(config_lib.PROBABILITY_ATTACKS)
         if on_probabilities
