@@ -15,8 +15,8 @@ from ddefense import interruption
 from ddefense.attacks.batching import Slots
 from ddefense.attacks.classifier import check_inputs
 from ddefense.attacks.forward_derivative import ForwardDerivative
-from ddefense.config import is_number
 from ddefense.maths import saliency
+from ddefense.settings import is_number
 
 
 class Stop(enum.IntEnum):

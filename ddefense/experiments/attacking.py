@@ -13,13 +13,14 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import attacks, files, measurements, networks, records
-from ddefense.config import COLOUR_EPSILON, JSMA_ATTACKS, Config, ConfigError, chosen
+from ddefense.config import COLOUR_EPSILON, JSMA_ATTACKS, Config, chosen
 from ddefense.datasets import NAMES as DATASETS
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_classifier, load_outputs, load_record
 from ddefense.experiments.outliers import Attempts
 from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, kept, reading
+from ddefense.settings import ConfigError
 
 _INDICES = "indices.npy"
 _RECORD = "attack.json"
@@ -38,9 +39,10 @@ def check_installed(config: Config) -> None:
     if "labels_only" in config.attacks and not attacks.labels_only_available():
         others = ",".join(name for name in config.attacks if name != "labels_only")
         raise ConfigError(
-            "attacks: labels_only expects the library of the extra labels-only, which is not "
+            "attacks",
+            "labels_only expects the library of the extra labels-only, which is not "
             "installed. Install it with: pip install 'ddefense[labels-only]'; or leave it out"
-            + (f": --attacks={others}" if others else ".")
+            + (f": --attacks={others}" if others else "."),
         )
 
 
@@ -59,7 +61,7 @@ def check_fits(config: Config, dataset: Dataset) -> None:
         received = getattr(config, name)
         if received > limit:
             raise ConfigError(
-                f"{name}: expected at most {limit}, {what} of {dataset.name}; received {received}."
+                name, f"expected at most {limit}, {what} of {dataset.name}; received {received}."
             )
 
 
@@ -72,9 +74,10 @@ def check_pairs(config: Config, dataset: Dataset) -> None:
     names = [name for name in config.attacks if name in JSMA_ATTACKS]
     if names and math.prod(dataset.image_shape) < 2:
         raise ConfigError(
-            "attacks: expected images of at least two features with "
+            "attacks",
+            "expected images of at least two features with "
             f"{', '.join(names)}, because JSMA changes features in pairs; received images of shape "
-            f"{dataset.image_shape}. Leave them out."
+            f"{dataset.image_shape}. Leave them out.",
         )
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import attacks, datasets, measurements, networks
-from ddefense.config import JSMA_ATTACKS, Config, ConfigError, check_temperature
+from ddefense.config import JSMA_ATTACKS, Config, check_temperature
 from ddefense.experiments import adopting, attacking, norm_attacking
 from ddefense.maths.ranges import from_unit
+from ddefense.settings import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,7 @@ def craft(
         attacked = attacks.classifier(logits, bounds=unit.value_range)
         networks.check_finite(networks.predict(logits, images), network=logits, images="images")
     except ValueError as error:
-        raise ConfigError(f"network: {error}") from error
+        raise ConfigError("network", f"{error}") from error
     rows = np.arange(len(images))
     norm: Literal["l0", "l2", "linf"] = "l0"
     epsilon = None

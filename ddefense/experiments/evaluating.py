@@ -11,7 +11,7 @@ from absl import logging
 
 from ddefense import config as config_lib
 from ddefense import datasets, evidence, measurements, records
-from ddefense.config import GRADIENT_FREE_ATTACKS, PROBABILITY_ATTACKS, Config, ConfigError
+from ddefense.config import GRADIENT_FREE_ATTACKS, PROBABILITY_ATTACKS, Config
 from ddefense.experiments import adopting, attacking, environment, measuring, workdir
 from ddefense.experiments.adopting import SavedModel, Source, Subject
 from ddefense.experiments.assessing import Assessor
@@ -19,6 +19,7 @@ from ddefense.experiments.dataset_record import dataset_record
 from ddefense.experiments.pair import Trained, load_network
 from ddefense.experiments.stages import Artefact, Stages
 from ddefense.maths.ranges import from_unit
+from ddefense.settings import ConfigError
 
 Network: TypeAlias = pathlib.Path | keras.Model
 LOW_ACCURACY = 0.5
@@ -122,11 +123,12 @@ def evaluate(  # noqa: PLR0913
         config_lib.check_temperature(temperature)
     if undistilled is not None and temperature is None:
         raise ConfigError(
-            "temperature: expected the T at which the network was distilled, with an undistilled "
-            "network to compare it with; received none."
+            "temperature",
+            "expected the T at which the network was distilled, with an undistilled "
+            "network to compare it with; received none.",
         )
     if outlier_class and isinstance(network, SavedModel):
-        raise ConfigError("outlier_class: expected with a Keras network; received a SavedModel.")
+        raise ConfigError("outlier_class", "expected with a Keras network; received a SavedModel.")
     _check_attacks(config, substitute=substitute is not None, temperature=temperature)
     attacking.check_installed(config)
     workdir.check(directory, config)
@@ -202,14 +204,16 @@ def _check_attacks(config: Config, *, substitute: bool, temperature: float | Non
     """
     if not substitute and "transfer_cw_l2" in config.attacks:
         raise ConfigError(
-            "attacks: expected a substitute with transfer_cw_l2, received none. Name an "
-            "undistilled network, or leave that attack out."
+            "attacks",
+            "expected a substitute with transfer_cw_l2, received none. Name an "
+            "undistilled network, or leave that attack out.",
         )
     scaled = [name for name in config.attacks if "_temperature" in name]
     if temperature is None and scaled:
         raise ConfigError(
-            f"attacks: expected a temperature with {', '.join(scaled)}, received none. Give the T "
-            "that the network was trained at, or leave them out."
+            "attacks",
+            f"expected a temperature with {', '.join(scaled)}, received none. Give the T "
+            "that the network was trained at, or leave them out.",
         )
 
 
@@ -241,13 +245,14 @@ def _check_model(config: Config, model: records.SavedModelRecord | None) -> None
     names, reason = impossible_on(model, config.attacks)
     if names:
         raise ConfigError(
-            f"attacks: expected attacks that this model allows; received {', '.join(names)}, "
+            "attacks",
+            f"expected attacks that this model allows; received {', '.join(names)}, "
             f"which cannot be run {reason}. Leave them out"
             + (
                 ", or name an output that is logits (logits_output)."
                 if model.outputs == "probabilities" and not model.no_gradients
                 else "."
-            )
+            ),
         )
 
 
@@ -293,8 +298,9 @@ def warnings(
 def _temperature_of_extended(temperature: float | None) -> float:
     if temperature not in (None, 1.0):
         raise ConfigError(
-            "temperature: expected 1, or none, with outlier_class: extended distillation is at "
-            f"T = 1; received {temperature:g}."
+            "temperature",
+            "expected 1, or none, with outlier_class: extended distillation is at "
+            f"T = 1; received {temperature:g}.",
         )
     return 1.0
 

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ddefense.settings import ConfigError
 
 from ddefense import attacks, datasets, files, records, reporting
 from ddefense import config as config_lib
 from ddefense.attacks import saved_model
-from ddefense.config import ConfigError
 from ddefense.experiments import adopting, evaluating
 from ddefense.records import RunError
 
