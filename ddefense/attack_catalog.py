@@ -5,6 +5,7 @@ of attacks (flags, presets, plans, tables, figures, reports, model cards, the ve
 """
 
 import dataclasses
+from importlib import metadata
 from typing import Literal
 
 Norm = Literal["l0", "l2", "linf"]
@@ -64,6 +65,7 @@ class AttackSpec:
         unmasked: how it repeats the paper's attack without masked gradients, before "it reaches";
             empty if it does not.
         figures: in which it is drawn, of those that show a choice of the attacks.
+        library: distribution that has to be installed for it, and the extra of ours that brings it.
         style: colour, marker and line style in figures.
     """
 
@@ -88,12 +90,21 @@ class AttackSpec:
     missed_as: str = ""
     unmasked: str = ""
     figures: tuple[Figure, ...] = ()
+    library: tuple[str, str] | None = None
     style: tuple[str, str, str] = OTHER_STYLE
 
     @property
     def minimises(self) -> bool:
         """Whether it looks for the smallest perturbation, so that its distance tells something."""
         return self.bound is None and self.role != "transfer"
+
+    @property
+    def installed(self) -> bool:
+        """Whether its library is: the distribution, because others have modules of that name."""
+        try:
+            return self.library is None or bool(metadata.version(self.library[0]))
+        except metadata.PackageNotFoundError:
+            return False
 
     def takes(self, setting: str) -> bool:
         """Whether the attack, or its control, depends on a setting."""
@@ -432,6 +443,7 @@ _SPECS = (
         role="supporting",
         samples="costly_samples",
         settings=("labels_only_queries",),
+        library=("adversarial-robustness-toolbox", "labels-only"),
         steps=("labels_only_queries",),
         missed_as="an attack that sees labels alone",
         figures=("adaptive",),
@@ -465,5 +477,7 @@ SIGN_ATTACKS = taking("pgd_restarts")
 """Attacks by the sign of a gradient within epsilon, which have controls."""
 PROBABILITY_ATTACKS = tuple(name for name, spec in ATTACKS.items() if spec.needs != "logits")
 """Attacks that can do with probabilities; the others take logits."""
+TEMPERATURE_ATTACKS = tuple(n for n, spec in ATTACKS.items() if spec.gradient == "logits / T")
+"""Attacks that divide logits by the temperature, which they have to be told."""
 GRADIENT_FREE_ATTACKS = tuple(name for name, spec in ATTACKS.items() if spec.gradient is None)
 """Attacks that take no gradient of the network."""

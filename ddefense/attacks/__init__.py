@@ -28,7 +28,6 @@ from ddefense.attacks.fgsm import fgsm
 from ddefense.attacks.forward_derivative import ForwardDerivative, forward_derivative
 from ddefense.attacks.jsma import JSMA, jsma
 from ddefense.attacks.labels_only import LabelsOnly, labels_only
-from ddefense.attacks.labels_only import available as labels_only_available
 from ddefense.attacks.pgd_linf import pgd_linf, pgd_perturbation, random_start
 from ddefense.attacks.prepared import Prepared, prepare
 from ddefense.attacks.sign_attack import PGD, SignAttack, default_step_size
@@ -56,7 +55,6 @@ __all__ = [
     "forward_derivative",
     "jsma",
     "labels_only",
-    "labels_only_available",
     "one_wrong_class",
     "pgd_linf",
     "pgd_perturbation",

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import interruption
-from ddefense.attack_catalog import AttackSpec
+from ddefense.attack_catalog import ATTACKS, AttackSpec
 from ddefense.attacks.batching import padded_size
 from ddefense.attacks.classifier import AdversarialSamples, Classifier, check_inputs
 from ddefense.config import Config
-
-_DISTRIBUTION = "adversarial-robustness-toolbox"
 
 # Images to try as a start; one adversarial image is enough.
 _STARTS = 100
@@ -124,18 +121,6 @@ class _Oracle:
         closest = distances.argmin()
         if distances[closest] < self._distance:
             self.best, self._distance = adversarial[closest], distances[closest]
-
-
-def available() -> bool:
-    """Whether the library is installed.
-
-    Its distribution is looked up, because an unrelated one has a module of the same name.
-    """
-    try:
-        metadata.version(_DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def labels_only(
@@ -246,9 +231,9 @@ def _compile(attacked: Classifier) -> Predict:
 
 def _library(attacked: Classifier) -> Callable[[_Oracle], Any]:
     """What makes the library's attack for one sample."""
-    if not available():
+    if not ATTACKS["labels_only"].installed:
         raise ModuleNotFoundError(
-            f"labels_only: expected {_DISTRIBUTION} to be installed, found none. Install it with "
+            "labels_only: expected its library to be installed, found none. Install it with "
             "`pip install 'ddefense[labels-only]'`, or leave the attack out.",
             name="art",
         )

@@ -1,4 +1,4 @@
-"""The flags of `bin/attack` and `bin/evaluate`, and the configuration they make."""
+"""The flags of `bin/evaluate`, and the configuration they make."""
 
 import dataclasses
 import pathlib
@@ -31,21 +31,64 @@ _OF_MODEL = ("signature", "logits_output", "probabilities_output", "model_range"
 _OF_DATA = ("image_shape", "class_names")
 
 
-def define_for_attack() -> None:
-    """Registers the flags of `bin/attack`. Called by the program only."""
-    _define("attack")
+def define() -> None:
+    """Registers the flags of `bin/evaluate`. Called by the program only."""
     flags.DEFINE_string(
         "network",
         None,
-        "The attacked network: a .keras file that ends in logits or in a softmax, such as those "
-        "that a run leaves in networks/.",
+        "The network to evaluate: a .keras file that ends in logits or in a softmax, such as "
+        "bin/distill leaves and a run in networks/.",
     )
+    _define_model()
+    flags.DEFINE_string(
+        "undistilled",
+        None,
+        "A .keras network without the defence to compare with: the verdict is about both. Expects "
+        "--temperature, or --outlier_class.",
+    )
+    flags.DEFINE_bool(
+        "outlier_class",
+        False,
+        "The network's last class, one more than the data has, is for outliers, as bin/distill "
+        "--method=extended makes it: an image that is given it is refused, which is no success of "
+        "any attack. Reports rates of recovery, detection and success.",
+    )
+    flags.DEFINE_enum(
+        "dataset",
+        None,
+        datasets.NAMES,
+        "Dataset that the network was trained on, if it is one of these; else give --data.",
+    )
+    data_flags.define()
+    cli_flags.define_preset()
+    cli_flags.define_settings(config_lib.Attacking, cli_flags.default_of_preset)
+    cli_flags.define_settings(config_lib.Machine, cli_flags.default_of)
+    flags.DEFINE_string(
+        "substitute",
+        None,
+        f"Undistilled .keras network on which {attack_catalog.TRANSFER} makes its samples.",
+    )
+    flags.DEFINE_float(
+        "temperature",
+        None,
+        "T that the network was trained at, by which attacks on logits / T divide; > 0. Without "
+        "it those attacks are left out.",
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Directory of this run. Default: runs/evaluate_<network>_<hash of what was asked>. A "
+        "killed run resumes in it.",
+    )
+
+
+def _define_model() -> None:
     flags.DEFINE_string(
         "model",
         None,
-        "The attacked network as a SavedModel of any maker: the folder with saved_model.pb, or a "
-        "folder of numbered versions, of which the newest is taken. A SavedModel is a program: "
-        "its graph is run, which may read and write files. Attack only what you would run.",
+        "The network to evaluate as a SavedModel of any maker: the folder with saved_model.pb, or "
+        "a folder of numbered versions, of which the newest is taken. A SavedModel is a program: "
+        "its graph is run, which may read and write files. Evaluate only what you would run.",
     )
     flags.DEFINE_string(
         "signature",
@@ -72,78 +115,25 @@ def define_for_attack() -> None:
     )
 
 
-def define_for_evaluate() -> None:
-    """Registers the flags of `bin/evaluate`. Called by the program only."""
-    _define("evaluate")
-    flags.DEFINE_string(
-        "network",
-        None,
-        "The network to evaluate: a .keras file that ends in logits or in a softmax, such as "
-        "bin/distill leaves.",
-    )
-    flags.DEFINE_string(
-        "undistilled",
-        None,
-        "A .keras network without the defence to compare with: the verdict is about both. Expects "
-        "--temperature, or --outlier_class.",
-    )
-    flags.DEFINE_bool(
-        "outlier_class",
-        False,
-        "The network's last class, one more than the data has, is for outliers, as bin/distill "
-        "--method=extended makes it: an image that is given it is refused, which is no success of "
-        "any attack. Reports rates of recovery, detection and success.",
-    )
-
-
-def _define(command: str) -> None:
-    flags.DEFINE_enum(
-        "dataset",
-        None,
-        datasets.NAMES,
-        "Dataset that the network was trained on, if it is one of these; else give --data.",
-    )
-    data_flags.define()
-    cli_flags.define_preset()
-    cli_flags.define_settings(config_lib.Attacking, cli_flags.default_of_preset)
-    cli_flags.define_settings(config_lib.Machine, cli_flags.default_of)
-    flags.DEFINE_string(
-        "substitute", None, "Undistilled .keras network on which transfer_cw_l2 makes its samples."
-    )
-    flags.DEFINE_float(
-        "temperature",
-        None,
-        "T that the network was trained at, by which attacks on logits / T divide; > 0. Without "
-        "it those attacks are left out.",
-    )
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        f"Directory of this run. Default: runs/{command}_<network>_<hash of what was asked>. A "
-        "killed run resumes in it.",
-    )
-
-
 def check() -> None:
     """Refuses flags that cannot be, or not together.
 
     Raises:
         ConfigError: naming the flag, what was received and what was expected.
     """
+    _check_model()
     for name in ("network", "undistilled", "substitute"):
-        path = _FLAGS[name].value if name in _FLAGS else None
+        path = _FLAGS[name].value
         if path and not pathlib.Path(path).is_file():
             hint = ""
-            if "model" in _FLAGS and name == "network" and version_of(pathlib.Path(path)):
+            if name == "network" and version_of(pathlib.Path(path)):
                 hint = f" A SavedModel goes with --model={path}."
             raise ConfigError(
                 name,
                 f"expected a .keras file; received {path!r}, which is "
                 f"{odd_kind(pathlib.Path(path)) or 'none'}.{hint}",
             )
-    temperature = _FLAGS.temperature
-    if temperature is not None:
-        config_lib.check_temperature(temperature)
+    _check_temperature()
     if _FLAGS.dataset and _FLAGS.data:
         raise ConfigError(
             "data",
@@ -164,12 +154,7 @@ def check() -> None:
             )
 
 
-def check_model() -> None:
-    """Refuses flags of a SavedModel that cannot be, or not together.
-
-    Raises:
-        ConfigError: naming the flag, what was received and what was expected.
-    """
+def _check_model() -> None:
     if bool(_FLAGS.network) == bool(_FLAGS.model):
         received = "both" if _FLAGS.model else "none"
         raise ConfigError(
@@ -184,8 +169,27 @@ def check_model() -> None:
             "probabilities_output", "expected without --logits_output; received both. Drop one."
         )
     if _FLAGS.model:
+        if _FLAGS.outlier_class:
+            raise ConfigError("outlier_class", "expected with --network; received it with --model.")
         model_path()
         model_range((0.0, 1.0))
+
+
+def _check_temperature() -> None:
+    temperature = _FLAGS.temperature
+    if temperature is not None:
+        config_lib.check_temperature(temperature)
+    if _FLAGS.outlier_class and temperature not in (None, 1.0):
+        raise ConfigError(
+            "temperature",
+            "expected 1, or none, with --outlier_class: extended distillation is at "
+            f"T = 1; received {temperature:g}.",
+        )
+    if _FLAGS.undistilled and temperature is None and not _FLAGS.outlier_class:
+        raise ConfigError(
+            "temperature",
+            "expected with --undistilled the T at which the network was distilled; received none.",
+        )
 
 
 def model_range(default: tuple[float, float]) -> tuple[float, float]:
@@ -272,7 +276,7 @@ def config() -> config_lib.Config:
     found = dataclasses.replace(
         found, attacks=tuple(name for name in found.attacks if name not in left_out)
     )
-    if _FLAGS.attacks is None and "outlier_class" in _FLAGS and _FLAGS.outlier_class:
+    if _FLAGS.attacks is None and _FLAGS.outlier_class:
         return config_lib.past_outlier_class(found)
     return found
 
@@ -296,13 +300,13 @@ def asked_settings() -> set[str]:
 
 def _lacking(attacks: tuple[str, ...]) -> dict[str, list[str]]:
     """Attacks that need a flag which was not given, by flag; each attack once."""
-    on_probabilities = "model" in _FLAGS and _FLAGS.model and not _FLAGS.logits_output
+    on_probabilities = _FLAGS.model and not _FLAGS.logits_output
     needing = {
         "logits_output": set(attacks) - set(attack_catalog.PROBABILITY_ATTACKS)
         if on_probabilities
         else set(),
-        "temperature": {name for name in attacks if "_temperature" in name},
-        "substitute": {name for name in attacks if name == "transfer_cw_l2"},
+        "temperature": set(attack_catalog.TEMPERATURE_ATTACKS),
+        "substitute": {attack_catalog.TRANSFER},
     }
     found: dict[str, list[str]] = {}
     for flag, names in needing.items():

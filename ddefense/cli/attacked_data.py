@@ -1,4 +1,4 @@
-"""The images that `bin/attack` and `bin/evaluate` work on, once TensorFlow may be imported."""
+"""The images that `bin/evaluate` works on, once TensorFlow may be imported."""
 
 import dataclasses
 import pathlib

@@ -153,15 +153,14 @@ def define_for_export() -> None:
         "results",
         None,
         "Results about this network for its model card: the directory of a run of bin/reproduce or "
-        "bin/attack, or its results.json or attack.json. Default: the run directory that the "
-        "network lies in, as networks/<name>.keras.",
+        "bin/evaluate, or its results.json. Default: the run directory that the network lies in, "
+        "as networks/<name>.keras.",
     )
     flags.DEFINE_enum(
         "dataset",
         None,
         datasets.NAMES,
-        "Dataset on which the network's accuracy is measured. Default: none, or that of a run of "
-        "bin/attack in --results.",
+        "Dataset on which the network's accuracy is measured. Default: none.",
     )
     define_data_dir()
     flags.DEFINE_enum(

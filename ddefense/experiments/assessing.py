@@ -12,6 +12,7 @@ from ddefense.attack_catalog import JSMA_ATTACKS, PAPER, SIGN_ATTACKS, TRANSFER
 from ddefense.config import Config
 from ddefense.datasets import Dataset
 from ddefense.experiments import attacking, controlling, measuring, outliers, transferring
+from ddefense.experiments.adopting import load_record
 from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.pair import Trained, load_training
 from ddefense.experiments.stages import Artefact, Stages
@@ -63,10 +64,6 @@ class NetworkAttacks:
         self._run = (stages, config, dataset)
         self._names, self._samples, self._substitute = config.attacks, samples, substitute
         self._crafted: transferring.Crafted | None = None
-
-    def attack(self, trained: Trained) -> Attacked:
-        """Attacks one network."""
-        return self.submit(trained)()
 
     def submit(self, trained: Trained) -> Callable[[], Attacked]:
         """Has one network attacked: JSMA first, because that is the paper.
@@ -187,23 +184,31 @@ class Assessor:
         self._baseline, self._samples = baseline, samples
         self._trained_here = trained_here
         self._attacks = NetworkAttacks(stages, config, dataset, samples, substitute)
+        self._zero_gradients: dict[str, records.ControlRecord | None] = {}
         self._rates: dict[str, Artefact] = {}
         self._scaled: dict[str, Artefact] = {}
         self.outcomes: dict[tuple[str, str], records.AttackOutcome] = {}
         self.attempts: dict[tuple[str, str], records.Attempts] = {}
         self.probabilities: dict[str, npt.NDArray[np.float32]] = {}
 
-    def assess(self, trained: Trained) -> records.NetworkRecord:
-        """The record of one network."""
-        return self.submit(trained)()
+    def assess(self, trained: Trained, measured: Artefact | None = None) -> records.NetworkRecord:
+        """The record of one network; arguments as for `submit`."""
+        return self.submit(trained, measured)()
 
-    def submit(self, trained: Trained) -> Callable[[], records.NetworkRecord]:
+    def submit(
+        self, trained: Trained, measured: Artefact | None = None
+    ) -> Callable[[], records.NetworkRecord]:
         """Has one network measured and attacked.
+
+        Args:
+            trained: the network.
+            measured: the stage of `measuring.measure`, if it has run.
 
         Returns:
             A function that waits for that and gives the record of the network.
         """
-        measured = measuring.measure(self._stages, self._config, self._dataset, trained)
+        if measured is None:
+            measured = measuring.measure(self._stages, self._config, self._dataset, trained)
         collect = self._attacks.submit(trained)
         self._submit_controls(trained)
         return functools.partial(self._collect, trained, measured, collect)
@@ -212,7 +217,7 @@ class Assessor:
         self, trained: Trained, artefact: Artefact, collect: Callable[[], Attacked]
     ) -> records.NetworkRecord:
         measured, attacked = measuring.load_measurements(artefact), collect()
-        logits, gradients = measured.of_logits()
+        self._zero_gradients[trained.name] = measuring.zero_gradients(trained.name, measured)
         self.outcomes.update(attacked.outcomes)
         self.attempts.update(attacked.attempts)
         probabilities = measuring.load_probabilities(artefact)
@@ -227,26 +232,34 @@ class Assessor:
             test_accuracy=measured.test_accuracy,
             confidence=measured.confidence,
             training=load_training(trained.network) if self._trained_here else None,
-            logits=logits,
-            gradients=gradients,
+            logits=measured.logits,
+            gradients=measured.gradients,
             attacks=attacked.jsma,
             robustness=attacked.robustness,
             norm_attacks=attacked.norm_attacks,
             transfer=attacked.transfer,
             initial=measured.initial,
             weights_sha256=measured.weights_sha256,
+            model=None if self._trained_here else load_record(trained.network),
             outliers=attacked.outliers,
         )
 
     def _submit_controls(self, trained: Trained) -> None:
         run, asked = (self._stages, self._config, self._dataset), self._config.attacks
-        if any(name in SIGN_ATTACKS for name in asked):
+        if self._checks_by_gradient(trained):
             self._rates[trained.name] = controlling.attack(*run, trained, self._samples)
         # At T = 1 the logits are multiplied by one.
         if self._baseline and PAPER in asked and trained.temperature != 1.0:
             self._scaled[trained.name] = attacking.attack(
                 *run, self._baseline, self._samples, PAPER, logit_scale=trained.temperature
             )
+
+    def _checks_by_gradient(self, trained: Trained) -> bool:
+        """Whether PGD is run to check a network: an adopted one whatever attacks were asked for."""
+        if self._trained_here:
+            return any(name in SIGN_ATTACKS for name in self._config.attacks)
+        model = load_record(trained.network)
+        return model is None or not model.no_gradients
 
     def comparisons(
         self, networks: Sequence[records.NetworkRecord]
@@ -270,6 +283,7 @@ class Assessor:
             for network in networks
             for control in controlling.controls(
                 network,
+                self._zero_gradients[network.name],
                 rates.get(network.name),
                 compared[0] if compared else None,
                 scaled.get(network.name),

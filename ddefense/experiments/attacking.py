@@ -38,16 +38,19 @@ def check_installed(config: Config) -> None:
     """Refuses attacks that cannot be run here, before any work.
 
     Raises:
-        ConfigError: if `labels_only` is asked for and its library is not installed.
+        ConfigError: if the library of one is not installed.
     """
-    if "labels_only" in config.attacks and not attacks.labels_only_available():
-        others = ",".join(name for name in config.attacks if name != "labels_only")
-        raise ConfigError(
-            "attacks",
-            "labels_only expects the library of the extra labels-only, which is not "
-            "installed. Install it with: pip install 'ddefense[labels-only]'; or leave it out"
-            + (f": --attacks={others}" if others else "."),
-        )
+    for name in config.attacks:
+        spec = ATTACKS[name]
+        if spec.library is not None and not spec.installed:
+            others = ",".join(other for other in config.attacks if other != name)
+            extra = spec.library[1]
+            raise ConfigError(
+                "attacks",
+                f"{name} expects the library of the extra {extra}, which is not installed. Install "
+                f"it with: pip install 'ddefense[{extra}]'; or leave it out"
+                + (f": --attacks={others}" if others else "."),
+            )
 
 
 def check_fits(config: Config, dataset: Dataset) -> None:

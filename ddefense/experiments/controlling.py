@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
 
 import pydantic
 from pydantic.dataclasses import dataclass
@@ -92,6 +91,7 @@ def load_rates(artefact: Artefact) -> SignRates:
 
 def controls(
     network: records.NetworkRecord,
+    zero_gradients: records.ControlRecord | None,
     rates: SignRates | None,
     undistilled: records.SuccessRecord | None,
     scaled: records.SuccessRecord | None,
@@ -100,17 +100,13 @@ def controls(
 
     Args:
         network: its record.
+        zero_gradients: of it, if it has gradients.
         rates: of PGD, if it was run.
         undistilled: `jsma_f` on the undistilled network, if it was run.
         scaled: the same on its logits times this network's temperature, if it was run.
     """
-    found = own_controls(
-        network.name,
-        measurements.zero_gradients(network.name, network.gradients),
-        network.norm_attacks,
-        rates,
-        network.outliers,
-    )
+    found = [] if zero_gradients is None else [zero_gradients]
+    found += _own_controls(network, rates)
     before = None if undistilled is None else undistilled.success_rate
     after = None if scaled is None else scaled.success_rate
     if before is not None and after is not None and scaled is not None:
@@ -121,22 +117,11 @@ def controls(
     return found
 
 
-def own_controls(
-    name: str,
-    zero_gradients: records.ControlRecord | None,
-    norm_attacks: Mapping[str, records.NormAttackRecord],
-    rates: SignRates | None,
-    outliers: records.OutlierRecord | None = None,
+def _own_controls(
+    network: records.NetworkRecord, rates: SignRates | None
 ) -> list[records.ControlRecord]:
-    """The controls that need no other network, as far as they were measured.
-
-    Args:
-        name: of the network.
-        zero_gradients: of it, if its gradients were measured.
-        norm_attacks: on it, by name.
-        rates: of PGD, if it was run.
-        outliers: what its outlier class made of the attacks; None of a network without one.
-    """
+    """The controls by attacks that need no other network, as far as they were measured."""
+    name, norm_attacks, outliers = network.name, network.norm_attacks, network.outliers
 
     def moved(attack: str) -> float | None:
         success = norm_attacks[attack].success_rate if attack in norm_attacks else None
@@ -145,7 +130,7 @@ def own_controls(
         # Gradients that lead to the outlier class are not masked.
         return success + outliers.attacks[attack].detection
 
-    found = [] if zero_gradients is None else [zero_gradients]
+    found = []
     fgsm, pgd = moved(ONE_STEP), moved(ITERATIVE)
     if fgsm is not None and pgd is not None:
         attempts = norm_attacks[ITERATIVE].attempts

@@ -7,20 +7,30 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 import numpy.typing as npt
+from absl import logging
 
 from ddefense import config as config_lib
 from ddefense import datasets, evidence, measurements, records
+from ddefense.attack_catalog import (
+    GRADIENT_FREE_ATTACKS,
+    PROBABILITY_ATTACKS,
+    TEMPERATURE_ATTACKS,
+    TRANSFER,
+)
 from ddefense.config import Config
-from ddefense.experiments import adopting, attacking, attacking_saved, environment, workdir
-from ddefense.experiments.adopting import Subject
+from ddefense.experiments import adopting, attacking, environment, measuring, workdir
+from ddefense.experiments.adopting import SavedModel, Source, Subject
 from ddefense.experiments.assessing import Assessor
 from ddefense.experiments.dataset_record import dataset_record
 from ddefense.experiments.pair import Trained, load_network
-from ddefense.experiments.stages import Stages
+from ddefense.experiments.stages import Artefact, Stages
 from ddefense.maths.ranges import from_unit
 from ddefense.settings import ConfigError
 
 Network: TypeAlias = pathlib.Path | keras.Model
+LOW_ACCURACY = 0.5
+"""Test accuracy below which the network is doubted, a share; or, of many classes, below five times
+that of guessing."""
 
 
 def settings(
@@ -55,8 +65,8 @@ def settings(
         names = tuple(
             name
             for name in found.attacks
-            if (temperature is not None or "_temperature" not in name)
-            and (substitute or name != "transfer_cw_l2")
+            if (temperature is not None or name not in TEMPERATURE_ATTACKS)
+            and (substitute or name != TRANSFER)
         )
         found = dataclasses.replace(found, attacks=names)
         if outlier_class:
@@ -69,7 +79,7 @@ _CALLED = {"network": "The network", "undistilled": "The undistilled network"}
 
 # Flat, as the function of the library that calls it.
 def evaluate(  # noqa: PLR0913
-    network: Network,
+    network: Source,
     dataset: datasets.Dataset,
     config: Config,
     directory: pathlib.Path,
@@ -86,9 +96,13 @@ def evaluate(  # noqa: PLR0913
     takes: epsilon, theta and distances are in these units. The first test images that the
     undistilled network gets right, or the network itself where there is no other, are attacked.
 
+    The checks for masked gradients that need one network alone go with any attacks, but for
+    `iterative_beats_one_step`, which compares `fgsm` and `pgd_linf`. A network through which no
+    gradient can be taken is checked for none.
+
     Args:
         network: a `.keras` file or a network, of functional or sequential layers, that ends in
-            logits or in a softmax.
+            logits or in a softmax; or a SavedModel, which is measured as far as it allows.
         dataset: whose test images to use, in the range that the network takes; the training images
             are not looked at.
         config: which attacks, with which settings; those that concern training are not used.
@@ -119,9 +133,9 @@ def evaluate(  # noqa: PLR0913
             "expected the T at which the network was distilled, with an undistilled "
             "network to compare it with; received none.",
         )
-    attacking_saved.check_attacks(
-        config, substitute=substitute is not None, temperature=temperature
-    )
+    if outlier_class and isinstance(network, SavedModel):
+        raise ConfigError("outlier_class", "expected with a Keras network; received a SavedModel.")
+    _check_attacks(config, substitute=substitute is not None, temperature=temperature)
     attacking.check_installed(config)
     workdir.check(directory, config)
     adopting.check_data(dataset)
@@ -134,12 +148,18 @@ def evaluate(  # noqa: PLR0913
         for flag, source in sources.items()
         if source is not None
     }
+    _check_model(config, subjects["network"].model)
     process = environment.Process(command)
     data, unit = adopting.digest_of(dataset), adopting.in_unit_range(dataset)
     with workdir.claimed(directory, config):
         stages = Stages(directory, made_by=environment.provenance)
         adopted = _adopt(stages, subjects, _names(network, undistilled), temperature, data)
         evaluated, baseline = adopted["network"], adopted.get("undistilled")
+        measured = {
+            flag: measuring.measure(stages, config, unit, each) for flag, each in adopted.items()
+        }
+        # Before the samples: a network of another dataset may not get enough images right.
+        doubts = _warnings(subjects, measured, dataset)
         samples = attacking.choose_samples(stages, config, unit, baseline or evaluated)
         assessor = Assessor(
             stages,
@@ -152,7 +172,7 @@ def evaluate(  # noqa: PLR0913
             ),
             trained_here=False,
         )
-        found = [assessor.assess(each) for each in adopted.values()]
+        found = [assessor.assess(each, measured[flag]) for flag, each in adopted.items()]
         comparisons, controls = assessor.comparisons(found), assessor.controls(found)
         indices = attacking.load_samples(samples)
         described = dataset_record(dataset)
@@ -162,20 +182,14 @@ def evaluate(  # noqa: PLR0913
             environment={
                 **process.environment(stages.done),
                 **{flag: subject.label for flag, subject in subjects.items()},
+                **{f"{flag}_sha256": subject.sha256 for flag, subject in subjects.items()},
                 "data_sha256": data,
-                "warnings": [
-                    warning
-                    for flag, network_record in zip(adopted, found, strict=True)
-                    for warning in attacking_saved.warnings(
-                        network_record.test_accuracy,
-                        dataset,
-                        undistilled=evidence.undistilled_accuracy(found),
-                        name=f"{_CALLED[flag]} ({subjects[flag].label})",
-                    )
-                ],
+                "warnings": doubts,
             },
             timings=process.timings(stages.done),
-            architecture=measurements.architecture(load_network(evaluated.network)),
+            architecture=[]
+            if subjects["network"].model is not None
+            else measurements.architecture(load_network(evaluated.network)),
             sample_indices=indices.tolist(),
             networks=found,
             comparisons=comparisons,
@@ -185,6 +199,106 @@ def evaluate(  # noqa: PLR0913
         )
         workdir.leave(directory, results, _samples(dataset, indices, assessor))
     return results
+
+
+def _check_attacks(config: Config, *, substitute: bool, temperature: float | None) -> None:
+    """Refuses attacks that lack what they need, before any work.
+
+    Raises:
+        ConfigError: if samples are to be transferred without a substitute, or logits divided by a
+            temperature that nobody said.
+    """
+    if not substitute and TRANSFER in config.attacks:
+        raise ConfigError(
+            "attacks",
+            f"expected a substitute with {TRANSFER}, received none. Name an "
+            "undistilled network, or leave that attack out.",
+        )
+    scaled = [name for name in config.attacks if name in TEMPERATURE_ATTACKS]
+    if temperature is None and scaled:
+        raise ConfigError(
+            "attacks",
+            f"expected a temperature with {', '.join(scaled)}, received none. Give the T "
+            "that the network was trained at, or leave them out.",
+        )
+
+
+def impossible_on(
+    model: records.SavedModelRecord, attacks: tuple[str, ...]
+) -> tuple[tuple[str, ...], str]:
+    """Which of the attacks cannot be run on a SavedModel, and why.
+
+    Args:
+        model: how it is run.
+        attacks: names of attacks.
+
+    Returns:
+        Their names, none if all can be run, and the reason as the end of a sentence.
+    """
+    if model.no_gradients:
+        possible = set(GRADIENT_FREE_ATTACKS)
+        reason = f"without gradients ({model.no_gradients})"
+    elif model.outputs == "probabilities":
+        possible, reason = set(PROBABILITY_ATTACKS), "on probabilities: they need logits"
+    else:
+        return (), ""
+    return tuple(name for name in attacks if name not in possible), reason
+
+
+def _check_model(config: Config, model: records.SavedModelRecord | None) -> None:
+    if model is None:
+        return
+    names, reason = impossible_on(model, config.attacks)
+    if names:
+        raise ConfigError(
+            "attacks",
+            f"expected attacks that this model allows; received {', '.join(names)}, "
+            f"which cannot be run {reason}. Leave them out"
+            + (
+                ", or name an output that is logits (logits_output)."
+                if model.outputs == "probabilities" and not model.no_gradients
+                else "."
+            ),
+        )
+
+
+def warnings(
+    test_accuracy: float,
+    dataset: datasets.Dataset,
+    *,
+    undistilled: float | None,
+    name: str,
+) -> list[str]:
+    """What makes the numbers doubtful; logged as well.
+
+    Args:
+        test_accuracy: of a network, a share.
+        dataset: that it was measured on.
+        undistilled: accuracy of the undistilled network; None without one.
+        name: what the sentences call the network.
+
+    Returns:
+        Sentences: that the network did not learn (`evidence.learnt`), or that its accuracy is low.
+    """
+    learnt = evidence.learnt(
+        [test_accuracy],
+        images=len(dataset.test),
+        classes=dataset.num_classes,
+        undistilled=undistilled,
+    )
+    if learnt and test_accuracy >= min(LOW_ACCURACY, 5 / dataset.num_classes):
+        return []
+    low, high = dataset.value_range
+    problem = (
+        "attacks on it say little" if learnt else "it did not learn, so attacks on it say nothing"
+    )
+    warning = (
+        f"{name} gets only {100 * test_accuracy:.2f} % of the test images of "
+        f"{dataset.name} right: {problem}. Was it trained on another dataset? Does "
+        f"it expect images in another range than [{low:g}, {high:g}]?"
+    )
+    logging.warning("%s", warning)
+    return [warning]
 
 
 def _temperature_of_extended(temperature: float | None) -> float:
@@ -197,15 +311,41 @@ def _temperature_of_extended(temperature: float | None) -> float:
     return 1.0
 
 
-def _names(network: Network, undistilled: Network | None) -> dict[str, str]:
+def _names(network: Source, undistilled: Network | None) -> dict[str, str]:
     """What the results call the networks: as their files are, if that tells them apart."""
     sources = {"undistilled": undistilled, "network": network}
-    names = {
-        flag: source.stem if isinstance(source, pathlib.Path) else flag
-        for flag, source in sources.items()
-        if source is not None
-    }
+    names = {flag: _name(source) or flag for flag, source in sources.items() if source is not None}
     return names if len(set(names.values())) == len(names) else {flag: flag for flag in names}
+
+
+def _name(source: Source) -> str:
+    """Of its file, or of its model's folder, of which it may be a version; empty without one."""
+    if isinstance(source, pathlib.Path):
+        return source.stem
+    if not isinstance(source, SavedModel):
+        return ""
+    path = source.path.resolve()
+    return path.parent.name if path.name.isdigit() else path.name
+
+
+def _warnings(
+    subjects: dict[str, Subject], measured: dict[str, Artefact], dataset: datasets.Dataset
+) -> list[str]:
+    """What makes the numbers of the networks doubtful, from their accuracy."""
+    accuracies = {
+        flag: measuring.load_measurements(artefact).test_accuracy
+        for flag, artefact in measured.items()
+    }
+    return [
+        warning
+        for flag, accuracy in accuracies.items()
+        for warning in warnings(
+            accuracy,
+            dataset,
+            undistilled=accuracies.get("undistilled"),
+            name=f"{_CALLED[flag]} ({subjects[flag].label})",
+        )
+    ]
 
 
 def _adopt(

@@ -12,14 +12,9 @@ from absl import logging
 
 from ddefense import datasets, exporting, interruption, networks, records
 from ddefense.experiments import environment
-from ddefense.experiments.attacking_saved import LOW_ACCURACY
 from ddefense.experiments.dataset_record import dataset_record
-from ddefense.experiments.known_results import (
-    Known,
-    KnownAttacks,
-    KnownDistillation,
-    KnownResults,
-)
+from ddefense.experiments.evaluating import LOW_ACCURACY
+from ddefense.experiments.known_results import Known, KnownDistillation, KnownResults
 from ddefense.exporting import quantized, scaling, signatures
 from ddefense.maths.ranges import from_unit, to_unit
 from ddefense.settings import ConfigError
@@ -50,8 +45,7 @@ class Export:
             the dataset, else [0, 1].
         expose_logits: whether clients may ask for logits.
         results: about the network, if there are any.
-        dataset: to measure on, if any: one of `datasets.NAMES`; by default that of `results` of
-            `bin/attack`.
+        dataset: to measure on, if any: one of `datasets.NAMES`.
         data_dir: folder of prepared TFDS data.
         quantize: whether to add an 8-bit TFLite file, calibrated and measured on the dataset.
     """
@@ -166,7 +160,7 @@ def _load(path: pathlib.Path) -> keras.Model:
 
 def _check_weights(network: keras.Model, path: pathlib.Path, known: Known | None) -> list[str]:
     """Refuses results of a network with other weights; what remains to be said of them."""
-    if known is None or isinstance(known, KnownAttacks):  # known by the file's digest
+    if known is None:
         return []
     if isinstance(known, KnownDistillation) or known.weights_sha256 is not None:
         if exporting.weights_of(network)[1] != known.weights_sha256:
@@ -196,7 +190,7 @@ def _check_weights(network: keras.Model, path: pathlib.Path, known: Known | None
 
 
 def _told(known: Known | None) -> exporting.Findings:
-    """What results say of a network by themselves; of attacks a card needs their dataset too."""
+    """What results say of a network."""
     if isinstance(known, KnownResults):
         return exporting.findings_in(known.results, known.name)
     if isinstance(known, KnownDistillation):
@@ -235,19 +229,9 @@ def _dataset(
     network: keras.Model, asked: Export, *, outlier_class: bool
 ) -> datasets.Dataset | None:
     """What is measured on, if anything."""
-    name = asked.dataset
-    if name is None and isinstance(asked.results, KnownAttacks):
-        if asked.results.run.data_sha256 is not None:
-            raise ConfigError(
-                "results",
-                f"expected attacks on one of {list(datasets.NAMES)}, or results of "
-                "bin/evaluate, which say all that a card needs of other images; "
-                f"{asked.results.path} is about attacks on {asked.results.dataset}.",
-            )
-        name = asked.results.dataset  # which says less of it than a card has to
-    if name is None:
+    if asked.dataset is None:
         return None
-    dataset = datasets.load(name, data_dir=asked.data_dir)
+    dataset = datasets.load(asked.dataset, data_dir=asked.data_dir)
     _check_fits(network, dataset, outlier_class=outlier_class)
     return dataset
 
@@ -333,10 +317,7 @@ def _findings(
     else:
         # How the network standardises its features, if at all, is not known.
         described = dataclasses.replace(dataset_record(dataset), standardized_range=None)
-        findings = _measured_now(accuracy)
-        if isinstance(known, KnownAttacks):
-            findings = _attacked(known.run)
-        findings = dataclasses.replace(findings, dataset=described)
+        findings = dataclasses.replace(_measured_now(accuracy), dataset=described)
     if known is not None and dataset is not None and accuracy is not None:
         _check_accuracy(findings, known, dataset, accuracy)
     return dataclasses.replace(findings, caveats=[*findings.caveats, *caveats])
@@ -345,22 +326,6 @@ def _findings(
 def _measured_now(accuracy: float) -> exporting.Findings:
     return exporting.Findings(
         measured=_accuracy_alone(accuracy), environment=environment.describe()
-    )
-
-
-def _attacked(run: records.AttackRun) -> exporting.Findings:
-    return exporting.Findings(
-        temperature=run.temperature,
-        measured=records.MeasuredRecord(
-            test_accuracy=run.test_accuracy,
-            attacks=run.attacks,
-            robustness=run.robustness,
-            norm_attacks=run.norm_attacks,
-            transfer=run.transfer,
-        ),
-        controls=run.controls,
-        environment=run.environment,
-        caveats=run.warnings,
     )
 
 

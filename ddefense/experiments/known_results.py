@@ -3,10 +3,10 @@
 import dataclasses
 import pathlib
 
-from ddefense import files, records
+from ddefense import records
 from ddefense.settings import ConfigError
 
-_RESULTS, _ATTACKS, _DISTILLATION = "results.json", "attack.json", "distillation.json"
+_RESULTS, _DISTILLATION = "results.json", "distillation.json"
 _NETWORKS = "networks"
 _DISTILLED = ("initial", "distilled")
 
@@ -40,24 +40,6 @@ class KnownResults:
 
 
 @dataclasses.dataclass(frozen=True)
-class KnownAttacks:
-    """What a run of `bin/attack` did to a network, which is known by the digest of its file.
-
-    Attributes:
-        path: of its `attack.json`.
-        run: what it holds.
-    """
-
-    path: pathlib.Path
-    run: records.AttackRun
-
-    @property
-    def dataset(self) -> str:
-        """Name of the dataset."""
-        return self.run.dataset
-
-
-@dataclasses.dataclass(frozen=True)
 class KnownDistillation:
     """What a run of `bin/distill` found out about one of its two networks.
 
@@ -87,7 +69,7 @@ class KnownDistillation:
         return self.trained.weights_sha256
 
 
-Known = KnownResults | KnownAttacks | KnownDistillation
+Known = KnownResults | KnownDistillation
 
 
 def find(network: pathlib.Path, given: pathlib.Path | None = None) -> Known | None:
@@ -95,9 +77,8 @@ def find(network: pathlib.Path, given: pathlib.Path | None = None) -> Known | No
 
     Args:
         network: the `.keras` file; results call it by the name of the file.
-        given: the directory of a run, or its `results.json`, `attack.json` or
-            `distillation.json`; by default the run directory that the file lies in, as
-            `networks/<name>.keras`.
+        given: the directory of a run, or its `results.json` or `distillation.json`; by default the
+            run directory that the file lies in, as `networks/<name>.keras`.
 
     Returns:
         The results; None if none were given, and there are none of this network beside it.
@@ -114,8 +95,6 @@ def find(network: pathlib.Path, given: pathlib.Path | None = None) -> Known | No
             return None
     else:
         path = _file(given)
-    if path.name == _ATTACKS:
-        return _attacks(network, path)
     if path.name == _DISTILLATION:
         return _distillation(network, path)
     results = records.load(records.Results, path)
@@ -140,28 +119,17 @@ def find(network: pathlib.Path, given: pathlib.Path | None = None) -> Known | No
 
 def _file(given: pathlib.Path) -> pathlib.Path:
     """The file with the results that a user names, by itself or by its directory."""
-    names = (_RESULTS, _ATTACKS, _DISTILLATION)
+    names = (_RESULTS, _DISTILLATION)
     found = [given / name for name in names] if given.is_dir() else [given]
     path = next((path for path in found if path.is_file()), None)
     if path is None:
         raise ConfigError(
             "results",
-            f"expected the directory of a run, with {_RESULTS}, {_ATTACKS} or "
-            f"{_DISTILLATION}, or one of these files; received {str(given)!r}, but there is no "
+            f"expected the directory of a run, with {_RESULTS} or {_DISTILLATION}, or "
+            f"one of these files; received {str(given)!r}, but there is no "
             f"{found[0]}.",
         )
     return path
-
-
-def _attacks(network: pathlib.Path, path: pathlib.Path) -> KnownAttacks:
-    run = records.load(records.AttackRun, path)
-    if files.sha256(network) != run.sha256:
-        raise ConfigError(
-            "results",
-            f"expected attacks on {network}; {path} is about {run.network}, a file with "
-            "another SHA-256. Give the results of this network, or none.",
-        )
-    return KnownAttacks(path, run)
 
 
 def _distillation(network: pathlib.Path, path: pathlib.Path) -> KnownDistillation:

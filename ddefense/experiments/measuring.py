@@ -45,16 +45,6 @@ class Measurements:
     zero_samples: int = 0
     weights_sha256: str | None = None
 
-    def of_logits(self) -> tuple[records.LogitRecord, records.GradientsRecord]:
-        """What only logits with gradients have.
-
-        Raises:
-            RunError: if the network gave none.
-        """
-        if self.logits is None or self.gradients is None:
-            raise records.RunError("Expected the measurements of a network that gives logits.")
-        return self.logits, self.gradients
-
 
 def measure(stages: Stages, config: Config, dataset: Dataset, trained: Trained) -> Artefact:
     """Accuracy, confidence, logit scale and gradient amplitude on the test set."""

@@ -183,7 +183,7 @@ def _metrics(network: records.NetworkRecord) -> Mapping[str, float]:
     }
     found |= {f"robustness/{name}": under.capped for name, under in network.robustness.items()}
     return found | {
-        "gradient_amplitude_log10": network.gradients.deployed.median_log10,
-        "all_zero_jacobians": network.gradients.deployed.float32_zero_samples,
-        "mean_abs_logit": network.logits.mean_abs,
+        "gradient_amplitude_log10": network.amplitude.deployed.median_log10,
+        "all_zero_jacobians": network.amplitude.deployed.float32_zero_samples,
+        "mean_abs_logit": network.scale.mean_abs,
     }

@@ -154,7 +154,10 @@ def findings_of(
         ),
         about=name if distilled else OF_OTHERS,
         environment=environment,
-        caveats=() if found.outliers is None else (_refuses(found.outliers),),
+        caveats=(
+            *environment.get("warnings", ()),
+            *(() if found.outliers is None else (_refuses(found.outliers),)),
+        ),
         outlier_class=found.outliers is not None,
         weights_sha256=found.weights_sha256,
     )

@@ -22,7 +22,6 @@ from ddefense.records.model_card import (
 from ddefense.records.results import (
     SCHEMA_VERSION,
     AttackRecord,
-    AttackRun,
     CaseRecord,
     ComparisonRecord,
     ControlRecord,
@@ -57,7 +56,6 @@ __all__ = [
     "SCHEMA_VERSION",
     "AttackOutcome",
     "AttackRecord",
-    "AttackRun",
     "Attempts",
     "CaseRecord",
     "ComparisonRecord",

@@ -419,6 +419,31 @@ class VerdictRecord:
 
 
 @dataclass(config=_STRICT, kw_only=True)
+class SavedModelRecord:
+    """How a SavedModel of any maker is run.
+
+    Attributes:
+        signature: that is called.
+        input: of the signature, that takes the images.
+        output: of the signature, that is attacked.
+        outputs: what that is.
+        image_shape: (height, width, channels) of the images.
+        num_classes: outputs.
+        value_range: smallest and largest value of a feature, as the model takes it.
+        no_gradients: why no gradient can be taken through the model; empty where one can.
+    """
+
+    signature: str
+    input: str
+    output: str
+    outputs: Literal["logits", "probabilities"]
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    value_range: tuple[float, float]
+    no_gradients: str = ""
+
+
+@dataclass(config=_STRICT, kw_only=True)
 class NetworkRecord:
     """One deployed (T = 1) network and everything measured on it.
 
@@ -432,8 +457,8 @@ class NetworkRecord:
         test_accuracy: on the whole test set.
         confidence: mean over the test set of max_i F_i(x) if the prediction is right, else 0.
         training: how its training went; null where the run did not train it.
-        logits: scale of its logits.
-        gradients: amplitude of its adversarial gradients.
+        logits: scale of its logits; null of a SavedModel that gives probabilities.
+        gradients: amplitude of its adversarial gradients; null likewise, and without gradients.
         robustness: per reading of JSMA.
         attacks: per reading of JSMA.
         norm_attacks: per attack measured by a norm.
@@ -442,6 +467,7 @@ class NetworkRecord:
         weights_sha256: of its weights, of the bytes that `ModelCard.weights_sha256` names; null in
             results of versions that did not record it.
         outliers: what its outlier class does; null of a network without one.
+        model: how the network is run; null unless it is a SavedModel.
     """
 
     name: str
@@ -451,8 +477,8 @@ class NetworkRecord:
     test_accuracy: float
     confidence: float
     training: TrainingRecord | None
-    logits: LogitRecord
-    gradients: GradientsRecord
+    logits: LogitRecord | None
+    gradients: GradientsRecord | None
     robustness: dict[str, RobustnessRecord]
     attacks: dict[str, AttackRecord]
     norm_attacks: dict[str, NormAttackRecord] = dataclasses.field(default_factory=dict)
@@ -460,6 +486,17 @@ class NetworkRecord:
     initial: InitialRecord | None = None
     weights_sha256: str | None = None
     outliers: OutlierRecord | None = None
+    model: SavedModelRecord | None = None
+
+    @property
+    def scale(self) -> LogitRecord:
+        """`logits` of a network that a run trained, which always has them."""
+        return _measured(self.logits, "logits", self.name)
+
+    @property
+    def amplitude(self) -> GradientsRecord:
+        """`gradients` of a network that a run trained, which always has them."""
+        return _measured(self.gradients, "gradients", self.name)
 
 
 @dataclass(config=_STRICT, kw_only=True)
@@ -539,77 +576,10 @@ class Results:
         return sorted(found, key=lambda n: n.temperature)
 
 
-@dataclass(config=_STRICT, kw_only=True)
-class SavedModelRecord:
-    """How a SavedModel of any maker is run.
-
-    Attributes:
-        signature: that is called.
-        input: of the signature, that takes the images.
-        output: of the signature, that is attacked.
-        outputs: what that is.
-        image_shape: (height, width, channels) of the images.
-        num_classes: outputs.
-        value_range: smallest and largest value of a feature, as the model takes it.
-        no_gradients: why no gradient can be taken through the model; empty where one can.
-    """
-
-    signature: str
-    input: str
-    output: str
-    outputs: Literal["logits", "probabilities"]
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    value_range: tuple[float, float]
-    no_gradients: str = ""
-
-
-@dataclass(config=_STRICT, kw_only=True)
-class AttackRun:
-    """What `bin/attack` leaves: one saved network under attack.
-
-    Attributes:
-        schema_version: of this record.
-        network: path of the network or SavedModel, as given.
-        sha256: of its file; of a SavedModel, of the names and digests of its files.
-        substitute: path of the substitute of `transfer_cw_l2`, as given.
-        temperature: T by which attacks on logits / T divide; null if not given: then none ran.
-        dataset: name of the dataset.
-        config: the settings; those that concern training mean nothing here.
-        environment: versions, device, dates; free-form.
-        timings: seconds of each stage that ran.
-        test_accuracy: on the whole test set.
-        sample_indices: positions in the test set of the attacked images, the first that the
-            network gets right, or with `misclassified` just the first.
-        attacks: per reading of JSMA.
-        robustness: per reading of JSMA.
-        norm_attacks: per attack measured by a norm.
-        transfer: by rising kappa.
-        controls: checks for masked gradients, under the network's name `attacked`.
-        warnings: sentences on what makes the numbers doubtful.
-        model: how the network is run; null unless it is a SavedModel.
-        data_sha256: of the test images and labels; null for a dataset of this package.
-    """
-
-    network: str
-    sha256: str
-    substitute: str | None
-    temperature: float | None
-    dataset: str
-    config: config_lib.Config
-    environment: dict[str, Any]
-    timings: dict[str, float]
-    test_accuracy: float
-    sample_indices: list[int]
-    attacks: dict[str, AttackRecord]
-    robustness: dict[str, RobustnessRecord]
-    norm_attacks: dict[str, NormAttackRecord]
-    transfer: list[TransferRecord]
-    controls: list[ControlRecord] = dataclasses.field(default_factory=list)
-    warnings: list[str] = dataclasses.field(default_factory=list)
-    model: SavedModelRecord | None = None
-    data_sha256: str | None = None
-    schema_version: Literal[2] = SCHEMA_VERSION
+def _measured(found: T | None, what: str, network: str) -> T:
+    if found is None:
+        raise RunError(f"Expected the {what} of {network!r} in the results; they are null.")
+    return found
 
 
 def comparison_of(

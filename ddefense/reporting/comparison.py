@@ -319,6 +319,12 @@ class _Quantity:
         )
 
 
+def _of_gradients(
+    network: records.NetworkRecord, value: Callable[[records.GradientRecord], float]
+) -> Measured | None:
+    return None if network.gradients is None else Measured(value(network.gradients.deployed))
+
+
 _ONE_DIGIT, _TWO_DIGITS = "{:.1f}".format, "{:.2f}".format
 _ACCURACY = _Quantity(
     name="accuracy",
@@ -332,14 +338,14 @@ _AMPLITUDE = _Quantity(
     name="gradient_amplitude",
     unit="log10",
     label="gradient amplitude, log10",
-    value=lambda n: Measured(n.gradients.deployed.median_log10),
+    value=lambda n: _of_gradients(n, lambda deployed: deployed.median_log10),
     show=_TWO_DIGITS,
 )
 _ZERO = _Quantity(
     name="all_zero_jacobians",
     unit="percent",
     label="all-zero float32 Jacobians %",
-    value=lambda n: Measured(100 * n.gradients.deployed.float32_zero_samples),
+    value=lambda n: _of_gradients(n, lambda deployed: 100 * deployed.float32_zero_samples),
     show=_ONE_DIGIT,
     brief=True,
 )

@@ -88,7 +88,6 @@ def table(results: records.Results) -> tables.Table:
         label = lookup.row_label(results, network)
         columns.append(Column(network.name, f"{label}, %", fixed(1), kind=Interval))
         columns.append(Column(f"{network.name}_distance", "at mean", fixed(3)))
-    checks = [check for check in results.controls if not check.passed]
     verdict = results.verdict
     return tables.Table(
         name="evaluation",
@@ -115,14 +114,35 @@ def table(results: records.Results) -> tables.Table:
             )
             + ".",
             *(f"WARNING: {doubt}" for doubt in results.environment.get("warnings", [])),
-            *(
-                f"FAIL {check.name} of {lookup.checked(results, check)}: {check.explanation}"
-                for check in checks
-            ),
-            *((MEANING_OF_A_FAIL,) if checks else ()),
+            *_models(results).values(),
+            *_checks(results),
             *(() if verdict is None else (verdict.sentence,)),
         ),
     )
+
+
+def _models(results: records.Results) -> dict[str, str]:
+    """What of SavedModels was attacked, by the name of the network."""
+    text = {}
+    for network in results.networks:
+        if (model := network.model) is not None:
+            found = f"Attacked: {model.outputs}, the output {model.output} of {model.signature}"
+            without = f", without gradients: {model.no_gradients}" if model.no_gradients else ""
+            text[network.name] = f"{found}{without}."
+    return text
+
+
+def _checks(results: records.Results) -> list[str]:
+    """Sentences on the checks for masked gradients: those that failed, or that none did."""
+    failed = [check for check in results.controls if not check.passed]
+    if failed:
+        lines = [
+            f"FAIL {check.name} of {lookup.checked(results, check)}: {check.explanation}"
+            for check in failed
+        ]
+        return [*lines, MEANING_OF_A_FAIL]
+    names = ", ".join(dict.fromkeys(check.name for check in results.controls))
+    return [f"Checks for masked gradients, all passed: {names}."] if names else []
 
 
 def _cells(network: records.NetworkRecord, attack: str) -> tuple[Interval | None, float | None]:
@@ -150,8 +170,7 @@ def _details(results: records.Results, made: dict[str, str]) -> list[str]:
                 *(made[name] for name in of_norms if name in made),
             ],
         ),
-        "## Architecture",
-        made["architecture"],
+        *markdown.section("Architecture", [made.get("architecture", "")]),
     ]
 
 
@@ -171,6 +190,7 @@ def settings(results: records.Results) -> dict[str, str]:
         if (low, high) == (0, 1)
         else f"brought from [{low:g}, {high:g}], which the network takes, to [0, 1]: epsilon, "
         "theta and distances are in these units",
+        "SavedModel": " ".join(_models(results).values()),
         "preset": asked.preset,
         "seed": f"{asked.seed}",
         "attacked samples": f"{len(results.sample_indices)}, the first"

@@ -160,17 +160,6 @@ def start_run(start_python):
 
 
 @pytest.fixture(scope="session")
-def start_attack(start_run):
-    """Starts `bin/attack` as `start_run` does `bin/reproduce`."""
-
-    def start(folder, *arguments):
-        program = ("-m", "ddefense.cli.attack")
-        return start_run(folder, *arguments, program=program, flags=("--workdir=run",))
-
-    return start
-
-
-@pytest.fixture(scope="session")
 def start_distill(start_run):
     """Starts `bin/distill` as `start_run` does `bin/reproduce`."""
 

@@ -14,6 +14,7 @@ from ddefense import records
 
 pytestmark = pytest.mark.slow
 
+MODEL = Path(__file__).resolve().parents[2] / "exported_models" / "digits_distilled_t100"
 # Two stages of attack on each of two networks.
 ATTACKS = ("jsma_f", "jsma_f_temperature", "pgd_linf", "cw_l2")
 T = 50.0
@@ -172,3 +173,23 @@ def test_other_data_need_a_directory_of_their_own(run, start):
     assert ended.returncode == 1
     assert "made with other settings" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_saved_model_is_evaluated_as_far_as_it_allows(start, tmp_path):
+    """It gives probabilities: what needs logits is left out, with a word."""
+    asked = (f"--model={MODEL}", "--dataset=digits", "--preset=smoke", "--gradient_samples=20")
+    run = start(tmp_path, *asked).finish()
+    results = records.load(records.Results, run.workdir / "results.json")
+    (network,) = results.networks
+    assert (network.name, network.model.outputs) == ("digits_distilled_t100", "probabilities")
+    assert {*network.attacks, *network.norm_attacks} >= {"jsma_f", "fgsm", "pgd_linf"}
+    log = run.process.stderr
+    assert re.search(r"^Left out .*jsma_z.*; --logits_output=<.*> brings them in\.$", log, re.M)
+    assert "Attacked: probabilities, the output probabilities of serving_default." in log
+    assert (results.verdict.masks_gradients, results.verdict.stops_adaptive_attacker) == (
+        None,
+        None,
+    )
+    assert results.verdict.sentence in log
+    for page in ("report.md", "report.html"):
+        assert "Attacked: probabilities" in (run.workdir / page).read_text()

@@ -20,7 +20,7 @@ _ROOT = pathlib.Path(__file__).parents[2]
 _README = (_ROOT / "README.md").read_text()
 _BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", _README, re.M | re.S)
 # What works on the first run, or on what the repository holds, in the order of the page.
-_AFTER_IT = ("bin/attack ", "bin/compare ", "bin/export ", "bin/query ")
+_AFTER_IT = ("bin/evaluate --network=runs/", "bin/compare ", "bin/export ", "bin/query ")
 
 
 # What makes the first run short, in the same places.
@@ -69,7 +69,7 @@ def test_the_page_has_the_way():
     found = commands()
     assert found[0] == "bin/reproduce"
     assert [line.split()[0] for line in found[1:]] == [
-        *("bin/attack", "bin/compare", "bin/export", "bin/query")
+        *("bin/evaluate", "bin/compare", "bin/export", "bin/query")
     ]
 
 
@@ -87,7 +87,7 @@ def test_everything_after_it_works(folder, output):
     assert (folder / "exported_models" / "digits_distilled_t20" / "1").is_dir()
     assert re.search(r"^docs/images/seven\.png +7 ", output, re.M)
     assert "Verdict on digits_quick: " in output
-    assert list(folder.glob("runs/attack_distilled_t100_*/attack.json"))
+    assert list(folder.glob("runs/evaluate_distilled_t100_*/results.json"))
 
 
 def test_the_model_is_served_by_tensorflow_alone(folder, environ, output):

@@ -173,7 +173,7 @@ def test_links_lead_somewhere(page: pathlib.Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-_COMMANDS = ("reproduce", "distill", "evaluate", "attack", "export", "query", "compare")
+_COMMANDS = ("reproduce", "distill", "evaluate", "export", "query", "compare")
 # Flags belong to a process, and the next command has others.
 _FLAGS = """
 import json
@@ -185,8 +185,7 @@ found = {}
 for command, define in {
     "reproduce": cli_flags.define_for_reproduce,
     "distill": distill_flags.define,
-    "evaluate": attack_flags.define_for_evaluate,
-    "attack": attack_flags.define_for_attack,
+    "evaluate": attack_flags.define,
     "export": cli_flags.define_for_export,
     "query": query_flags.define,
     "compare": compare.define,

@@ -290,7 +290,7 @@ def test_the_programs_take_their_commands(page: str, answers: list[tuple[int, st
         (["ddefense-reproduce", "--dataset=svhn"], "svhn"),
         (["bin/distill", "--data=photos/", "--network=none.keras"], "none.keras"),
         (["bin/evaluate", "--network=my.keras", "--data=photos/", "more"], "more"),
-        (["bin/attack", "--network=my.keras"], "dataset"),
+        (["bin/evaluate", "--network=my.keras"], "dataset"),
         (["bin/export", "--verify=nothing"], "nothing"),
         (["bin/query", "--model=m", "--images=docs/images/none.png"], "none.png"),
         (["bin/compare"], "RUN"),

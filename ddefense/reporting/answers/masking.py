@@ -25,7 +25,7 @@ def amplitude(results: records.Results) -> Answer:
     low, high = lookup.network_at(results, 1.0), lookup.network_at(results, 100.0)
     if low is None or high is None:
         return inconclusive("needs T = 1 and T = 100 in the run")
-    before, after = low.gradients.deployed, high.gradients.deployed
+    before, after = low.amplitude.deployed, high.amplitude.deployed
     drop = before.median_log10 - after.median_log10
     return unless(
         unusable(results, low, high),
@@ -119,9 +119,9 @@ def logit_scale(results: records.Results) -> Answer:
     network, baseline = lookup.highest(results), results.baseline()
     if network is None:
         return inconclusive("no distilled network in the run")
-    if baseline.logits.mean_abs <= 0:
+    if baseline.scale.mean_abs <= 0:
         return inconclusive("the undistilled network's logits are all 0")
-    ratio = network.logits.mean_abs / baseline.logits.mean_abs
+    ratio = network.scale.mean_abs / baseline.scale.mean_abs
     before, after = published.LOGIT_SCALE
     problem = unusable(results, network, baseline)
     if not problem and network.temperature != 100.0:
@@ -130,7 +130,7 @@ def logit_scale(results: records.Results) -> Answer:
         problem,
         Answer(
             holds=yes_or_no(30 <= ratio <= 150),
-            ours=f"{baseline.logits.mean_abs:.1f} -> {network.logits.mean_abs:.1f}, "
+            ours=f"{baseline.scale.mean_abs:.1f} -> {network.scale.mean_abs:.1f}, "
             f"x {ratio:.1f} at T = {network.temperature:g}",
             difference=f"factor {ratio / (after.value / before.value):.2f} of theirs",
             value=ratio,

@@ -45,7 +45,8 @@ def draw_all(results: records.Results, samples: records.Samples) -> dict[str, Fi
     """Every figure that a run has data for, by file name without suffix."""
     if results.is_evaluation:
         of_samples = {"sample_grid": sample_grid.draw(results, samples)} if samples.outcomes else {}
-        return of_samples | {name: draw(results) for name, draw in FIGURES_OF_EVALUATION.items()}
+        drawn = {name: draw(results) for name, draw in _of_evaluation(results).items()}
+        return of_samples | drawn
     drawn = {"sample_grid": sample_grid.draw(results, samples)}
     drawn |= {name: draw(results) for name, draw in FIGURES.items()}
     for name, module in FIGURES_OF_NORM_ATTACKS.items():
@@ -57,9 +58,18 @@ def draw_all(results: records.Results, samples: records.Samples) -> dict[str, Fi
 def names(results: records.Results) -> set[str]:
     """Names of the figures that `draw_all` draws."""
     if results.is_evaluation:
-        return {*FIGURES_OF_EVALUATION} | ({"sample_grid"} if lookup.attacks_in(results) else set())
+        of_samples = {"sample_grid"} if lookup.attacks_in(results) else set()
+        return of_samples | {*_of_evaluation(results)}
     further = {name for name, m in FIGURES_OF_NORM_ATTACKS.items() if m.measured(results)}
     return {"sample_grid", *FIGURES} | further
+
+
+def _of_evaluation(results: records.Results) -> dict[str, Callable[[records.Results], Figure]]:
+    """Those of `FIGURES_OF_EVALUATION` that there are data for."""
+    drawn = dict(FIGURES_OF_EVALUATION)
+    if all(network.gradients is None for network in results.networks):
+        del drawn["gradients"]
+    return drawn
 
 
 __all__ = [

@@ -25,8 +25,8 @@ def draw(results: records.Results) -> Figure:
     """
     figure = style.figure(4.6)
     axes = figure.subplots()
-    networks = style.all_networks(results)
-    deployed = [n.gradients.deployed for n in networks]
+    networks = [n for n in style.all_networks(results) if n.gradients is not None]
+    deployed = [n.amplitude.deployed for n in networks]
     edges = deployed[0].histogram_edges_log10
     shares = 100 * np.array([record.histogram for record in deployed])
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(edges) + 1))

@@ -113,6 +113,8 @@ def _accuracies(network: records.NetworkRecord) -> list[tuple[str, float]]:
 
 
 def _gradients(network: records.NetworkRecord) -> list[tuple[str, records.GradientRecord]]:
+    if network.gradients is None:
+        return []
     found = [("deployed at T = 1", network.gradients.deployed)]
     if network.temperature != 1:
         found.append(("at the training temperature", network.gradients.training))

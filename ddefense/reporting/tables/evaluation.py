@@ -9,18 +9,15 @@ def networks(results: records.Results) -> Table:
     """Accuracy, confidence, scale of the logits and gradient amplitude per network."""
     rows: list[list[Cell]] = []
     for network in results.networks:
-        deployed = network.gradients.deployed
+        scale = network.logits
+        deployed = None if network.gradients is None else network.gradients.deployed
         rows.append(
             [
                 lookup.row_label(results, network),
                 100 * network.test_accuracy,
                 100 * network.confidence,
-                network.logits.mean_abs,
-                network.logits.median_top_two_gap,
-                deployed.median_log10,
-                deployed.float32_median_log10,
-                100 * deployed.float32_zero_samples,
-                deployed.samples,
+                *((None,) * 2 if scale is None else (scale.mean_abs, scale.median_top_two_gap)),
+                *((None,) * 4 if deployed is None else _amplitude(deployed)),
             ]
         )
     return Table(
@@ -46,4 +43,13 @@ def networks(results: records.Results) -> Table:
                 "through the softmax see nothing."
             ),
         ),
+    )
+
+
+def _amplitude(deployed: records.GradientRecord) -> tuple[float | None, ...]:
+    return (
+        deployed.median_log10,
+        deployed.float32_median_log10,
+        100 * deployed.float32_zero_samples,
+        deployed.samples,
     )

@@ -26,8 +26,8 @@ def training(results: records.Results) -> Table:
                 None if first is None else 100 * first.agreement,
                 None if first is None else first.soft_labels.mean_entropy,
                 None if first is None else first.logits.mean_abs,
-                network.logits.mean_abs,
-                network.logits.median_top_two_gap,
+                network.scale.mean_abs,
+                network.scale.median_top_two_gap,
                 trained.loss[-1] if trained is not None and trained.loss else None,
                 None if first is None else first.training.stalled,
                 None if trained is None else trained.stalled,
@@ -69,10 +69,10 @@ def accuracy_heading(runs: Iterable[records.Results]) -> str:
 def gradients(results: records.Results) -> Table:
     """Amplitude of adversarial gradients, deployed and at the training temperature."""
     reference = lookup.network_at(results, 1.0) or results.baseline()
-    start = reference.gradients.training.median_log10
+    start = reference.amplitude.training.median_log10
     rows: list[list[Cell]] = []
     for network in results.networks:
-        deployed, at_t = network.gradients.deployed, network.gradients.training
+        deployed, at_t = network.amplitude.deployed, network.amplitude.training
         # The claim is about T, which says nothing of an adversarially trained network.
         other = network.defense == "adversarial_training"
         expected = None if other else start - math.log10(network.temperature)

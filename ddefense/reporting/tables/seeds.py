@@ -155,10 +155,10 @@ def networks(runs: Runs) -> Table:
             lambda _, n: 100 * n.test_accuracy,
         ),
         (_spread("confidence_percent", "confidence %", 2), lambda _, n: 100 * n.confidence),
-        (_spread("logit_mean_abs", "mean abs(z)", 1), lambda _, n: n.logits.mean_abs),
+        (_spread("logit_mean_abs", "mean abs(z)", 1), lambda _, n: n.scale.mean_abs),
         (
             _spread("median_log10", "median log10 amplitude, T = 1", 2),
-            lambda _, n: n.gradients.deployed.median_log10,
+            lambda _, n: n.amplitude.deployed.median_log10,
         ),
     ]
     return Table(
@@ -229,8 +229,8 @@ def by_seed(runs: Runs) -> Table:
                     _initial_accuracy(results, network),
                     100 * network.test_accuracy,
                     100 * network.confidence,
-                    network.logits.mean_abs,
-                    network.gradients.deployed.median_log10,
+                    network.scale.mean_abs,
+                    network.amplitude.deployed.median_log10,
                     *(lookup.success_percent(network, attack) for attack in runs.attacks()),
                 ]
             )

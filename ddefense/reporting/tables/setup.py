@@ -5,8 +5,10 @@ from ddefense.reporting import description, lookup, published
 from ddefense.reporting.tables.table import Cell, Column, Table
 
 
-def architecture(results: records.Results) -> Table:
-    """The network's layers, one row each, and the total."""
+def architecture(results: records.Results) -> Table | None:
+    """The network's layers, one row each, and the total; None of a SavedModel."""
+    if not results.architecture:
+        return None
     rows: list[list[Cell]] = [
         [
             layer.name,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ddefense import config, files, records
+from ddefense import records
 from ddefense.cli import values
 from ddefense.settings import ConfigError
 
@@ -53,29 +53,6 @@ def elsewhere(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def attack_run(tmp_path):
-    """The directory of a run of bin/attack on the network: as little as it can hold."""
-    run = records.AttackRun(
-        network="its.keras",
-        sha256=files.sha256(RESULTS / "networks" / "distilled_t20.keras"),
-        substitute=None,
-        temperature=None,
-        dataset="digits",
-        config=config.preset("smoke", "digits"),
-        environment={},
-        timings={},
-        test_accuracy=0.5,
-        sample_indices=[],
-        attacks={},
-        robustness={},
-        norm_attacks={},
-        transfer=[],
-    )
-    records.dump(run, tmp_path / "attacked" / "attack.json")
-    return tmp_path / "attacked"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "named"),
@@ -105,7 +82,7 @@ def attack_run(tmp_path):
         ([NETWORK, "--quantize=int4"], ["--quantize=int4", "int8"]),
         ([NETWORK, "--dataset=mnist"], ["--dataset", "expected digits", "received mnist"]),
         ([NETWORK, "--dataset=cifar"], ["--dataset=cifar", "digits"]),
-        ([NETWORK, "--results=missing"], ["--results", "'missing'", "results.json", "attack.json"]),
+        ([NETWORK, "--results=missing"], ["--results", "'missing'", "results.json"]),
         ([NETWORK, "--server_base=models"], ["--server_base", "absolute", "'models'"]),
         (["--write_server_config", "--server_base=../m"], ["--server_base", "'../m'"]),
         (["--write_server_config", "--name=a"], ["--write_server_config", "--name"]),
@@ -156,17 +133,6 @@ def test_results_without_the_runs_own_network_are_refused(cli, elsewhere, tmp_pa
     found = cli(f"--network={elsewhere / 'distilled_t20.keras'}", f"--results={tmp_path}")
     assert found.returncode == USAGE
     assert str(tmp_path / "networks" / "distilled_t20.keras") in found.stderr
-
-
-def test_attacks_on_another_file_are_refused(cli, attack_run):
-    other = RESULTS / "networks" / "baseline.keras"
-    for given in (attack_run, attack_run / "attack.json"):
-        found = cli(f"--network={other}", f"--results={given}", "--name=a")
-        assert found.returncode == USAGE
-        assert "--results: expected attacks on " in found.stderr
-        assert f"{attack_run / 'attack.json'} is about its.keras" in found.stderr
-    found = cli(NETWORK, f"--results={attack_run}", "--dataset=mnist")
-    assert "--dataset: expected digits, on which" in found.stderr
 
 
 def assert_run_error(found, *named):

@@ -194,9 +194,22 @@ def test_the_temperature_it_was_trained_at_goes_with_it(tmp_path, toy):
     assert (tmp_path / "stages" / "kept").is_dir()
 
 
+def of_any_size(channels):
+    """A network for images of any height and width."""
+    layers = [keras.layers.Conv2D(3, 1), keras.layers.GlobalAveragePooling2D()]
+    layers.append(keras.layers.Dense(CLASSES))
+    return keras.Sequential([keras.Input((None, None, channels)), *layers])
+
+
+def test_a_network_for_images_of_any_size_takes_those_of_the_data(tmp_path, toy):
+    found, _ = kept(adopting.prepare("network", of_any_size(1), toy), tmp_path)
+    assert found.input_shape == (None, *SHAPE)
+
+
 @pytest.mark.parametrize(
     ("network", "named"),
     [
+        (lambda: of_any_size(3), ["images of shape (1, 4, 1)", "(None, None, 3)"]),
         (lambda: build(shape=(2, 2, 1)), ["images of shape (1, 4, 1)", "(2, 2, 1)"]),
         (lambda: build(units=4), ["3 classes", "and 4"]),
         (lambda: build(activation="relu"), ["ends in", "relu"]),

@@ -111,6 +111,7 @@ def test_what_it_was_run_on_stands_in_the_environment(compared, toy, files_of):
     assert environment["command"] == "bin/evaluate --network=it"
     assert environment["network"] == str(files_of["distilled"])
     assert environment["undistilled"] == str(files_of["plain"])
+    assert environment["network_sha256"] == files.sha256(files_of["distilled"])
     assert environment["data_sha256"] == adopting.digest_of(toy)
     assert environment["warnings"] == []
 
@@ -134,7 +135,10 @@ def test_a_network_alone_has_no_verdict(alone, tmp_path):
     assert found.environment["network"] == "toy_network"
     assert found.verdict.masks_gradients is None
     assert "no undistilled network to compare with" in found.verdict.sentence
-    assert "scaled_logits" not in {check.name for check in found.controls}
+    # No fgsm among the attacks: nothing to compare pgd_linf with.
+    assert [check.name for check in found.controls] == [
+        *("zero_gradients", "unbounded_reaches_all", "random_restarts")
+    ]
     shutil.copytree(directory, tmp_path / "run")
     reporting.render(tmp_path / "run")
     text = (tmp_path / "run" / "report.md").read_text()
@@ -164,8 +168,28 @@ def test_a_second_evaluation_attacks_nothing(alone, toy, config, tmp_path):
     again = evaluating.evaluate(build(8.0), toy, config, tmp_path / "run")
     assert again.networks == found.networks
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "stages").rglob("*")} == before
-    with pytest.raises(RunError, match="adopt_network made with other settings"):
-        evaluating.evaluate(build(7.0), toy, config, tmp_path / "run")
+    for network, temperature in ((build(7.0), None), (build(8.0), 2.0)):
+        with pytest.raises(RunError, match="adopt_network made with other settings"):
+            evaluating.evaluate(network, toy, config, tmp_path / "run", temperature=temperature)
+
+
+def test_the_checks_by_gradient_go_with_any_attack(tmp_path, toy, config):
+    config = dataclasses.replace(config, attacks=("jsma_f",))
+    found = evaluating.evaluate(build(8.0), toy, config, tmp_path / "run")
+    assert [check.name for check in found.controls] == [
+        *("zero_gradients", "unbounded_reaches_all", "random_restarts")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "targets"), [(T, "all"), (5.0, "random"), (None, "random")]
+)
+def test_every_class_is_aimed_at_only_at_the_temperatures_asked_for(
+    tmp_path, toy, config, temperature, targets
+):
+    config = dataclasses.replace(config, attacks=("cw_l2",), cw_all_targets_at=(T, 100.0))
+    found = evaluating.evaluate(build(8.0), toy, config, tmp_path / "run", temperature=temperature)
+    assert found.networks[0].norm_attacks["cw_l2"].targets == targets
 
 
 @pytest.mark.slow
@@ -229,12 +253,13 @@ def test_a_file_of_any_name(tmp_path, toy, config, files_of, name):
 
 
 @pytest.mark.slow
-def test_the_network_that_is_doubted_is_named(tmp_path, toy, config):
+def test_the_network_that_is_doubted_is_named(tmp_path, toy, config, caplog):
     wrong = keras.models.clone_model(network := build(8.0))
     wrong.set_weights([-weights for weights in network.get_weights()])
     config = dataclasses.replace(config, attacks=("fgsm",), samples=1)
     with pytest.raises(RunError, match="--samples"):  # no image is right to begin with
         evaluating.evaluate(wrong, toy, config, tmp_path / "wrong")
+    assert "gets only 0.00 % of the test images of toy right" in caplog.text  # that is why
     found = evaluating.evaluate(
         wrong, toy, config, tmp_path / "run", undistilled=network, temperature=2.0
     )
@@ -260,6 +285,22 @@ def test_a_network_that_is_mostly_wrong_is_doubted(tmp_path, toy, config):
     assert warning.startswith("The network (")
     reporting.render(tmp_path / "run")
     assert f"**WARNING**: {warning}" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "undistilled", "words"),
+    [
+        (0.12, None, "it did not learn, so attacks on it say nothing"),  # of 360: from 9.0 %
+        (0.30, None, "attacks on it say little"),
+        (0.30, 0.95, "it did not learn, so attacks on it say nothing"),  # up to 34.9 %
+        (0.45, 0.95, "attacks on it say little"),  # up to 50.2 %
+        (0.90, 0.95, ""),
+    ],
+)
+def test_a_network_that_did_not_learn_is_doubted_most(digits, accuracy, undistilled, words):
+    found = evaluating.warnings(accuracy, digits, undistilled=undistilled, name="It")
+    assert len(found) == bool(words)
+    assert all(words in warning for warning in found)
 
 
 def test_the_card_of_an_export_finds_what_was_measured(compared, files_of):

@@ -12,8 +12,8 @@ import pytest
 from ddefense import config, exporting, networks, records
 from ddefense.distill_config import DistillConfig, DistillJob
 from ddefense.experiments import (
-    attacking_saved,
     distilling_saved,
+    evaluating,
     exporting_saved,
     known_results,
 )
@@ -204,64 +204,20 @@ def test_what_is_measured_now_goes_into_the_card(tmp_path, digits):
     assert f"{100 * done.test_accuracy:.2f} % of the 360 test images of digits." in text
 
 
-# --- runs of bin/attack ---------------------------------------------------------------------------
+# --- runs of bin/evaluate -------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def attacked(tmp_path_factory):
-    """The directory of a run of one attack, and its results."""
-    directory = tmp_path_factory.mktemp("attacked") / "run"
+def test_attacks_and_warnings_of_an_evaluation_are_on_the_card(tmp_path, digits):
+    directory = tmp_path / "run"
     settings = config.preset("smoke", "digits", attacks=("fgsm",), samples=2)
-    return directory, attacking_saved.run(settings, directory, network=OURS, temperature=20.0)
-
-
-def test_attacks_on_a_network_are_on_its_card(attacked, tmp_path, digits):
-    directory, run = attacked
-    copy = Path(shutil.copy(OURS, tmp_path / "copy.keras"))
-    known = known_results.find(copy, directory)
-    assert known == known_results.find(copy, directory / "attack.json")
-    done = exporting_saved.run(asked(copy, tmp_path, results=known))
-    card = done.card
-    assert (card.name, card.defense, card.temperature) == ("model", "unknown", 20.0)
-    assert card.measured.test_accuracy == run.test_accuracy == done.test_accuracy
-    assert card.measured.norm_attacks == run.norm_attacks
-    assert [control.name for control in card.controls] == [c.name for c in run.controls]
-    assert (card.verdict, card.about, card.caveats) == (None, None, [])
-    assert card.class_names == list(digits.class_names)
-    text = (done.exported.path / "assets.extra" / "MODEL_CARD.md").read_text()
-    assert "\nThere is no verdict: the attacks were measured on this network alone" in text
-    assert "| `fgsm` | untargeted | 2 |" in text
-
-
-def test_warnings_of_an_attack_are_limits_of_the_card(attacked, tmp_path):
-    directory, run = attacked
-    run = dataclasses.replace(run, warnings=["It is doubtful."])
-    known = known_results.KnownAttacks(directory / "attack.json", run)
+    run = evaluating.evaluate(OURS, digits, settings, directory, temperature=20.0)
+    doubted = dataclasses.replace(run, environment={"warnings": ["It is doubtful."]})
+    records.dump(doubted, directory / "results.json")
+    known = known_results.find(OURS, directory)
     done = exporting_saved.run(asked(OURS, tmp_path, results=known))
-    assert done.card.caveats == ["It is doubtful."]
-    assert_refused(
-        "^value_range: expected 0,1, ",
-        OURS,
-        tmp_path / "again",
-        results=known,
-        value_range=(0.0, 255.0),
-    )
-
-
-def test_attacks_on_images_that_a_card_cannot_describe_are_refused(attacked, tmp_path):
-    """Their folder may have the name of a dataset."""
-    directory, run = attacked
-    own = dataclasses.replace(run, dataset="digits", data_sha256="0" * 64)
-    known = known_results.KnownAttacks(directory / "attack.json", own)
-    assert_refused(
-        r"^results: expected attacks on one of .* bin/evaluate", OURS, tmp_path, results=known
-    )
-
-
-def test_attacks_on_another_file_are_refused(attacked):
-    other = DIGITS / "networks" / "distilled_t100.keras"
-    with pytest.raises(ConfigError, match=r"^results: expected attacks on .*t100\.keras"):
-        known_results.find(other, attacked[0])
+    assert done.card.measured.norm_attacks == run.networks[0].norm_attacks
+    assert [control.name for control in done.card.controls] == [c.name for c in run.controls]
+    assert "It is doubtful." in done.card.caveats
 
 
 # --- the range of the features --------------------------------------------------------------------

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-from ddefense import attacks, exporting, files, records
+from ddefense import attack_catalog, exporting, files, records
 from ddefense import config as config_lib
-from ddefense.experiments import attacking_saved, reproduce, workdir
+from ddefense.experiments import evaluating, reproduce, workdir
 from ddefense.serving import checksums
 from ddefense.settings import ConfigError
 
@@ -37,13 +37,13 @@ def test_a_setting_that_does_not_fit_the_dataset_is_refused(tmp_path, field, val
     "run",
     [
         lambda config, path: reproduce.run(config, path / "run", reproduce.Job(path / "exported")),
-        lambda config, path: attacking_saved.run(config, path / "run", network=path / "no.keras"),
+        lambda config, path: evaluating.evaluate(path / "no.keras", None, config, path / "run"),
     ],
-    ids=["reproduce", "attack"],
+    ids=["reproduce", "evaluate"],
 )
 def test_an_attack_whose_library_is_missing_is_refused(tmp_path, monkeypatch, run):
     """Not after hours, when it is its turn."""
-    monkeypatch.setattr(attacks, "labels_only_available", lambda: False)
+    monkeypatch.setattr(attack_catalog.AttackSpec, "installed", False)
     config = config_lib.preset("smoke", "digits", attacks=("fgsm", "labels_only", "jsma_z"))
     with pytest.raises(ConfigError) as caught:
         run(config, tmp_path)

@@ -17,6 +17,14 @@ from ddefense.reporting import (
     report,
     tables,
 )
+from ddefense.reporting.page import content
+
+CHECKS = [
+    records.ControlRecord(
+        name=name, network="n", passed=False, value=0.5, limit=0.01, samples=9, explanation="So."
+    )
+    for name in ("zero_gradients", "random_restarts")
+]
 
 
 @pytest.fixture
@@ -269,3 +277,35 @@ def test_a_network_alone_is_held_against_guessing_and_nothing_else(brought, netw
     text = passages.learnt(brought(lost))
     assert "not above that of guessing" in text
     assert "undistilled" not in text
+
+
+def test_checks_that_all_passed_are_named(alone):
+    passed = [dataclasses.replace(check, network="my net", passed=True) for check in CHECKS]
+    notes = evaluation.table(dataclasses.replace(alone, controls=passed)).notes
+    assert "Checks for masked gradients, all passed: zero_gradients, random_restarts." in notes
+    assert not any("passed" in note for note in evaluation.table(alone).notes)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"), [("", "serve."), ("an op has none", "serve, without gradients: an op")]
+)
+def test_what_of_a_saved_model_was_attacked(alone, reason, said):
+    (network,) = alone.networks
+    model = records.SavedModelRecord(
+        signature="serve",
+        input="images",
+        output="p",
+        outputs="probabilities",
+        image_shape=(28, 28, 1),
+        num_classes=10,
+        value_range=(0.0, 1.0),
+        no_gradients=reason,
+    )
+    given = dataclasses.replace(network, model=model, logits=None, gradients=None)
+    found = dataclasses.replace(alone, networks=[given], architecture=[])
+    sentence = f"Attacked: probabilities, the output p of {said}"
+    for text in (evaluation.write(found), *evaluation.table(found).notes[1:2]):
+        assert sentence in text
+    assert "Architecture" not in evaluation.write(found)
+    assert figures.names(found) == {"attack_rates", "sample_grid"}
+    assert content.plots(found)["amplitude"] == []

@@ -7,7 +7,6 @@ import pytest
 
 from ddefense import records
 from ddefense.reporting import (
-    attack_run,
     comparison,
     comparison_report,
     evaluation,
@@ -142,25 +141,20 @@ def test_an_attack_of_another_name_is_shown_by_it(full, samples):
 
 
 def test_a_table_among_messages_is_markdown_too(full):
-    network = full.networks[0]
-    run = records.AttackRun(
-        network=HOSTILE[0],
-        sha256="",
-        substitute=None,
-        temperature=None,
-        dataset=HOSTILE[1],
-        config=full.config,
-        environment={},
-        timings={},
-        test_accuracy=0.9,
-        sample_indices=[0],
-        attacks={},
-        robustness={},
-        norm_attacks={HOSTILE[0]: network.norm_attacks["cw_l2"]},
-        transfer=[],
-        warnings=[HOSTILE[1]],
+    networks = [
+        dataclasses.replace(
+            network,
+            name=HOSTILE[0],
+            training=None,
+            attacks={},
+            norm_attacks={HOSTILE[0]: network.norm_attacks["cw_l2"]},
+        )
+        for network in full.networks[:1]
+    ]
+    hostile = dataclasses.replace(
+        full, networks=networks, controls=[], environment={"warnings": [HOSTILE[1]]}
     )
-    text = attack_run.table(run).markdown()
+    text = evaluation.table(hostile).markdown()
     assert set(html_of.parsed(text).tags) <= {
         *("table", "thead", "tbody", "tr", "th", "td", "p", "br")
     }

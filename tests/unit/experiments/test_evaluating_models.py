@@ -1,4 +1,4 @@
-"""Attacks on SavedModels and on a user's own data: what is run, what is left out, what is kept."""
+"""SavedModels of any maker evaluated: what is run, what is left out, what is kept."""
 
 import dataclasses
 import shutil
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ddefense import attack_catalog, attacks, datasets, networks, records
+from ddefense import attack_catalog, attacks, datasets, files, records, reporting
 from ddefense import config as config_lib
 from ddefense.attacks import saved_model
-from ddefense.experiments import adopting, attacking_saved
+from ddefense.experiments import adopting, evaluating
 from ddefense.records import RunError
 from ddefense.settings import ConfigError
 
@@ -66,7 +66,7 @@ class Brightest(tf.Module):
 
 @pytest.fixture
 def save(tmp_path):
-    """Saves a model; what `attacking_saved.run` takes."""
+    """Saves a model; what `evaluating.evaluate` takes."""
 
     def save(scale=8.0, value_range=(0.0, 1.0), signature="classify", **outputs):
         path, model = tmp_path / "model", Brightest(scale, *value_range)
@@ -86,6 +86,12 @@ def with_attacks(*names):
     return dataclasses.replace(CONFIG, attacks=names)
 
 
+def only(results):
+    """The record of the one network evaluated."""
+    (network,) = results.networks
+    return network
+
+
 def substitute(folder):
     """An undistilled network in a file."""
     path = folder / "substitute.keras"
@@ -101,56 +107,93 @@ def test_probabilities_are_attacked_as_the_network_they_come_from(tmp_path, toy,
     """The attacks that need no more than probabilities find the same on both."""
     model = save()
     config = with_attacks("jsma_f", "fgsm", "pgd_linf", "fgsm_targeted", "pgd_linf_targeted")
-    found = attacking_saved.run(config, tmp_path / "run", network=model, dataset=toy)
+    found = evaluating.evaluate(model, toy, config, tmp_path / "run")
     images = keras.Input(SHAPE)
     logits = keras.layers.Dense(CLASSES, use_bias=False)(keras.layers.Flatten()(images))
     network = keras.Model(images, logits)
     network.set_weights([8.0 * np.eye(4, CLASSES)])
-    expected = attacking_saved.run(config, tmp_path / "keras", network=network, dataset=toy)
-    assert found.test_accuracy == expected.test_accuracy == pytest.approx(6 / 7)
+    expected = evaluating.evaluate(network, toy, config, tmp_path / "keras")
+    assert only(found).test_accuracy == only(expected).test_accuracy == pytest.approx(6 / 7)
     assert found.sample_indices == expected.sample_indices
-    for name, attack in expected.attacks.items():
-        assert found.attacks[name].successes == attack.successes > 0
-    for name, attack in expected.norm_attacks.items():
-        assert found.norm_attacks[name].successes == attack.successes
-        assert found.norm_attacks[name].mean_distance == pytest.approx(attack.mean_distance)
+    for name, attack in only(expected).attacks.items():
+        assert only(found).attacks[name].successes == attack.successes > 0
+    for name, attack in only(expected).norm_attacks.items():
+        assert only(found).norm_attacks[name].successes == attack.successes
+        assert only(found).norm_attacks[name].mean_distance == pytest.approx(attack.mean_distance)
     assert [(c.name, c.value) for c in found.controls] == [
         (c.name, pytest.approx(c.value)) for c in expected.controls
     ]
     assert {c.name for c in found.controls} >= {"zero_gradients", "unbounded_reaches_all"}
 
 
-def test_the_record_says_what_was_attacked(tmp_path, toy, save):
+def test_the_record_says_what_was_evaluated(tmp_path, toy, save):
     model = save()
-    found = attacking_saved.run(CONFIG, tmp_path / "run", network=model, dataset=toy)
-    assert records.load(records.AttackRun, tmp_path / "run" / "attack.json") == found
-    assert found.network == str(model.path)
-    assert found.model == model.record
-    assert (found.model.output, found.model.outputs) == ("p", "probabilities")
-    assert found.data_sha256 == adopting.digest_of(toy)
-    copied = tmp_path / "run" / "stages" / "attacked" / "saved_model" / "saved_model.pb"
+    found = evaluating.evaluate(model, toy, CONFIG, tmp_path / "run")
+    assert records.load(records.Results, tmp_path / "run" / "results.json") == found
+    network = only(found)
+    assert network.model == model.record
+    assert (network.model.output, network.model.outputs) == ("p", "probabilities")
+    assert (network.name, network.defense, network.gradients) == ("model", "unknown", None)
+    assert found.environment["network"] == str(model.path)
+    assert found.environment["network_sha256"] == files.folder_sha256(model.path)
+    assert (found.verdict.masks_gradients, found.verdict.stops_adaptive_attacker) == (None, None)
+    copied = tmp_path / "run" / "stages" / "adopt_network" / "saved_model" / "saved_model.pb"
     assert copied.read_bytes() == (model.path / "saved_model.pb").read_bytes()
 
 
+@pytest.mark.parametrize("outputs", [{"logits_output": "z"}, {"probabilities_output": "p"}])
+def test_the_page_shows_what_there_is(tmp_path, toy, save, outputs):
+    evaluating.evaluate(save(**outputs), toy, CONFIG, tmp_path / "run")
+    reporting.render(tmp_path / "run")
+    (name,) = outputs.values()
+    for page in ("report.md", "report.html"):
+        assert f"the output {name} of classify." in (tmp_path / "run" / page).read_text()
+    drawn = (tmp_path / "run" / "figures" / "gradients.png").exists()
+    assert drawn == ("logits_output" in outputs)
+
+
+def test_a_model_is_compared_with_an_undistilled_network(tmp_path, toy, save):
+    """Masked in its probabilities, and open to who asks for its logits."""
+    found = evaluating.evaluate(
+        save(8000.0, logits_output="z"),
+        toy,
+        with_attacks("jsma_f", "pgd_linf", "cw_l2"),
+        tmp_path / "run",
+        undistilled=substitute(tmp_path),
+        temperature=1000.0,
+    )
+    assert [network.name for network in found.networks] == ["substitute", "model"]
+    assert found.verdict.masks_gradients is True
+
+
+def test_a_version_of_a_model_has_the_name_of_the_model(tmp_path, toy, save):
+    model = save()
+    (tmp_path / "mine").mkdir()
+    version = dataclasses.replace(model, path=model.path.rename(tmp_path / "mine" / "7"))
+    found = evaluating.evaluate(version, toy, with_attacks("fgsm"), tmp_path / "run")
+    assert only(found).name == "mine"
+
+
+def test_an_outlier_class_is_one_of_a_keras_network(tmp_path, toy, save):
+    with pytest.raises(ConfigError, match=r"^outlier_class: expected with a Keras network"):
+        evaluating.evaluate(save(), toy, CONFIG, tmp_path / "run", outlier_class=True)
+
+
 def test_masked_gradients_are_seen_in_probabilities_too(tmp_path, toy, save):
-    found = attacking_saved.run(CONFIG, tmp_path / "run", network=save(8000.0), dataset=toy)
-    assert found.attacks["jsma_f"].zero_maps == found.attacks["jsma_f"].attempts == 8
+    found = evaluating.evaluate(save(8000.0), toy, CONFIG, tmp_path / "run")
+    assert only(found).attacks["jsma_f"].zero_maps == only(found).attacks["jsma_f"].attempts == 8
     (check,) = (control for control in found.controls if control.name == "zero_gradients")
     assert (check.passed, check.value, check.samples) == (False, 1.0, 5)
 
 
 def test_every_attack_that_is_said_to_can_do_with_probabilities(tmp_path, toy, save):
     names = attack_catalog.PROBABILITY_ATTACKS
-    if not attacks.labels_only_available():
+    if not attack_catalog.ATTACKS["labels_only"].installed:
         names = tuple(name for name in names if name != "labels_only")
-    found = attacking_saved.run(
-        with_attacks(*names),
-        tmp_path / "run",
-        network=save(),
-        substitute=substitute(tmp_path),
-        dataset=toy,
+    found = evaluating.evaluate(
+        save(), toy, with_attacks(*names), tmp_path / "run", substitute=substitute(tmp_path)
     )
-    assert {*found.attacks, *found.norm_attacks} == set(names)
+    assert {*only(found).attacks, *only(found).norm_attacks} == set(names)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +202,7 @@ def test_every_attack_that_is_said_to_can_do_with_probabilities(tmp_path, toy, s
 def test_no_other_attack_can(tmp_path, toy, save, name):
     model = save()
     with pytest.raises(ConfigError, match=f"{name}, which cannot be run on probabilities"):
-        attacking_saved.run(
-            with_attacks(name), tmp_path / "run", network=model, dataset=toy, temperature=2.0
-        )
+        evaluating.evaluate(model, toy, with_attacks(name), tmp_path / "run", temperature=2.0)
     assert not (tmp_path / "run").exists()
     # Not by decree: the attack itself refuses them.
     network = saved_model.network_of(
@@ -176,76 +217,77 @@ def test_no_other_attack_can(tmp_path, toy, save, name):
 
 def test_logits_are_attacked_with_everything(tmp_path, toy, save):
     names = ("jsma_f", "jsma_f_exact", "jsma_z", "pgd_linf", "pgd_linf_temperature", "cw_l2")
-    found = attacking_saved.run(
+    found = evaluating.evaluate(
+        save(8000.0, logits_output="z"),
+        toy,
         with_attacks(*names),
         tmp_path / "run",
-        network=save(8000.0, logits_output="z"),
-        dataset=toy,
         temperature=1000.0,
     )
-    assert {*found.attacks, *found.norm_attacks} == set(names)
-    assert found.attacks["jsma_f"].successes == 0
-    assert found.attacks["jsma_f_exact"].successes > 0
-    assert found.norm_attacks["pgd_linf"].successes == 0
-    assert found.norm_attacks["pgd_linf_temperature"].successes > 0
-    assert found.norm_attacks["cw_l2"].success_rate == 1.0
+    assert {*only(found).attacks, *only(found).norm_attacks} == set(names)
+    assert only(found).attacks["jsma_f"].successes == 0
+    assert only(found).attacks["jsma_f_exact"].successes > 0
+    assert only(found).norm_attacks["pgd_linf"].successes == 0
+    assert only(found).norm_attacks["pgd_linf_temperature"].successes > 0
+    assert only(found).norm_attacks["cw_l2"].success_rate == 1.0
 
 
 def test_without_gradients_labels_alone_are_left(tmp_path, toy, save):
     model = save(signature="refuse")
-    assert attacking_saved.impossible_on(model.record, attack_catalog.ATTACKS)[0] == tuple(
+    assert evaluating.impossible_on(model.record, attack_catalog.ATTACKS)[0] == tuple(
         name for name in attack_catalog.ATTACKS if name not in attack_catalog.GRADIENT_FREE_ATTACKS
     )
     with pytest.raises(ConfigError, match=r"jsma_f, fgsm, pgd_linf, .* without gradients"):
-        attacking_saved.run(CONFIG, tmp_path / "run", network=model, dataset=toy)
+        evaluating.evaluate(model, toy, CONFIG, tmp_path / "run")
     names = attack_catalog.GRADIENT_FREE_ATTACKS
-    if not attacks.labels_only_available():
+    if not attack_catalog.ATTACKS["labels_only"].installed:
         names = ("transfer_cw_l2",)
-    found = attacking_saved.run(
+    found = evaluating.evaluate(
+        model,
+        toy,
         dataclasses.replace(with_attacks(*names), cw_steps=100, cw_initial_c=1.0),
         tmp_path / "run",
-        network=model,
         substitute=substitute(tmp_path),
-        dataset=toy,
     )
-    assert set(found.norm_attacks) == set(names)
-    assert found.norm_attacks["transfer_cw_l2"].successes > 0
+    assert set(only(found).norm_attacks) == set(names)
+    assert only(found).norm_attacks["transfer_cw_l2"].successes > 0
+    assert (only(found).logits, only(found).gradients) == (None, None)
     # No check by gradients was made, and none is said to have passed.
     assert found.controls == []
-    assert found.model.no_gradients != ""
+    assert only(found).model.no_gradients != ""
 
 
 def test_gradients_of_zeros_are_found_by_the_check(tmp_path, toy, save):
     model = save(signature="decide")
-    found = attacking_saved.run(CONFIG, tmp_path / "run", network=model, dataset=toy)
-    assert found.attacks["jsma_f"].zero_maps == found.attacks["jsma_f"].attempts
-    assert found.norm_attacks["fgsm"].successes == 0
+    found = evaluating.evaluate(model, toy, CONFIG, tmp_path / "run")
+    assert only(found).attacks["jsma_f"].zero_maps == only(found).attacks["jsma_f"].attempts
+    assert only(found).norm_attacks["fgsm"].successes == 0
     checks = {check.name: check for check in found.controls}
     assert (checks["zero_gradients"].value, checks["zero_gradients"].passed) == (1.0, False)
 
 
 def test_a_second_run_finds_the_same(tmp_path, toy, save):
     model = save()
-    first = attacking_saved.run(CONFIG, tmp_path / "run", network=model, dataset=toy)
+    first = evaluating.evaluate(model, toy, CONFIG, tmp_path / "run")
     # Everything is in the run directory.
-    second = attacking_saved.run(CONFIG, tmp_path / "run", network=model, dataset=toy)
+    second = evaluating.evaluate(model, toy, CONFIG, tmp_path / "run")
     assert dataclasses.replace(second, environment={}, timings={}) == dataclasses.replace(
         first, environment={}, timings={}
     )
     shutil.rmtree(model.path / "variables")
     other = save(4.0)
     with pytest.raises(RunError, match="made with other settings"):
-        attacking_saved.run(CONFIG, tmp_path / "run", network=other, dataset=toy)
+        evaluating.evaluate(other, toy, CONFIG, tmp_path / "run")
 
 
 def test_a_killed_copy_is_made_again(tmp_path, toy, save):
     model = save()
-    half = tmp_path / "run" / "stages" / ".partial-attacked" / "saved_model"
+    half = tmp_path / "run" / "stages" / ".partial-adopt_network" / "saved_model"
     half.mkdir(parents=True)
     (half / "saved_model.pb").write_bytes(b"half of it")
     records.dump(CONFIG, tmp_path / "run" / "config.json")
-    found = attacking_saved.run(CONFIG, tmp_path / "run", network=model, dataset=toy)
-    assert found.test_accuracy == pytest.approx(6 / 7)
+    found = evaluating.evaluate(model, toy, CONFIG, tmp_path / "run")
+    assert only(found).test_accuracy == pytest.approx(6 / 7)
 
 
 @pytest.mark.parametrize("value_range", [(0.0, 255.0), (-1.0, 1.0)])
@@ -256,26 +298,12 @@ def test_distances_mean_the_same_in_any_range(tmp_path, toy, save, value_range):
         toy, test=datasets.Split(images, toy.test.labels), value_range=value_range
     )
     model = save(8.0, value_range)
-    found = attacking_saved.run(CONFIG, tmp_path / "run", network=model, dataset=scaled)
+    found = evaluating.evaluate(model, scaled, CONFIG, tmp_path / "run")
     # The model may take another range than the images have.
-    mixed = attacking_saved.run(CONFIG, tmp_path / "mixed", network=model, dataset=toy)
-    plain = attacking_saved.run(CONFIG, tmp_path / "plain", network=save(), dataset=toy)
-    assert found.attacks["jsma_f"].successes == plain.attacks["jsma_f"].successes
-    assert found.norm_attacks["pgd_linf"].mean_distance == pytest.approx(
-        plain.norm_attacks["pgd_linf"].mean_distance, rel=1e-4
+    mixed = evaluating.evaluate(model, toy, CONFIG, tmp_path / "mixed")
+    plain = evaluating.evaluate(save(), toy, CONFIG, tmp_path / "plain")
+    assert only(found).attacks["jsma_f"].successes == only(plain).attacks["jsma_f"].successes
+    assert only(found).norm_attacks["pgd_linf"].mean_distance == pytest.approx(
+        only(plain).norm_attacks["pgd_linf"].mean_distance, rel=1e-4
     )
-    assert mixed.attacks == plain.attacks
-
-
-def test_a_network_on_data_of_ones_own(tmp_path, toy, save):
-    """Three classes: two targets for each sample."""
-    network = networks.load(substitute(tmp_path))
-    found = attacking_saved.run(CONFIG, tmp_path / "run", network=network, dataset=toy)
-    assert (found.dataset, found.data_sha256) == ("toy", adopting.digest_of(toy))
-    assert found.attacks["jsma_f"].attempts == 4 * 2
-    assert found.model is None
-    moved = dataclasses.replace(
-        toy, test=datasets.Split(toy.test.images * np.float32(0.9), toy.test.labels)
-    )
-    with pytest.raises(RunError, match="made with other settings"):
-        attacking_saved.run(CONFIG, tmp_path / "run", network=network, dataset=moved)
+    assert only(mixed).attacks == only(plain).attacks
