@@ -30,9 +30,9 @@ from ddefense.experiments import (
     evaluating,
     keras_extras,
 )
-from ddefense.experiments import workdir as run_directories
 from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.keras_extras import Callbacks, KerasExtras
+from ddefense.pipeline import workdir as run_directories
 from ddefense.settings import ConfigError
 
 Range = tuple[float, float]

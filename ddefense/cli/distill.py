@@ -17,8 +17,8 @@ from ddefense.cli import data_flags, distill_flags, program, values
 from ddefense.cli import flags as cli_flags
 from ddefense.config import digest
 from ddefense.distill_config import DistillJob
-from ddefense.experiments import workdir as experiment_dirs
 from ddefense.files import odd_kind
+from ddefense.pipeline import workdir as experiment_dirs
 from ddefense.settings import ConfigError
 
 _SHOWN = (

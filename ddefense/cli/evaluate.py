@@ -18,7 +18,7 @@ from absl import flags, logging
 
 from ddefense.cli import attack_flags, attacked_data, program, values
 from ddefense.config import Config, digest
-from ddefense.experiments import workdir as experiment_dirs
+from ddefense.pipeline import workdir as experiment_dirs
 
 if TYPE_CHECKING:
     from ddefense.datasets import Dataset

@@ -15,8 +15,8 @@ from absl import flags
 from ddefense import interruption
 from ddefense.cli import program
 from ddefense.config import Config
-from ddefense.experiments.executing import Executor, Here
-from ddefense.experiments.storage import Storage
+from ddefense.pipeline.executing import Executor, Here
+from ddefense.pipeline.storage import Storage
 from ddefense.settings import LARGEST_INTEGER, ConfigError, is_number
 
 _FLAGS = flags.FLAGS
@@ -156,7 +156,7 @@ def executor(config: Config, workdir: pathlib.Path) -> Iterator[Executor]:
         os.environ["RAY_ADDRESS"] = address
     if not os.environ.get("RAY_ADDRESS"):
         _close_to_others()
-    from ddefense.experiments import on_ray
+    from ddefense.pipeline import on_ray
 
     cluster = on_ray.Cluster(num_cpus=config.threads, devices=config.devices, **given)
     # What a run has beside the seed is the same for all seeds.

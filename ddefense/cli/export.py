@@ -16,8 +16,8 @@ from absl import flags, logging
 from ddefense.cli import flags as cli_flags
 from ddefense.cli import program, values
 from ddefense.experiments import known_results
-from ddefense.experiments import workdir as experiment_dirs
 from ddefense.files import odd_kind
+from ddefense.pipeline import workdir as experiment_dirs
 from ddefense.records import RunError
 from ddefense.serving import server_config, verifying
 from ddefense.settings import ConfigError

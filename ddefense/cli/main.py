@@ -11,7 +11,7 @@ from ddefense import records
 from ddefense.cli import executor_flags, program, values
 from ddefense.cli import flags as cli_flags
 from ddefense.config import Config
-from ddefense.experiments import workdir as experiment_dirs
+from ddefense.pipeline import workdir as experiment_dirs
 from ddefense.settings import ConfigError
 
 _SHOWN = (

@@ -4,8 +4,8 @@ import csv
 import math
 import pathlib
 
-from ddefense.experiments import workdir
 from ddefense.files import odd_kind
+from ddefense.pipeline import workdir
 from ddefense.settings import ConfigError, is_range
 
 

@@ -19,8 +19,8 @@ from ddefense.datasets.checking import OUTLIER_HINT
 from ddefense.datasets.sources import UserData
 from ddefense.experiments import pair
 from ddefense.experiments.pair import NETWORK, Trained
-from ddefense.experiments.stages import Artefact, Stages, kept, reading
 from ddefense.maths.ranges import to_unit
+from ddefense.pipeline.stages import Artefact, Stages, kept, reading
 from ddefense.settings import ConfigError
 
 _MODEL, _RECORD = "saved_model", "saved_model.json"

@@ -15,7 +15,7 @@ from ddefense.experiments import attacking, controlling, measuring, outliers, tr
 from ddefense.experiments.adopting import load_record
 from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.pair import Trained, load_training
-from ddefense.experiments.stages import Artefact, Stages
+from ddefense.pipeline.stages import Artefact, Stages
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,8 @@ from ddefense.experiments import adversarial
 from ddefense.experiments.adopting import in_unit_range, load_attacked, load_outputs, of_unit_images
 from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.pair import Trained
-from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, reading
 from ddefense.maths.ranges import from_unit
+from ddefense.pipeline.stages import SCRATCH, Artefact, Part, Stages, reading
 from ddefense.settings import ConfigError
 
 _INDICES = "indices.npy"

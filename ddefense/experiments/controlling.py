@@ -12,7 +12,7 @@ from ddefense.config import Config
 from ddefense.datasets import Dataset
 from ddefense.experiments.attacking import load_network, load_samples
 from ddefense.experiments.pair import Trained
-from ddefense.experiments.stages import Artefact, Stages, reading
+from ddefense.pipeline.stages import Artefact, Stages, reading
 
 _RECORD = "rates.json"
 

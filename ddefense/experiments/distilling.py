@@ -19,8 +19,8 @@ from ddefense.distill_config import DistillConfig
 from ddefense.distillation import Histories, Pair
 from ddefense.experiments import pair
 from ddefense.experiments.keras_extras import KerasExtras
-from ddefense.experiments.stages import Artefact, Stages, reading
 from ddefense.networks.uncertainty import dropout_variance
+from ddefense.pipeline.stages import Artefact, Stages, reading
 from ddefense.settings import ConfigError
 from ddefense.training import Labels
 

@@ -13,8 +13,9 @@ from ddefense import exporting, files, measurements, networks, records, training
 from ddefense.datasets import Examples
 from ddefense.datasets.sources import UserData, open_data
 from ddefense.distill_config import DistillJob
-from ddefense.experiments import adopting, distilling, environment, workdir
+from ddefense.experiments import adopting, distilling, environment
 from ddefense.experiments.keras_extras import KerasExtras
+from ddefense.pipeline import workdir
 from ddefense.settings import ConfigError
 
 RECORD = "distillation.json"

@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import logging
 from tensorflow.python.framework import config as tf_config  # the public one cannot be asked
 
-from ddefense.experiments.stages import StageRecord
+from ddefense.pipeline.stages import StageRecord
 from ddefense.version import __version__
 
 _PACKAGES = ("keras", "numpy", "scipy", "tensorflow-datasets", "scikit-learn")

@@ -18,13 +18,14 @@ from ddefense.attack_catalog import (
     TRANSFER,
 )
 from ddefense.config import Config
-from ddefense.experiments import adopting, attacking, environment, measuring, workdir
+from ddefense.experiments import adopting, attacking, environment, measuring
 from ddefense.experiments.adopting import SavedModel, Source, Subject
 from ddefense.experiments.assessing import Assessor
 from ddefense.experiments.dataset_record import dataset_record
 from ddefense.experiments.pair import Trained, load_network
-from ddefense.experiments.stages import Artefact, Stages
 from ddefense.maths.ranges import from_unit
+from ddefense.pipeline import workdir
+from ddefense.pipeline.stages import Artefact, Stages
 from ddefense.settings import ConfigError
 
 Network: TypeAlias = pathlib.Path | keras.Model

@@ -14,7 +14,7 @@ from ddefense.config import Config, chosen
 from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_outputs, load_record
 from ddefense.experiments.pair import Trained, load_soft_labels, load_training
-from ddefense.experiments.stages import Artefact, Stages, reading
+from ddefense.pipeline.stages import Artefact, Stages, reading
 
 _RECORD = "measurements.json"
 _PROBABILITIES = "probabilities.npy"

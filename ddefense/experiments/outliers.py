@@ -15,7 +15,7 @@ from ddefense.datasets import Dataset
 from ddefense.experiments.adopting import load_outputs
 from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.pair import Trained
-from ddefense.experiments.stages import Artefact, Stages, reading
+from ddefense.pipeline.stages import Artefact, Stages, reading
 
 _RECORD = "outliers.json"
 

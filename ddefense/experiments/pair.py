@@ -19,7 +19,7 @@ from ddefense import attacks, distillation, files, networks, records, training
 from ddefense.config import Config, chosen
 from ddefense.datasets import Dataset, Examples
 from ddefense.distill_config import DistillConfig
-from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, kept, reading
+from ddefense.pipeline.stages import SCRATCH, Artefact, Part, Stages, kept, reading
 
 NETWORK = "network.keras"
 _TRAINING, _HISTORY = "training.json", "history.npz"

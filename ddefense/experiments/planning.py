@@ -14,7 +14,7 @@ from ddefense import attacks, files, networks, training
 from ddefense.attack_catalog import ATTACKS, DECISIVE, JSMA_ATTACKS, PAPER, SIGN_ATTACKS, TRANSFER
 from ddefense.config import Config
 from ddefense.datasets import Dataset
-from ddefense.experiments.stages import Place, StageRecord, finished
+from ddefense.pipeline.stages import Place, StageRecord, finished
 
 _TIMED_STEPS = 4
 _EXPORT_SECONDS = 3.0

@@ -12,13 +12,14 @@ from absl import logging
 
 from ddefense import datasets, exporting, files, measurements, networks, records
 from ddefense.config import Config
-from ddefense.experiments import attacking, environment, planning, tensorboard, workdir
+from ddefense.experiments import attacking, environment, planning, tensorboard
 from ddefense.experiments.assessing import Assessor
 from ddefense.experiments.dataset_record import dataset_record
-from ddefense.experiments.executing import Executor, Here
 from ddefense.experiments.pair import NetworkStages, Trained, load_network
-from ddefense.experiments.stages import Artefact, Place, Stages, finished, place_of
-from ddefense.experiments.storage import Storage
+from ddefense.pipeline import workdir
+from ddefense.pipeline.executing import Executor, Here
+from ddefense.pipeline.stages import Artefact, Place, Stages, finished, place_of
+from ddefense.pipeline.storage import Storage
 
 _EXPORT = "export.json"
 # In which networks are listed.

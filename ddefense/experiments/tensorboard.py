@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ddefense import files, records, training
 from ddefense.experiments.pair import Watch, load_training
-from ddefense.experiments.stages import Artefact
+from ddefense.pipeline.stages import Artefact
 
 _SETTINGS = ("batch_size", "learning_rate", "momentum", "dropout")
 """Settings of a run that are hyperparameters of every network."""

@@ -13,7 +13,7 @@ from ddefense.datasets import Dataset
 from ddefense.experiments import adversarial, attacking
 from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.pair import Trained
-from ddefense.experiments.stages import Artefact, Stages, reading
+from ddefense.pipeline.stages import Artefact, Stages, reading
 
 _RECORD = "transfer.json"
 _REPLAYED = "replayed.npz"

@@ -88,7 +88,7 @@ class Clock:
 
     def __enter__(self) -> None:
         from ddefense import files
-        from ddefense.experiments import units
+        from ddefense.pipeline import units
 
         owners = [
             (files, "folder_sha256"),

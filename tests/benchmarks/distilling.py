@@ -73,7 +73,7 @@ def _library(options: argparse.Namespace) -> dict[str, Any]:
     import ddefense
     from ddefense import config, datasets, networks
     from ddefense.experiments.pair import NetworkStages, load_network
-    from ddefense.experiments.stages import Stages
+    from ddefense.pipeline.stages import Stages
 
     tf.config.experimental.enable_op_determinism()
     digits = datasets.load("digits")
@@ -127,7 +127,7 @@ def _stream(options: argparse.Namespace) -> dict[str, Any]:
     from ddefense import distillation, networks
     from ddefense.datasets.sources import open_data
     from ddefense.experiments import pair
-    from ddefense.experiments.stages import Stages
+    from ddefense.pipeline.stages import Stages
 
     tf.config.experimental.enable_op_determinism()
     batch = 1024

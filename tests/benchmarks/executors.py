@@ -132,13 +132,13 @@ def _train(options: argparse.Namespace, dataset: Any) -> None:
 def _executor(way: str, settings: Any, folder: pathlib.Path) -> Iterator[Any]:
     """What does the work, each task by one thread."""
     from ddefense.cli import program
-    from ddefense.experiments.executing import Here
+    from ddefense.pipeline.executing import Here
 
     if WAYS[way] is None:
         program.start_tensorflow(settings)
         yield Here()
         return
-    from ddefense.experiments import on_ray
+    from ddefense.pipeline import on_ray
 
     cluster = on_ray.Cluster(num_cpus=WAYS[way] or 1)
     prepare = functools.partial(program.start_tensorflow, settings)
@@ -153,7 +153,7 @@ def _attack_stages(options: argparse.Namespace, executor: Any, folder: pathlib.P
 
     from ddefense.experiments import attacking
     from ddefense.experiments.pair import Trained
-    from ddefense.experiments.stages import Stages
+    from ddefense.pipeline.stages import Stages
 
     stages = Stages(folder, executor=executor)
     network = stages.run(

@@ -13,9 +13,9 @@ import sys
 
 from absl import logging
 
-from ddefense.experiments import on_ray
-from ddefense.experiments.stages import SCRATCH, Part, Stages, place_of
-from ddefense.experiments.storage import Storage
+from ddefense.pipeline import on_ray
+from ddefense.pipeline.stages import SCRATCH, Part, Stages, place_of
+from ddefense.pipeline.storage import Storage
 
 
 def make(log, name, inputs, directory):

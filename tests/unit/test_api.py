@@ -12,7 +12,7 @@ import ddefense
 from ddefense import networks, records
 from ddefense.config import preset
 from ddefense.experiments.pair import NetworkStages, load_network
-from ddefense.experiments.stages import Stages
+from ddefense.pipeline.stages import Stages
 from ddefense.records import RunError
 from ddefense.settings import ConfigError
 

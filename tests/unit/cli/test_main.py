@@ -11,7 +11,7 @@ import pytest
 
 from ddefense import config as config_lib
 from ddefense import records
-from ddefense.experiments import workdir
+from ddefense.pipeline import workdir
 
 _ROOT = pathlib.Path(config_lib.__file__).parents[1]
 USAGE, RUN = 2, 1

@@ -10,7 +10,7 @@ import pytest
 from ddefense import datasets, networks
 from ddefense.datasets import sources
 from ddefense.experiments import adopting
-from ddefense.experiments.stages import Stages
+from ddefense.pipeline.stages import Stages
 from ddefense.records import RunError
 from ddefense.settings import ConfigError
 

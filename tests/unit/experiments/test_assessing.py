@@ -9,7 +9,7 @@ import pytest
 from ddefense import attack_catalog
 from ddefense import config as config_lib
 from ddefense.experiments import assessing, attacking, controlling, planning
-from ddefense.experiments.stages import Stages
+from ddefense.pipeline.stages import Stages
 from ddefense.records import ControlRecord, RunError
 
 T = 1024.0

@@ -9,7 +9,7 @@ import pytest
 from ddefense import attack_catalog, attacks, records
 from ddefense import config as config_lib
 from ddefense.experiments import adversarial, attacking, transferring
-from ddefense.experiments.stages import Stages
+from ddefense.pipeline.stages import Stages
 from ddefense.progress import Progress
 from ddefense.records import RunError
 

@@ -11,7 +11,7 @@ import pytest
 from ddefense import attacks, datasets, distillation, interruption, networks, records, training
 from ddefense import config as config_lib
 from ddefense.experiments import attacking, pair
-from ddefense.experiments.stages import Stages
+from ddefense.pipeline.stages import Stages
 from ddefense.progress import Progress
 from ddefense.records import RunError
 

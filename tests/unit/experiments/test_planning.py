@@ -15,7 +15,7 @@ from ddefense.attack_catalog import ATTACKS, JSMA_ATTACKS
 from ddefense.datasets import Split
 from ddefense.experiments import planning
 from ddefense.experiments.planning import Planned, Rates, Sweep
-from ddefense.experiments.stages import StageRecord, Stages, place_of
+from ddefense.pipeline.stages import StageRecord, Stages, place_of
 
 RATES = Rates(train=1.0, forward=0.1, backward=0.01)
 CONFIG = config_lib.Config(

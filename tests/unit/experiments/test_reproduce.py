@@ -12,7 +12,8 @@ import pytest
 
 from ddefense import attack_catalog, exporting, files, records
 from ddefense import config as config_lib
-from ddefense.experiments import evaluating, reproduce, workdir
+from ddefense.experiments import evaluating, reproduce
+from ddefense.pipeline import workdir
 from ddefense.serving import checksums
 from ddefense.settings import ConfigError
 

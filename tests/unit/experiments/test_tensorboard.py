@@ -7,7 +7,7 @@ import pytest
 
 from ddefense import config as config_lib
 from ddefense.experiments import pair, tensorboard
-from ddefense.experiments.stages import Stages
+from ddefense.pipeline.stages import Stages
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="needs the package tensorboard"

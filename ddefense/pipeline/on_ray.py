@@ -29,8 +29,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ddefense import files, interruption
 from ddefense.datasets import Dataset
-from ddefense.experiments.executing import Kind, Pending, Task
-from ddefense.experiments.storage import Storage
+from ddefense.pipeline.executing import Kind, Pending, Task
+from ddefense.pipeline.storage import Storage
 from ddefense.records import RunError
 from ddefense.settings import ConfigError
 

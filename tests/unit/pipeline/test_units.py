@@ -12,8 +12,8 @@ import uuid
 
 import pytest
 
-from ddefense.experiments.storage import Storage
-from ddefense.experiments.units import Part, Place, Unit
+from ddefense.pipeline.storage import Storage
+from ddefense.pipeline.units import Part, Place, Unit
 from ddefense.records import RunError
 
 
@@ -245,7 +245,7 @@ def test_a_full_disk_is_named_once(place):
 # Says that it is ready, waits for the word, and makes a unit of two slow parts.
 RACER = """
 import functools, os, pathlib, sys, time
-from ddefense.experiments.units import Part, Place, Unit
+from ddefense.pipeline.units import Part, Place, Unit
 
 folder, log = map(pathlib.Path, sys.argv[1:3])
 
@@ -303,7 +303,7 @@ def test_processes_that_make_the_same_unit_at_the_same_time_do_it_once(
 # has finished the unit and tidies.
 OVERTAKEN = """
 import os, pathlib, sys
-from ddefense.experiments.units import Place, Unit
+from ddefense.pipeline.units import Place, Unit
 
 unit = Unit("attack", "attack", "d1", Place(pathlib.Path(sys.argv[1])))
 tidied = []
@@ -329,7 +329,7 @@ def test_a_directory_that_another_process_tidies_is_made_again(run_python, place
 # every k. Prints how many there were.
 OVERTAKEN_ANYWHERE = """
 import contextlib, functools, itertools, pathlib, sys
-from ddefense.experiments.units import Part, Place, Unit
+from ddefense.pipeline.units import Part, Place, Unit
 
 EVENTS = "open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "shutil.rmtree"
 left = None

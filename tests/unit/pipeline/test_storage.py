@@ -7,7 +7,7 @@ import uuid
 import fsspec
 import pytest
 
-from ddefense.experiments.storage import Storage
+from ddefense.pipeline.storage import Storage
 from ddefense.records import RunError
 from ddefense.settings import ConfigError
 
@@ -320,7 +320,7 @@ def test_small_files(storage):
 
 OTHER = """
 import pathlib, sys
-from ddefense.experiments.storage import Storage
+from ddefense.pipeline.storage import Storage
 
 storage = Storage(sys.argv[1])
 storage.publish("train", pathlib.Path(sys.argv[2]), without="scratch")
@@ -375,7 +375,7 @@ MISSING = """
 import sys
 sys.modules["s3fs"] = None
 from ddefense.settings import ConfigError
-from ddefense.experiments.storage import Storage
+from ddefense.pipeline.storage import Storage
 try:
     Storage("s3://bucket/sweep")
 except ConfigError as error:

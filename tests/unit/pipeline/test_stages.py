@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ddefense import files
-from ddefense.experiments.executing import Here
-from ddefense.experiments.stages import SCRATCH, Part, Stages, finished, kept, place_of, reading
-from ddefense.experiments.storage import Storage
+from ddefense.pipeline.executing import Here
+from ddefense.pipeline.stages import SCRATCH, Part, Stages, finished, kept, place_of, reading
+from ddefense.pipeline.storage import Storage
 from ddefense.records import RunError
 
 
@@ -142,8 +142,8 @@ def test_a_damaged_marker_is_named(stages, tmp_path):
 KILLED = """
 import os, pathlib, shutil, sys
 from ddefense import config, files
-from ddefense.experiments import workdir
-from ddefense.experiments.stages import Stages
+from ddefense.pipeline import workdir
+from ddefense.pipeline.stages import Stages
 
 CHANGES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
 

@@ -8,7 +8,7 @@ import pytest
 
 from ddefense import config as config_lib
 from ddefense import records
-from ddefense.experiments import workdir
+from ddefense.pipeline import workdir
 from ddefense.records import RunError
 from ddefense.settings import ConfigError
 

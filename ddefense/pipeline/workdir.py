@@ -13,7 +13,7 @@ from absl import logging
 
 from ddefense import config as config_lib
 from ddefense import records
-from ddefense.experiments import units
+from ddefense.pipeline import units
 from ddefense.settings import ConfigError
 
 _CONFIG, _RESULTS = "config.json", "results.json"

@@ -18,8 +18,8 @@ from absl import logging
 from pydantic.dataclasses import dataclass
 
 from ddefense import files, interruption, records
-from ddefense.experiments.executing import Pending
-from ddefense.experiments.storage import MARKER, Storage
+from ddefense.pipeline.executing import Pending
+from ddefense.pipeline.storage import MARKER, Storage
 from ddefense.progress import Progress
 
 _REFUSALS = tuple(

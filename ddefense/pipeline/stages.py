@@ -10,8 +10,8 @@ from absl import logging
 
 from ddefense import files, interruption, records
 from ddefense.config import digest
-from ddefense.experiments.executing import Executor, Here, Kind, Task
-from ddefense.experiments.units import (
+from ddefense.pipeline.executing import Executor, Here, Kind, Task
+from ddefense.pipeline.units import (
     SCRATCH,
     Artefact,
     MadeBy,

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
-from ddefense.experiments import on_ray
-from ddefense.experiments.on_ray import Cluster
+from ddefense.pipeline import on_ray
+from ddefense.pipeline.on_ray import Cluster
 from ddefense.settings import ConfigError
 
 
