@@ -92,8 +92,8 @@ def load_rates(artefact: Artefact) -> SignRates:
 def controls(
     network: records.NetworkRecord,
     rates: SignRates | None,
-    undistilled: records.SuccessRecord | None,
-    scaled: records.SuccessRecord | None,
+    undistilled: records.AttackRecord | None,
+    scaled: records.AttackRecord | None,
 ) -> list[records.ControlRecord]:
     """The controls of one network, as far as they were measured.
 
@@ -106,7 +106,7 @@ def controls(
     found = own_controls(
         network.name,
         measurements.zero_gradients(network.name, network.gradients),
-        network.norm_attacks,
+        network.attacks,
         rates,
         network.outliers,
     )
@@ -123,7 +123,7 @@ def controls(
 def own_controls(
     name: str,
     zero_gradients: records.ControlRecord | None,
-    norm_attacks: Mapping[str, records.NormAttackRecord],
+    attacked: Mapping[str, records.AttackRecord],
     rates: SignRates | None,
     outliers: records.OutlierRecord | None = None,
 ) -> list[records.ControlRecord]:
@@ -132,13 +132,13 @@ def own_controls(
     Args:
         name: of the network.
         zero_gradients: of it, if its gradients were measured.
-        norm_attacks: on it, by name.
+        attacked: what attacks did to it, by name.
         rates: of PGD, if it was run.
         outliers: what its outlier class made of the attacks; None of a network without one.
     """
 
     def moved(attack: str) -> float | None:
-        success = norm_attacks[attack].success_rate if attack in norm_attacks else None
+        success = attacked[attack].success_rate if attack in attacked else None
         if success is None or outliers is None:
             return success
         # Gradients that lead to the outlier class are not masked.
@@ -147,7 +147,7 @@ def own_controls(
     found = [] if zero_gradients is None else [zero_gradients]
     fgsm, pgd = moved("fgsm"), moved("pgd_linf")
     if fgsm is not None and pgd is not None:
-        attempts = norm_attacks["pgd_linf"].attempts
+        attempts = attacked["pgd_linf"].attempts
         found.append(measurements.iterative_beats_one_step(name, fgsm, pgd, attempts))
     if rates is not None and rates.samples:
         found += [

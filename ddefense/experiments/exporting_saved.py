@@ -227,9 +227,7 @@ def _distilled(known: KnownDistillation) -> exporting.Findings:
 
 
 def _accuracy_alone(accuracy: float) -> records.MeasuredRecord:
-    return records.MeasuredRecord(
-        test_accuracy=accuracy, attacks={}, robustness={}, norm_attacks={}, transfer=[]
-    )
+    return records.MeasuredRecord(test_accuracy=accuracy, attacks={}, transfer=[])
 
 
 def _dataset(
@@ -351,8 +349,6 @@ def _attacked(run: records.AttackRun) -> exporting.Findings:
         measured=records.MeasuredRecord(
             test_accuracy=run.test_accuracy,
             attacks=run.attacks,
-            robustness=run.robustness,
-            norm_attacks=run.norm_attacks,
             transfer=run.transfer,
         ),
         controls=run.controls,

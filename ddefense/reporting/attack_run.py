@@ -20,10 +20,9 @@ def table(run: records.AttackRun) -> Table:
         Column("over_all_percent", "over all %", fixed(1)),
     )
     rows: list[list[Cell]] = []
-    for name, jsma in run.attacks.items():
-        rows.append([name, *_cells(jsma, jsma.mean_features, _UNITS["l0"], "all")])
-    for name, norm in run.norm_attacks.items():
-        rows.append([name, *_cells(norm, norm.mean_distance, _UNITS[norm.norm], norm.targets)])
+    for name, record in run.attacks.items():
+        unit = _UNITS[record.norm]
+        rows.append([name, *_cells(record, record.mean_distance, unit, record.targets)])
     temperature = "" if run.temperature is None else f", T = {run.temperature:g}"
     return Table(
         name="attacks",

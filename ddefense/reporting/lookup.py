@@ -42,7 +42,7 @@ def told(answer: bool | None) -> str:
 
 def attacks_in(results: records.Results) -> list[str]:
     """Readings of JSMA measured on any network, in the order of `ddefense.config.JSMA_ATTACKS`."""
-    found = {attack for network in results.networks for attack in network.attacks}
+    found = {attack for network in results.networks for attack in network.readings}
     known = [attack for attack in config_lib.JSMA_ATTACKS if attack in found]
     return known + sorted(found - set(known))
 

@@ -76,7 +76,7 @@ def too_low(temperature: float) -> str:
 def theta(network: records.NetworkRecord) -> str:
     """The theta that `jsma_f` took, as a note; empty if it was not run on the network."""
     attack = network.attacks.get("jsma_f")
-    return "" if attack is None else f"theta = {attack.theta:g}"
+    return "" if attack is None else f"theta = {attack.settings['theta']:g}"
 
 
 def theta_1(network: records.NetworkRecord) -> str:
