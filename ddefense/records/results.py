@@ -6,7 +6,6 @@ machine; dates, times, memory and resume counts live in `environment` and `timin
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
@@ -649,8 +648,7 @@ def load(kind: type[T], path: pathlib.Path) -> T:
         RunError: if the file is missing or is not such a record.
     """
     try:
-        stored = upgraded(json.loads(path.read_bytes()))
-        return pydantic.TypeAdapter(kind).validate_python(stored)
+        return pydantic.TypeAdapter(kind).validate_json(upgraded(path.read_bytes()))
     except OSError as error:
         raise RunError(f"Expected results at {path}, but {error.strerror}.") from error
     except pydantic.ValidationError as error:

@@ -66,7 +66,7 @@ def test_results_are_complete(results):
     assert results.environment["command"].startswith("bin/attack --workdir=run --network=")
     assert results.environment["op_determinism"] is True
     assert set(results.timings) == {*STAGES, "this_process"}
-    assert list(results.attacks) + list(results.norm_attacks) == ATTACKS
+    assert list(results.attacks) == ATTACKS
     assert [transfer.kappa for transfer in results.transfer] == [0.0, 1.0]
     assert [check.name for check in results.controls] == [
         "zero_gradients",
@@ -81,9 +81,9 @@ def test_who_knows_the_defence_gets_through_and_who_does_not_is_stopped(results)
     """What the whole project is about, on a network of its own."""
     assert results.test_accuracy > 0.9
     assert results.attacks["jsma_f"].success_rate < 0.2
-    assert results.norm_attacks["pgd_linf"].success_rate < 1
-    assert results.norm_attacks["pgd_linf_temperature"].success_rate == 1
-    assert results.norm_attacks["cw_l2"].success_rate == 1
+    assert results.attacks["pgd_linf"].success_rate < 1
+    assert results.attacks["pgd_linf_temperature"].success_rate == 1
+    assert results.attacks["cw_l2"].success_rate == 1
     assert results.transfer[0].crafted == 1
 
 
@@ -93,7 +93,7 @@ def test_the_table_has_a_row_for_each_attack(run, results):
     assert head[:3] == ["attack", "success %", "mean distance"]
     assert [row[0] for row in rows] == ATTACKS
     for name, success, *_ in rows:
-        record = (results.attacks | results.norm_attacks)[name]
+        record = results.attacks[name]
         assert success.startswith(f"{100 * record.success_rate:.1f} [")
     assert re.search(r"^Attacks on .*\(digits, T = 20\)", run.process.stderr, re.M)
     assert f"Test accuracy {100 * results.test_accuracy:.2f} %" in run.process.stderr

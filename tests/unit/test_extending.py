@@ -115,7 +115,7 @@ def test_the_commands_do_what_the_page_says(extended: pathlib.Path) -> None:
     (run,) = (extended / "runs").glob("bars_quick_*")
     network = json.loads((run / "results.json").read_text())["networks"][-1]
     assert network["name"] == "distilled_t20"
-    assert network["norm_attacks"]["noise"]["attempts"] == 10
+    assert network["attacks"]["noise"]["attempts"] == 10
     assert network["top_two_accuracy"] >= network["test_accuracy"] > 0.9
     report = (run / "report.md").read_text()
     assert "What it reaches is luck" in report

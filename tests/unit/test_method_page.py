@@ -149,7 +149,7 @@ def test_the_failures_are_explained_by_the_committed_run(mnist, ours):
 def test_robustness_and_distances_are_those_of_the_committed_run(ours):
     undistilled, distilled = ours[0], ours[-1]
     for network in (undistilled, distilled):
-        assert network.norm_attacks["cw_l2"].successes == 180
+        assert network.attacks["cw_l2"].successes == 180
     record = distilled.robustness["jsma_f"]
     assert record.capped == pytest.approx(record.cap)
     assert record.cap == pytest.approx(112 / 784)
@@ -160,15 +160,15 @@ def test_robustness_and_distances_are_those_of_the_committed_run(ours):
     exact = 100 * distilled.robustness["jsma_f_exact"].capped
     assert f"under the same attack without rounding it is {exact:.2f} %" in _TEXT
     distances = [
-        f"{n.norm_attacks['cw_l2'].average.mean_distance:.2f}" for n in (undistilled, distilled)
+        f"{n.attacks['cw_l2'].average.mean_distance:.2f}" for n in (undistilled, distilled)
     ]
     assert f"at a mean L2 distance of {' and '.join(distances)} (one random target" in _TEXT
-    rates = {name: distilled.norm_attacks[name].success_rate for name in distilled.norm_attacks}
+    rates = {name: distilled.attacks[name].success_rate for name in distilled.norm_attacks}
     assert (
         f"PGD within 0.3 goes from {100 * rates['pgd_linf']:.0f} % to "
         f"{100 * rates['pgd_linf_temperature']:.0f} %"
     ) in _TEXT
-    assert distilled.norm_attacks["pgd_linf"].settings["epsilon"] == 0.3
+    assert distilled.attacks["pgd_linf"].settings["epsilon"] == 0.3
     jsma = [100 * n.attacks["jsma_f_temperature"].success_rate for n in (distilled, undistilled)]
     assert f"`jsma_f_temperature` reaches {jsma[0]:.2f} %, undistilled {jsma[1]:.2f} %" in _TEXT
     exact_rate = 100 * distilled.attacks["jsma_f_exact"].success_rate

@@ -67,8 +67,6 @@ def attack_run(tmp_path):
         test_accuracy=0.5,
         sample_indices=[],
         attacks={},
-        robustness={},
-        norm_attacks={},
         transfer=[],
     )
     records.dump(run, tmp_path / "attacked" / "attack.json")

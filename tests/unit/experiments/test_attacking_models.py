@@ -111,9 +111,9 @@ def test_probabilities_are_attacked_as_the_network_they_come_from(tmp_path, toy,
     assert found.sample_indices == expected.sample_indices
     for name, attack in expected.attacks.items():
         assert found.attacks[name].successes == attack.successes > 0
-    for name, attack in expected.norm_attacks.items():
-        assert found.norm_attacks[name].successes == attack.successes
-        assert found.norm_attacks[name].mean_distance == pytest.approx(attack.mean_distance)
+    for name, attack in expected.attacks.items():
+        assert found.attacks[name].successes == attack.successes
+        assert found.attacks[name].mean_distance == pytest.approx(attack.mean_distance)
     assert [(c.name, c.value) for c in found.controls] == [
         (c.name, pytest.approx(c.value)) for c in expected.controls
     ]
@@ -150,7 +150,7 @@ def test_every_attack_that_is_said_to_can_do_with_probabilities(tmp_path, toy, s
         substitute=substitute(tmp_path),
         dataset=toy,
     )
-    assert {*found.attacks, *found.norm_attacks} == set(names)
+    assert {*found.attacks} == set(names)
 
 
 @pytest.mark.parametrize("name", sorted({*config_lib.ATTACKS} - {*config_lib.PROBABILITY_ATTACKS}))
@@ -181,12 +181,12 @@ def test_logits_are_attacked_with_everything(tmp_path, toy, save):
         dataset=toy,
         temperature=1000.0,
     )
-    assert {*found.attacks, *found.norm_attacks} == set(names)
+    assert {*found.attacks} == set(names)
     assert found.attacks["jsma_f"].successes == 0
     assert found.attacks["jsma_f_exact"].successes > 0
-    assert found.norm_attacks["pgd_linf"].successes == 0
-    assert found.norm_attacks["pgd_linf_temperature"].successes > 0
-    assert found.norm_attacks["cw_l2"].success_rate == 1.0
+    assert found.attacks["pgd_linf"].successes == 0
+    assert found.attacks["pgd_linf_temperature"].successes > 0
+    assert found.attacks["cw_l2"].success_rate == 1.0
 
 
 def test_without_gradients_labels_alone_are_left(tmp_path, toy, save):
@@ -206,8 +206,8 @@ def test_without_gradients_labels_alone_are_left(tmp_path, toy, save):
         substitute=substitute(tmp_path),
         dataset=toy,
     )
-    assert set(found.norm_attacks) == set(names)
-    assert found.norm_attacks["transfer_cw_l2"].successes > 0
+    assert set(found.attacks) == set(names)
+    assert found.attacks["transfer_cw_l2"].successes > 0
     # No check by gradients was made, and none is said to have passed.
     assert found.controls == []
     assert found.model.no_gradients != ""
@@ -217,7 +217,7 @@ def test_gradients_of_zeros_are_found_by_the_check(tmp_path, toy, save):
     model = save(signature="decide")
     found = attacking_saved.run(CONFIG, tmp_path / "run", network=model, dataset=toy)
     assert found.attacks["jsma_f"].zero_maps == found.attacks["jsma_f"].attempts
-    assert found.norm_attacks["fgsm"].successes == 0
+    assert found.attacks["fgsm"].successes == 0
     checks = {check.name: check for check in found.controls}
     assert (checks["zero_gradients"].value, checks["zero_gradients"].passed) == (1.0, False)
 
@@ -259,8 +259,8 @@ def test_distances_mean_the_same_in_any_range(tmp_path, toy, save, value_range):
     mixed = attacking_saved.run(CONFIG, tmp_path / "mixed", network=model, dataset=toy)
     plain = attacking_saved.run(CONFIG, tmp_path / "plain", network=save(), dataset=toy)
     assert found.attacks["jsma_f"].successes == plain.attacks["jsma_f"].successes
-    assert found.norm_attacks["pgd_linf"].mean_distance == pytest.approx(
-        plain.norm_attacks["pgd_linf"].mean_distance, rel=1e-4
+    assert found.attacks["pgd_linf"].mean_distance == pytest.approx(
+        plain.attacks["pgd_linf"].mean_distance, rel=1e-4
     )
     assert mixed.attacks == plain.attacks
 

@@ -80,16 +80,15 @@ def test_the_results_say_what_was_attacked_and_how(attacked, digits):
 
 def test_every_attack_is_in_the_results(attacked):
     found, _ = attacked
-    assert list(found.attacks) == list(found.robustness) == ["jsma_f"]
+    assert list(found.attacks) == ["jsma_f", "fgsm", "fgsm_temperature"]
     assert found.attacks["jsma_f"].attempts == 27
-    assert list(found.norm_attacks) == ["fgsm", "fgsm_temperature"]
-    assert {record.samples for record in found.norm_attacks.values()} == {3}
+    assert {record.samples for record in found.attacks.values()} == {3}
     assert found.transfer == []
     # The network is known to answer its softmax with nothing.
-    assert found.attacks["jsma_f"].zero_maps == 27
-    assert found.norm_attacks["fgsm"].successes == 0
-    assert found.norm_attacks["fgsm_temperature"].settings["temperature"] == 20.0
-    assert found.norm_attacks["fgsm_temperature"].successes > 0
+    assert found.attacks["jsma_f"].details["zero_maps"] == 27
+    assert found.attacks["fgsm"].successes == 0
+    assert found.attacks["fgsm_temperature"].settings["temperature"] == 20.0
+    assert found.attacks["fgsm_temperature"].successes > 0
 
 
 def assert_deployed_copy(copy, path, images):
@@ -173,7 +172,7 @@ def test_samples_made_on_a_substitute_are_replayed(tmp_path, digits):
     assert [transfer.crafted for transfer in found.transfer] == [1.0, 1.0]
     first, second = (transfer.mean_distance for transfer in found.transfer)
     assert first < second
-    record = found.norm_attacks["transfer_cw_l2"]
+    record = found.attacks["transfer_cw_l2"]
     assert (record.samples, record.settings["crafted_on"]) == (2, "substitute")
     assert record.success_rate == found.transfer[-1].misclassified
 
@@ -189,7 +188,7 @@ def test_any_network_of_one_input_with_a_layer_named_logits_will_do(
     assert found.test_accuracy > 0.8
     assert found.temperature is None
     assert found.warnings == []
-    assert found.norm_attacks["fgsm"].success_rate == 1.0
+    assert found.attacks["fgsm"].success_rate == 1.0
 
 
 def test_the_checks_for_masked_gradients_go_with_the_attacks(attacked):
@@ -270,8 +269,8 @@ def test_a_network_that_hides_nothing_passes_every_check(tmp_path, linear):
         ("unbounded_reaches_all", True),
         ("random_restarts", True),
     ]
-    assert found.controls[1].value == found.norm_attacks["pgd_linf"].success_rate
-    assert found.controls[1].limit == found.norm_attacks["fgsm"].success_rate
+    assert found.controls[1].value == found.attacks["pgd_linf"].success_rate
+    assert found.controls[1].limit == found.attacks["fgsm"].success_rate
 
 
 @pytest.mark.parametrize("restarts", [1, 3])
@@ -299,7 +298,7 @@ def test_every_class_is_aimed_at_only_at_the_temperatures_asked_for(
         cw_all_targets_at=(20.0, 100.0),
     )
     found = attacking_saved.run(config, tmp_path / "run", network=linear, temperature=temperature)
-    record = found.norm_attacks["cw_l2"]
+    record = found.attacks["cw_l2"]
     assert (record.targets, record.attempts) == (targets, attempts)
     # What was asked for is recorded as it was.
     assert found.config == records.load(config_lib.Config, tmp_path / "run" / "config.json")

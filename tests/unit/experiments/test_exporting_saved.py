@@ -196,7 +196,7 @@ def test_results_with_another_accuracy_are_refused(tmp_path, digits):
 def test_what_is_measured_now_goes_into_the_card(tmp_path, digits):
     done = exporting_saved.run(asked(OURS, tmp_path, dataset="digits"))
     assert done.card.measured.test_accuracy == done.test_accuracy > 0.9
-    assert done.card.measured.attacks == done.card.measured.norm_attacks == {}
+    assert done.card.measured.attacks == {}
     assert (done.card.dataset.name, done.card.dataset.num_test) == ("digits", len(digits.test))
     assert (done.card.defense, done.card.training, done.card.verdict) == ("unknown", None, None)
     assert done.card.measured_with == done.card.versions
@@ -224,7 +224,7 @@ def test_attacks_on_a_network_are_on_its_card(attacked, tmp_path, digits):
     card = done.card
     assert (card.name, card.defense, card.temperature) == ("model", "unknown", 20.0)
     assert card.measured.test_accuracy == run.test_accuracy == done.test_accuracy
-    assert card.measured.norm_attacks == run.norm_attacks
+    assert card.measured.attacks == run.attacks
     assert [control.name for control in card.controls] == [c.name for c in run.controls]
     assert (card.verdict, card.about, card.caveats) == (None, None, [])
     assert card.class_names == list(digits.class_names)

@@ -36,7 +36,7 @@ RESTARTS = make_control("random_restarts", True, PASSED)
 
 @pytest.fixture
 def run():
-    attack = records.NormAttackRecord(
+    attack = records.AttackRecord(
         norm="linf",
         targets="untargeted",
         settings={"epsilon": 0.3},
@@ -62,9 +62,7 @@ def run():
         timings={},
         test_accuracy=0.97531,
         sample_indices=[0, 1, 2, 3],
-        attacks={},
-        robustness={},
-        norm_attacks={"fgsm": attack},
+        attacks={"fgsm": attack},
         transfer=[],
     )
 
