@@ -111,7 +111,7 @@ def test_the_gradients_and_attacks_are_those_of_the_committed_run(ours):
             [
                 _power(deployed),
                 f"{100 * deployed.float32_zero_samples:.2f} %",
-                f"{attack.zero_maps} of {attack.attempts}",
+                f"{attack.details['zero_maps']} of {attack.attempts}",
                 *(f"{100 * network.attacks[name].success_rate:.2f} %" for name in names),
             ]
         )
@@ -129,14 +129,17 @@ def test_the_failures_are_explained_by_the_committed_run(mnist, ours):
     five, twenty, hundred = ours[2:]
     stopped = five.attacks["jsma_f"]
     failed = stopped.attempts - stopped.successes
-    assert f"{stopped.zero_maps} of {failed} failures at T = 5 stopped at an all-zero map" in _TEXT
+    assert (
+        f"{stopped.details['zero_maps']} of {failed} failures at T = 5 stopped at an all-zero map"
+        in _TEXT
+    )
     for network in (twenty, hundred):
         attack = network.attacks["jsma_f"]
-        assert attack.zero_maps == attack.attempts - attack.successes
+        assert attack.details["zero_maps"] == attack.attempts - attack.successes
     literal = five.attacks["jsma_f_literal"]
     assert (
         f"`jsma_f_literal` reaches {100 * literal.success_rate:.2f} % at T = 5, and "
-        f"{literal.no_admissible_pair - literal.zero_maps} of its {literal.attempts} attempts"
+        f"{literal.details['no_admissible_pair'] - literal.details['zero_maps']} of its {literal.attempts} attempts"
     ) in _TEXT
     scaled = [100 * c.value for c in mnist.controls if c.name == "scaled_logits"]
     before = 100 * ours[0].attacks["jsma_f"].success_rate

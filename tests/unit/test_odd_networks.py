@@ -93,7 +93,10 @@ def test_no_gradient_is_a_zero_gradient(before, trained, data):
     assert found.gradients.deployed.float32_zero_samples == 1
     assert [each.passed for each in results.controls if each.name == "zero_gradients"] == [False]
     for name in ("jsma_f", "jsma_z"):
-        assert (found.attacks[name].success_rate, found.attacks[name].zero_maps) == (0, 4)
+        assert (found.attacks[name].success_rate, found.attacks[name].details["zero_maps"]) == (
+            0,
+            4,
+        )
     assert found.attacks["fgsm"].success_rate == 0
     assert found.attacks["labels_only"].success_rate == 1
 

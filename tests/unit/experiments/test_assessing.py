@@ -222,9 +222,9 @@ def test_controls_fail_where_the_softmax_saturates(assessed):
 def test_attacks_that_go_round_the_softmax_reach_all_the_same(assessed):
     baseline, distilled, _ = assessed.records
     assert distilled.attacks["jsma_f"].successes == 0
-    assert distilled.attacks["jsma_f"].zero_maps == 8
+    assert distilled.attacks["jsma_f"].details["zero_maps"] == 8
     assert distilled.attacks["jsma_f_exact"].successes >= 4
-    assert distilled.attacks["jsma_f_exact"].zero_maps == 0
+    assert distilled.attacks["jsma_f_exact"].details["zero_maps"] == 0
     assert [t.misclassified for t in distilled.transfer] == [
         t.misclassified for t in baseline.transfer
     ]

@@ -134,7 +134,7 @@ def test_the_record_says_what_was_attacked(tmp_path, toy, save):
 
 def test_masked_gradients_are_seen_in_probabilities_too(tmp_path, toy, save):
     found = attacking_saved.run(CONFIG, tmp_path / "run", network=save(8000.0), dataset=toy)
-    assert found.attacks["jsma_f"].zero_maps == found.attacks["jsma_f"].attempts == 8
+    assert found.attacks["jsma_f"].details["zero_maps"] == found.attacks["jsma_f"].attempts == 8
     (check,) = (control for control in found.controls if control.name == "zero_gradients")
     assert (check.passed, check.value, check.samples) == (False, 1.0, 5)
 
@@ -216,7 +216,7 @@ def test_without_gradients_labels_alone_are_left(tmp_path, toy, save):
 def test_gradients_of_zeros_are_found_by_the_check(tmp_path, toy, save):
     model = save(signature="decide")
     found = attacking_saved.run(CONFIG, tmp_path / "run", network=model, dataset=toy)
-    assert found.attacks["jsma_f"].zero_maps == found.attacks["jsma_f"].attempts
+    assert found.attacks["jsma_f"].details["zero_maps"] == found.attacks["jsma_f"].attempts
     assert found.attacks["fgsm"].successes == 0
     checks = {check.name: check for check in found.controls}
     assert (checks["zero_gradients"].value, checks["zero_gradients"].passed) == (1.0, False)
