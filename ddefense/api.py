@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import exporting, networks, records, reporting
-from ddefense.config import ATTACKS, Config, ConfigError
+from ddefense.attack_catalog import ATTACKS, TRANSFER
+from ddefense.config import Config, ConfigError
 from ddefense.datasets.sources import UserData, open_data
 from ddefense.distill_config import DistillConfig
 from ddefense.distillation import Pair
@@ -168,8 +169,8 @@ def evaluate(  # noqa: PLR0913
             or a `.keras` file of one.
         data: as for `distill`. What it has for testing is used, else all of it; the first images
             that are classified rightly are attacked.
-        attacks: names among `config.ATTACKS`; by default those of the preset that need nothing
-            which was not given.
+        attacks: names in `attack_catalog.ATTACKS`; by default those of the preset that need
+            nothing which was not given.
         samples: images attacked, each towards every other class where the attack has targets.
         undistilled: a network to compare with, so that the verdict is about both.
         substitute: an undistilled network on which `transfer_cw_l2` makes its samples.
@@ -250,7 +251,7 @@ def attack(
     Args:
         network: as for `evaluate`.
         data: as for `evaluate`; every test image is attacked, or every image if there are none.
-        name: one of `config.ATTACKS`, but for `transfer_cw_l2`.
+        name: one of `attack_catalog.ATTACKS`, but for `transfer_cw_l2`.
         targets: the class to reach for each image, shape [N]; by default every wrong class (JSMA
             and attacks called `_targeted`), a random one (Carlini and Wagner's), or any.
         temperature: T > 0 at which the network was distilled, for attacks on logits / T.
@@ -266,7 +267,7 @@ def attack(
         ConfigError: a ValueError, if the network, the data or a setting is not what it should be.
     """
     _check_names("attack", Config, settings)
-    names = [known for known in ATTACKS if known != "transfer_cw_l2"]
+    names = [known for known in ATTACKS if known != TRANSFER]
     if name not in names:
         raise ConfigError(f"name: expected one of {names}; received {name!r}.")
     loaded = _loaded("network", network)

@@ -11,9 +11,8 @@ Norm = Literal["l0", "l2", "linf"]
 Targets = Literal["untargeted", "random", "all"]
 Needs = Literal["logits", "probabilities", "labels"]
 Gradient = Literal["softmax", "logits / T", "logits"]
-Role = Literal[
-    "paper", "naive", "decisive", "adaptive", "supporting", "labels_only", "transfer", "variant"
-]
+Role = Literal["paper", "one_step", "iterative", "decisive", "adaptive", "supporting", "transfer"]
+Figure = Literal["adaptive", "robustness"]
 Default = Literal["every run", "other theta", "outlier class", "never"]
 
 _JSMA = "ddefense.attacks.jsma:jsma"
@@ -23,6 +22,8 @@ _TARGETED = (
     "As the attack of the same name, towards every wrong class. A success is the target class "
     "alone."
 )
+OTHER_STYLE = ("#7A5C2E", "X", "-")
+"""Of attacks without one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,12 @@ class AttackSpec:
         gradient: of which output it takes gradients; None if it takes none. `softmax` is the
             softmax output at T = 1, whose float32 gradients distillation masks; with `logits / T`
             it needs the temperature that the network was trained at.
-        role: in the verdict. The success of `paper` has to fall for the defence to mask gradients;
-            `naive` attacks see the same gradients. A `decisive` or `adaptive` attack that reaches
-            the network refutes the defence, and without the `decisive` one the verdict confirms
-            nothing; `supporting`, `labels_only` and `transfer` ones are named beside them. A
-            `transfer` attack replays the samples of a substitute network. A `variant` of
-            another attack has no part in the verdict.
+        role: in the verdict; None if it has none. Where gradients are masked, the success of
+            `paper` falls, and `iterative` reaches less than `one_step`. A `decisive` or `adaptive`
+            attack that reaches the network refutes the defence, and without the `decisive` one
+            nothing confirms it; `supporting` ones and the `transfer` of a substitute network's
+            samples are named beside them. Of the other roles but `adaptive` there is one attack
+            each.
         default: the runs for which presets choose it: `every run`, those of datasets whose theta is
             not 1 (`other theta`), those of networks with an `outlier class`, or none (`never`).
         slow: whether it takes longer than all other attacks together; presets for quick runs leave
@@ -56,14 +57,13 @@ class AttackSpec:
         samples: the setting that says how many of the samples it attacks.
         settings: the other settings that it takes. Attacks with `pgd_restarts` have controls.
         steps: settings whose product is the most steps of one attempt; none for a single step.
-        backward_passes: of one step.
+        backward_passes: of one step, if it takes gradients.
         attacker: what an attacker who uses it does, after "an attacker who"; a `decisive` or
             `adaptive` attack must have it.
         missed_as: how reports name it where it was not run; empty if it is not missed.
         unmasked: how it repeats the paper's attack without masked gradients, before "it reaches";
             empty if it does not.
-        one_step: the attack of one step of which this one takes many, so that it must reach at
-            least as many images.
+        figures: in which it is drawn, of those that show a choice of the attacks.
         style: colour, marker and line style in figures.
     """
 
@@ -77,7 +77,7 @@ class AttackSpec:
     targets: Targets
     needs: Needs = "logits"
     gradient: Gradient | None
-    role: Role
+    role: Role | None = None
     default: Default = "every run"
     slow: bool = False
     samples: Literal["samples", "cw_samples", "costly_samples"] = "samples"
@@ -87,8 +87,13 @@ class AttackSpec:
     attacker: str = ""
     missed_as: str = ""
     unmasked: str = ""
-    one_step: str = ""
-    style: tuple[str, str, str] = ("#7A5C2E", "X", "-")
+    figures: tuple[Figure, ...] = ()
+    style: tuple[str, str, str] = OTHER_STYLE
+
+    @property
+    def minimises(self) -> bool:
+        """Whether it looks for the smallest perturbation, so that its distance tells something."""
+        return self.bound is None and self.role != "transfer"
 
     def takes(self, setting: str) -> bool:
         """Whether the attack, or its control, depends on a setting."""
@@ -114,6 +119,7 @@ _SPECS = (
         role="paper",
         settings=("theta",),
         steps=("max_features",),
+        figures=("adaptive", "robustness"),
         style=("#0072B2", "o", "-"),
     ),
     AttackSpec(
@@ -129,9 +135,9 @@ _SPECS = (
         targets="all",
         needs="probabilities",
         gradient="softmax",
-        role="variant",
         default="other theta",
         steps=("max_features",),
+        figures=("robustness",),
         style=("#CC79A7", "P", "-"),
     ),
     AttackSpec(
@@ -146,7 +152,6 @@ _SPECS = (
         bound="max_features",
         targets="all",
         gradient="softmax",
-        role="variant",
         settings=("theta",),
         steps=("max_features",),
         backward_passes=2,
@@ -168,6 +173,7 @@ _SPECS = (
         steps=("max_features",),
         attacker="computes the paper's attack in the log domain",
         unmasked="computed in the log domain, where nothing underflows,",
+        figures=("adaptive", "robustness"),
         style=("#D55E00", "^", "-"),
     ),
     AttackSpec(
@@ -187,6 +193,7 @@ _SPECS = (
         steps=("max_features",),
         attacker="divides the logits by T",
         unmasked="with the logits divided by T",
+        figures=("adaptive",),
         style=("#E69F00", "D", "-"),
     ),
     AttackSpec(
@@ -201,7 +208,6 @@ _SPECS = (
         bound="max_features",
         targets="all",
         gradient="logits",
-        role="variant",
         settings=("theta",),
         steps=("max_features",),
         backward_passes=2,
@@ -221,8 +227,9 @@ _SPECS = (
         targets="untargeted",
         needs="probabilities",
         gradient="softmax",
-        role="naive",
+        role="one_step",
         settings=("pgd_restarts",),
+        figures=("adaptive",),
         style=("#7F7F7F", "s", "--"),
     ),
     AttackSpec(
@@ -236,7 +243,6 @@ _SPECS = (
         bound="epsilon",
         targets="untargeted",
         gradient="logits / T",
-        role="variant",
         settings=("pgd_restarts",),
     ),
     AttackSpec(
@@ -250,7 +256,6 @@ _SPECS = (
         targets="all",
         needs="probabilities",
         gradient="softmax",
-        role="variant",
         default="never",
         settings=("pgd_restarts",),
     ),
@@ -264,7 +269,6 @@ _SPECS = (
         bound="epsilon",
         targets="all",
         gradient="logits / T",
-        role="variant",
         default="never",
         settings=("pgd_restarts",),
     ),
@@ -280,10 +284,10 @@ _SPECS = (
         targets="untargeted",
         needs="probabilities",
         gradient="softmax",
-        role="naive",
         settings=("pgd_steps", "pgd_restarts"),
         steps=("pgd_steps",),
-        one_step="fgsm",
+        role="iterative",
+        figures=("adaptive",),
         style=("#4B5F7A", "v", "--"),
     ),
     AttackSpec(
@@ -302,6 +306,7 @@ _SPECS = (
         steps=("pgd_steps",),
         attacker="takes the gradient of the loss of logits / T",
         missed_as="PGD on the logits / T",
+        figures=("adaptive",),
         style=("#C9B000", "P", "-"),
     ),
     AttackSpec(
@@ -315,7 +320,6 @@ _SPECS = (
         targets="all",
         needs="probabilities",
         gradient="softmax",
-        role="variant",
         # The untargeted attack may end in the outlier class, where its image is refused.
         default="outlier class",
         settings=("pgd_steps", "pgd_restarts"),
@@ -331,7 +335,6 @@ _SPECS = (
         bound="epsilon",
         targets="all",
         gradient="logits / T",
-        role="variant",
         default="never",
         settings=("pgd_steps", "pgd_restarts"),
         steps=("pgd_steps",),
@@ -358,6 +361,7 @@ _SPECS = (
         steps=("cw_search_steps", "cw_steps"),
         attacker="uses the logits",
         missed_as="Carlini and Wagner's L2 attack",
+        figures=("adaptive",),
         style=("#8B1A1A", "o", "-"),
     ),
     AttackSpec(
@@ -410,8 +414,8 @@ _SPECS = (
         samples="cw_samples",
         settings=("cw_steps", "cw_search_steps", "cw_learning_rate", "cw_initial_c", "kappas"),
         steps=("kappas",),
-        backward_passes=0,
         missed_as="transfer between networks",
+        figures=("adaptive",),
         style=("#CC6699", "X", "-"),
     ),
     AttackSpec(
@@ -425,12 +429,12 @@ _SPECS = (
         targets="untargeted",
         needs="labels",
         gradient=None,
-        role="labels_only",
+        role="supporting",
         samples="costly_samples",
         settings=("labels_only_queries",),
         steps=("labels_only_queries",),
-        backward_passes=0,
         missed_as="an attack that sees labels alone",
+        figures=("adaptive",),
         style=("#7A4B14", "*", "-"),
     ),
 )
@@ -446,3 +450,20 @@ def by_role(*roles: Role) -> tuple[str, ...]:
 def taking(setting: str) -> tuple[str, ...]:
     """Names of the attacks that depend on a setting."""
     return tuple(name for name, spec in ATTACKS.items() if spec.takes(setting))
+
+
+PAPER = by_role("paper")[0]
+ONE_STEP = by_role("one_step")[0]
+ITERATIVE = by_role("iterative")[0]
+DECISIVE = by_role("decisive")[0]
+TRANSFER = by_role("transfer")[0]
+EXACT, TEMPERATURE = "jsma_f_exact", "jsma_f_temperature"
+"""The paper's attack without underflow, and on logits / T, about which there are claims."""
+JSMA_ATTACKS = taking("max_features")
+"""The readings of JSMA; `ddefense.attacks.forward_derivative` says what each one is."""
+SIGN_ATTACKS = taking("pgd_restarts")
+"""Attacks by the sign of a gradient within epsilon, which have controls."""
+PROBABILITY_ATTACKS = tuple(name for name, spec in ATTACKS.items() if spec.needs != "logits")
+"""Attacks that can do with probabilities; the others take logits."""
+GRADIENT_FREE_ATTACKS = tuple(name for name, spec in ATTACKS.items() if spec.gradient is None)
+"""Attacks that take no gradient of the network."""

@@ -9,56 +9,13 @@ import numbers
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from ddefense.attack_catalog import ATTACKS
+
 PAPER_TEMPERATURES = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0)
 """The temperatures the paper explores (slides of the talk)."""
 PAPER_EPOCHS = 50
 PAPER_SAMPLES = 100
 PAPER_MAX_FEATURES = 112
-
-JSMA_ATTACKS = (
-    "jsma_f",
-    "jsma_f_theta_1",
-    "jsma_f_literal",
-    "jsma_f_exact",
-    "jsma_f_temperature",
-    "jsma_z",
-)
-"""The readings of JSMA; `ddefense.attacks.forward_derivative` says what each one is."""
-SIGN_ATTACKS = (
-    "fgsm",
-    "fgsm_temperature",
-    "fgsm_targeted",
-    "fgsm_temperature_targeted",
-    "pgd_linf",
-    "pgd_linf_temperature",
-    "pgd_linf_targeted",
-    "pgd_linf_temperature_targeted",
-)
-"""Attacks by the sign of a gradient within epsilon: of the loss through the softmax at T = 1, or of
-logits / T (`_temperature`); away from the label, or towards every wrong class (`_targeted`)."""
-NORM_ATTACKS = (*SIGN_ATTACKS, "cw_l2", "cw_l0", "cw_linf", "transfer_cw_l2", "labels_only")
-"""Attacks measured by the norm of the perturbation; `ddefense.attacks` says what each one is."""
-ATTACKS = (*JSMA_ATTACKS, *NORM_ATTACKS)
-"""Everything that a run can measure."""
-PROBABILITY_ATTACKS = (
-    "jsma_f",
-    "jsma_f_theta_1",
-    "fgsm",
-    "fgsm_targeted",
-    "pgd_linf",
-    "pgd_linf_targeted",
-    "transfer_cw_l2",
-    "labels_only",
-)
-"""Attacks that can do with probabilities; the others take logits."""
-GRADIENT_FREE_ATTACKS = ("transfer_cw_l2", "labels_only")
-"""Attacks that take no gradient of the network."""
-PAST_OUTLIER_CLASS = "pgd_linf_targeted"
-"""Attack that joins those of a preset on a network with an outlier class: `pgd_linf`, which has no
-target, may end in that class, where its image is refused."""
-_DEFAULT_ATTACKS = tuple(
-    name for name in ATTACKS if name != "jsma_f_theta_1" and not name.endswith("_targeted")
-)
 
 DEFENSES = ("distillation", "adversarial_training")
 """`adversarial_training` adds a network trained on PGD samples, as a yardstick."""
@@ -101,7 +58,7 @@ class Config:
         misclassified: whether the attacked images are the first of the test set, right or wrong,
             instead of the first that the undistilled network gets right.
         gradient_samples: test images whose gradient amplitude is measured, at most.
-        attacks: names of the attacks, see `ddefense.attacks`.
+        attacks: names of the attacks, see `ddefense.attack_catalog`.
         theta: change of a feature per step of JSMA, in units of the network's input, in [-1, 1],
             not 0.
         max_features: most features JSMA may change; even, because features go in pairs.
@@ -161,7 +118,9 @@ class Config:
     samples: int = PAPER_SAMPLES
     misclassified: bool = False
     gradient_samples: int = 10_000
-    attacks: tuple[str, ...] = _DEFAULT_ATTACKS
+    attacks: tuple[str, ...] = tuple(
+        name for name, spec in ATTACKS.items() if spec.default == "every run"
+    )
     theta: float = 1.0
     max_features: int = PAPER_MAX_FEATURES
     epsilon: float = 0.3
@@ -394,7 +353,6 @@ _DATASETS: dict[str, dict[str, Any]] = {
         "momentum_decay": 0.5,
         "theta": _THETAS["cifar10"],
         "epsilon": COLOUR_EPSILON,
-        "attacks": (*_DEFAULT_ATTACKS[:1], "jsma_f_theta_1", *_DEFAULT_ATTACKS[1:]),
     },
 }
 
@@ -452,8 +410,8 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 PRESETS = tuple(_PRESETS)
-# These two take longer than all other attacks on a few samples together.
-_LEFT_OUT = dict.fromkeys(("quick", "smoke"), ("cw_l0", "cw_linf"))
+_QUICK = ("quick", "smoke")
+"""Presets that leave out slow attacks."""
 
 
 def frozen_theta(dataset: str) -> float:
@@ -484,16 +442,23 @@ def preset(name: str, dataset: str, **changes: Any) -> Config:
     if name not in _PRESETS:
         raise ConfigError(f"preset: expected one of {list(PRESETS)}, received {name!r}.")
     fields = _DATASETS.get(dataset, {}) | _PRESETS[name][""] | _PRESETS[name].get(dataset, {})
-    attacks = fields.get("attacks", _DEFAULT_ATTACKS)
-    left_out = _LEFT_OUT.get(name, ())
-    fields["attacks"] = tuple(attack for attack in attacks if attack not in left_out)
+    runs = {"every run", "other theta"} if frozen_theta(dataset) != 1 else {"every run"}
+    fields["attacks"] = tuple(
+        attack
+        for attack, spec in ATTACKS.items()
+        if spec.default in runs and not (spec.slow and name in _QUICK)
+    )
     return Config(dataset=dataset, preset=name, **(fields | changes))
 
 
 def past_outlier_class(found: Config) -> Config:
-    """The same attacks and `PAST_OUTLIER_CLASS`, in the order of `ATTACKS`."""
-    names = {*found.attacks, PAST_OUTLIER_CLASS}
-    return dataclasses.replace(found, attacks=tuple(name for name in ATTACKS if name in names))
+    """The same with the attacks that join on a network with an outlier class, in their order."""
+    names = tuple(
+        name
+        for name, spec in ATTACKS.items()
+        if name in found.attacks or spec.default == "outlier class"
+    )
+    return dataclasses.replace(found, attacks=names)
 
 
 def expect(holds: bool, name: str, expected: str, received: Any) -> None:

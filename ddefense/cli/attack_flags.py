@@ -5,8 +5,8 @@ import pathlib
 
 from absl import flags
 
+from ddefense import attack_catalog, datasets
 from ddefense import config as config_lib
-from ddefense import datasets
 from ddefense.cli import data_flags, values
 from ddefense.cli import flags as cli_flags
 from ddefense.config import ConfigError
@@ -300,7 +300,7 @@ def _lacking(attacks: tuple[str, ...]) -> dict[str, list[str]]:
     """Attacks that need a flag which was not given, by flag; each attack once."""
     on_probabilities = "model" in _FLAGS and _FLAGS.model and not _FLAGS.logits_output
     needing = {
-        "logits_output": set(attacks) - set(config_lib.PROBABILITY_ATTACKS)
+        "logits_output": set(attacks) - set(attack_catalog.PROBABILITY_ATTACKS)
         if on_probabilities
         else set(),
         "temperature": {name for name in attacks if "_temperature" in name},

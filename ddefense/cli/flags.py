@@ -7,8 +7,8 @@ from typing import Any
 
 from absl import flags
 
+from ddefense import attack_catalog, datasets
 from ddefense import config as config_lib
-from ddefense import datasets
 from ddefense.cli import executor_flags, values
 from ddefense.serving import server_config
 
@@ -280,7 +280,9 @@ def define_attacks() -> None:
         "Attack the first test images, whether or not the undistilled network gets them right; "
         "with --samples=<all> the whole test set. Default: only those that it gets right.",
     )
-    flags.DEFINE_list("attacks", None, f"Attacks to run, among {', '.join(config_lib.ATTACKS)}.")
+    flags.DEFINE_list(
+        "attacks", None, f"Attacks to run, among {', '.join(attack_catalog.ATTACKS)}."
+    )
     flags.DEFINE_integer(
         "gradient_samples", None, "Most test images whose gradient amplitude is measured, >= 1."
     )

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import measurements, records
-from ddefense.attack_catalog import ATTACKS
+from ddefense.attack_catalog import JSMA_ATTACKS, PAPER, SIGN_ATTACKS, TRANSFER
 from ddefense.config import Config
 from ddefense.datasets import Dataset
 from ddefense.experiments import attacking, controlling, measuring, outliers, transferring
@@ -70,10 +70,10 @@ class NetworkAttacks:
         Returns:
             A function that waits for the attacks and gives what they did.
         """
-        in_order = sorted(self._names, key=lambda name: not ATTACKS[name].takes("max_features"))
+        in_order = sorted(self._names, key=lambda name: name not in JSMA_ATTACKS)
         artefacts = {
             name: self._replay(trained)
-            if name == transferring.TRANSFER
+            if name == TRANSFER
             else attacking.attack(*self._run, trained, self._samples, name)
             for name in in_order
         }
@@ -83,7 +83,7 @@ class NetworkAttacks:
         found = Attacked()
         for name in self._names:
             key, made = (trained.name, name), self._attempts(name, artefacts[name])
-            if name == transferring.TRANSFER:
+            if name == TRANSFER:
                 transfer = transferring.load_transfer(artefacts[name])
                 record = transfer.attack
                 found.transfer.extend(transfer.by_kappa)
@@ -108,7 +108,7 @@ class NetworkAttacks:
 
     def _attempts(self, name: str, artefact: Artefact) -> Adversarial:
         """What an attack made."""
-        transferred = name == transferring.TRANSFER
+        transferred = name == TRANSFER
         load = transferring.load_attempts if transferred else attacking.load_attempts
         return load(artefact)
 
@@ -231,12 +231,12 @@ class Assessor:
 
     def _submit_controls(self, trained: Trained) -> None:
         run, asked = (self._stages, self._config, self._dataset), self._config.attacks
-        if any(ATTACKS[name].takes("pgd_restarts") for name in asked):
+        if any(name in SIGN_ATTACKS for name in asked):
             self._rates[trained.name] = controlling.attack(*run, trained, self._samples)
         # At T = 1 the logits are multiplied by one.
-        if self._baseline and "jsma_f" in asked and trained.temperature != 1.0:
+        if self._baseline and PAPER in asked and trained.temperature != 1.0:
             self._scaled[trained.name] = attacking.attack(
-                *run, self._baseline, self._samples, "jsma_f", logit_scale=trained.temperature
+                *run, self._baseline, self._samples, PAPER, logit_scale=trained.temperature
             )
 
     def comparisons(
@@ -255,7 +255,7 @@ class Assessor:
         """The controls of every network, once all are assessed."""
         rates = {name: controlling.load_rates(found) for name, found in self._rates.items()}
         scaled = {name: attacking.load_attack(found) for name, found in self._scaled.items()}
-        compared = [n.attacks.get("jsma_f") for n in networks if n.defense == "none"]
+        compared = [n.attacks.get(PAPER) for n in networks if n.defense == "none"]
         return [
             control
             for network in networks

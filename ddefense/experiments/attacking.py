@@ -13,7 +13,7 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import attacks, files, networks, records
-from ddefense.attack_catalog import ATTACKS
+from ddefense.attack_catalog import ATTACKS, JSMA_ATTACKS
 from ddefense.config import COLOUR_EPSILON, Config, ConfigError, check_temperature, chosen
 from ddefense.datasets import NAMES as DATASETS
 from ddefense.datasets import Dataset
@@ -71,7 +71,7 @@ def check_pairs(config: Config, dataset: Dataset) -> None:
     Raises:
         ConfigError: naming the attacks.
     """
-    names = [name for name in config.attacks if ATTACKS[name].takes("max_features")]
+    names = [name for name in config.attacks if name in JSMA_ATTACKS]
     if names and math.prod(dataset.image_shape) < 2:
         raise ConfigError(
             "attacks: expected images of at least two features with "

@@ -6,7 +6,8 @@ import pathlib
 from absl import logging
 
 from ddefense import datasets, evidence, records
-from ddefense.config import GRADIENT_FREE_ATTACKS, PROBABILITY_ATTACKS, Config, ConfigError
+from ddefense.attack_catalog import GRADIENT_FREE_ATTACKS, PROBABILITY_ATTACKS
+from ddefense.config import Config, ConfigError
 from ddefense.experiments import (
     adopting,
     attacking,

@@ -8,6 +8,7 @@ import pydantic
 from pydantic.dataclasses import dataclass
 
 from ddefense import attacks, measurements, records
+from ddefense.attack_catalog import ITERATIVE, ONE_STEP
 from ddefense.config import Config
 from ddefense.datasets import Dataset
 from ddefense.experiments.attacking import load_network, load_samples
@@ -145,9 +146,9 @@ def own_controls(
         return success + outliers.attacks[attack].detection
 
     found = [] if zero_gradients is None else [zero_gradients]
-    fgsm, pgd = moved("fgsm"), moved("pgd_linf")
+    fgsm, pgd = moved(ONE_STEP), moved(ITERATIVE)
     if fgsm is not None and pgd is not None:
-        attempts = attacked["pgd_linf"].attempts
+        attempts = attacked[ITERATIVE].attempts
         found.append(measurements.iterative_beats_one_step(name, fgsm, pgd, attempts))
     if rates is not None and rates.samples:
         found += [

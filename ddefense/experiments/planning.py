@@ -11,7 +11,8 @@ import tensorflow as tf
 from absl import logging
 
 from ddefense import attacks, files, networks, training
-from ddefense.config import JSMA_ATTACKS, SIGN_ATTACKS, Config
+from ddefense.attack_catalog import ATTACKS, DECISIVE, JSMA_ATTACKS, PAPER, SIGN_ATTACKS, TRANSFER
+from ddefense.config import Config
 from ddefense.datasets import Dataset
 from ddefense.experiments.stages import Place, StageRecord, finished
 
@@ -71,10 +72,10 @@ def plan(config: Config, dataset: Dataset, rates: Rates) -> list[Planned]:
     images = min(config.gradient_samples, num_test)
     predict = num_test * rates.forward
     attacks_on = _Estimates(config, classes, rates)
-    crafting = len(config.kappas) * attacks_on.seconds("cw_l2", False)
+    crafting = len(config.kappas) * attacks_on.seconds(DECISIVE, False)
     substitute = [
         Planned("substitute", "train", config.epochs * epoch),
-        Planned("transfer_cw_l2_from_substitute", "attack", crafting),
+        Planned(f"{TRANSFER}_from_substitute", "attack", crafting),
     ]
 
     def on(name: str, temperature: float, all_targets: bool, initial: bool) -> list[Planned]:
@@ -83,15 +84,15 @@ def plan(config: Config, dataset: Dataset, rates: Rates) -> list[Planned]:
         measuring = predict * (2 if initial else 1) + gradients
         found = [Planned(f"measure_{name}", "measure", measuring)]
         for attack in sorted(config.attacks, key=lambda attack: attack not in JSMA_ATTACKS):
-            if attack == "transfer_cw_l2" and name == "baseline":
+            if attack == TRANSFER and name == "baseline":
                 found += substitute
             seconds = attacks_on.seconds(attack, all_targets)
             found.append(Planned(f"{attack}_on_{name}", "attack", seconds))
         if any(attack in SIGN_ATTACKS for attack in config.attacks):
             found.append(Planned(f"controls_on_{name}", "attack", attacks_on.controls()))
-        if temperature != 1.0 and "jsma_f" in config.attacks:
-            stage = f"jsma_f_on_baseline_times_{temperature:g}"
-            found.append(Planned(stage, "attack", attacks_on.seconds("jsma_f", False)))
+        if temperature != 1.0 and PAPER in config.attacks:
+            stage = f"{PAPER}_on_baseline_times_{temperature:g}"
+            found.append(Planned(stage, "attack", attacks_on.seconds(PAPER, False)))
         return found
 
     names = ["baseline"]
@@ -135,34 +136,25 @@ class _Estimates:
 
     def seconds(self, attack: str, all_targets: bool) -> float:
         """Of one attack; `all_targets` is whether `cw_l2` aims at every wrong class."""
-        config = self._config
-        few = min(config.costly_samples, config.samples)
-        several = min(config.cw_samples, config.samples)
-        if attack in JSMA_ATTACKS:
-            passes = self._rates.forward + _BACKWARD_PASSES.get(attack, 1) * self._rates.backward
-            attempts = config.samples * self._others
-            return attempts * (config.max_features // 2 + 1) * passes
-        if attack in SIGN_ATTACKS:
-            attempts = config.samples * (self._others if attack.endswith("_targeted") else 1)
-            return attempts * (1 if attack.startswith("fgsm") else config.pgd_steps) * self._pass
-        if attack == "cw_l2":
-            attempts = several * (self._others if all_targets else 1)
-            return attempts * config.cw_search_steps * config.cw_steps * self._pass
-        if attack == "labels_only":
-            return few * config.labels_only_queries * self._rates.forward
-        if attack == "transfer_cw_l2":
-            return several * len(config.kappas) * self._rates.forward
-        # How often the others start over depends on the network: as long as cw_l2, it was found.
-        return few * config.cw_search_steps * config.cw_steps * self._pass
+        config, spec = self._config, ATTACKS[attack]
+        every_target = spec.targets == "all" or (all_targets and spec.takes("cw_all_targets_at"))
+        attempts = min(getattr(config, spec.samples), config.samples)
+        attempts *= self._others if every_target else 1
+        passes = spec.backward_passes if spec.gradient else 0
+        step = self._rates.forward + passes * self._rates.backward
+        return attempts * math.prod(map(self._count, spec.steps)) * step
+
+    def _count(self, setting: str) -> int:
+        """The number that a setting stands for."""
+        value = getattr(self._config, setting)
+        if setting == "max_features":  # which change in pairs; then one step finds nothing to do
+            return value // 2 + 1
+        return len(value) if isinstance(value, tuple) else value
 
     def controls(self) -> float:
         """Of PGD from one start, from several, and without a bound."""
         config = self._config
         return (2 + config.pgd_restarts) * config.samples * config.pgd_steps * self._pass
-
-
-# JSMA takes one backward pass where beta = -alpha, else two.
-_BACKWARD_PASSES = {"jsma_f_literal": 2, "jsma_z": 2}
 
 
 def measure_rates(config: Config, dataset: Dataset) -> Rates:
@@ -199,9 +191,10 @@ def measure_rates(config: Config, dataset: Dataset) -> Rates:
     size = min(config.attack_batch_size, batch)
     targets = np.zeros(size, np.int64)
     attacked = dataset.train.images[:size]
+    by_passes = {ATTACKS[name].backward_passes: name for name in JSMA_ATTACKS}
     one, two = (
         _seconds(_repeated(attacks.forward_derivative(logits, name), attacked, targets))
-        for name in ("jsma_f", "jsma_z")
+        for name in (by_passes[1], by_passes[2])
     )
     # Noise must not make a pass free.
     backward = max(two - one, one / 4)

@@ -7,15 +7,13 @@ import pydantic
 from pydantic.dataclasses import dataclass
 
 from ddefense import attacks, measurements, records
-from ddefense.attack_catalog import by_role
+from ddefense.attack_catalog import TRANSFER
 from ddefense.config import Config, chosen
 from ddefense.datasets import Dataset
 from ddefense.experiments import adversarial, attacking
 from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import Artefact, Stages, reading
-
-(TRANSFER,) = by_role("transfer")
 
 _RECORD = "transfer.json"
 _REPLAYED = "replayed.npz"

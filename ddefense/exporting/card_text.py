@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from ddefense import config, evidence, records
+from ddefense import evidence, records
 from ddefense import markdown as md
+from ddefense.attack_catalog import ATTACKS, DECISIVE
 
 _NOT_KNOWN, _NOT_MEASURED = "not known", "Not measured."
 _NOTHING_MEASURED = (
@@ -16,28 +17,6 @@ _NOTHING_COMPARED = (
     "beside it."
 )
 _NORMS = {"l0": "L0", "l2": "L2", "linf": "Linf"}
-_ATTACKS = {
-    "jsma_f": "JSMA, the paper's attack: few features, by gradients of the softmax at T = 1",
-    "jsma_f_theta_1": "JSMA by gradients of the softmax at T = 1, changing features by 1",
-    "jsma_f_literal": "JSMA by the float32 Jacobian of the softmax at T = 1",
-    "jsma_f_exact": "JSMA by gradients of the softmax in the log domain, where none underflows",
-    "jsma_f_temperature": "JSMA by gradients of the softmax of logits / T",
-    "jsma_z": "JSMA by gradients of the logits",
-    "fgsm": "one step by the sign of the gradient of the loss at T = 1",
-    "fgsm_temperature": "one step by the sign of the gradient of the loss of logits / T",
-    "fgsm_targeted": "as `fgsm`, towards a class",
-    "fgsm_temperature_targeted": "as `fgsm_temperature`, towards a class",
-    "pgd_linf": "PGD: many steps by the gradient of the loss at T = 1, within epsilon",
-    "pgd_linf_temperature": "PGD by the gradient of the loss of logits / T",
-    "pgd_linf_targeted": "as `pgd_linf`, towards a class",
-    "pgd_linf_temperature_targeted": "as `pgd_linf_temperature`, towards a class",
-    "cw_l2": "Carlini and Wagner: smallest L2 distance, by gradients of the logits",
-    "cw_l0": "Carlini and Wagner: fewest features, by gradients of the logits",
-    "cw_linf": "Carlini and Wagner: smallest change of any feature, by gradients of the logits",
-    "transfer_cw_l2": "Carlini and Wagner's L2 on an undistilled substitute; sees nothing of this "
-    "network",
-    "labels_only": "HopSkipJump: sees predicted classes alone",
-}
 _DEFENSES: dict[records.Defense, str] = {
     "none": "none",
     "distillation": "defensive distillation (broken)",
@@ -168,8 +147,8 @@ def _attacks(card: records.ModelCard) -> list[str]:
 
 
 def _attacked(measured: records.MeasuredRecord) -> list[str]:
-    """Attacks that were run, in the order of `ddefense.config.ATTACKS`."""
-    known = [name for name in config.ATTACKS if name in measured.attacks]
+    """Attacks that were run, in the order of the catalogue."""
+    known = [name for name in ATTACKS if name in measured.attacks]
     return known + sorted(set(measured.attacks) - set(known))
 
 
@@ -219,7 +198,7 @@ def _significant(value: float) -> str:
 
 def _what(measured: records.MeasuredRecord, attack: str) -> str:
     """What an attack does, and the settings it was run with."""
-    words = _ATTACKS.get(attack, "")
+    words = ATTACKS[attack].brief if attack in ATTACKS else ""
     found = measured.attacks[attack]
     if found.max_features is not None:
         settings = f"theta = {found.settings['theta']:g}, at most {found.max_features} features"
@@ -250,7 +229,7 @@ def _transfer(measured: records.MeasuredRecord) -> list[str]:
     ]
     headings = ["kappa", "images", "fool the substitute %", "misclassified %"]
     return [
-        "Samples of `cw_l2` made on an undistilled substitute, by the confidence kappa:",
+        f"Samples of `{DECISIVE}` made on an undistilled substitute, by the confidence kappa:",
         _table([*headings, "target reached %", "mean distance"], rows),
     ]
 
@@ -355,7 +334,7 @@ def _limits(card: records.ModelCard) -> list[str]:
         what += ["any attack"]
         what += [] if card.controls else ["any check for masked gradients"]
         limits.append(f"Not measured: {', '.join(what)}.")
-    elif missing := [f"`{name}`" for name in config.ATTACKS if name not in ran]:
+    elif missing := [f"`{name}`" for name in ATTACKS if name not in ran]:
         limits.append(f"Attacks that were not run: {', '.join(missing)}.")
     if ran:
         limits.append(

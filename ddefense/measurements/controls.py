@@ -4,6 +4,7 @@ Each is a function (numbers of one network) -> record. A check that fails says t
 gradient tell nothing about the network, not that the network is robust.
 """
 
+from ddefense.attack_catalog import ITERATIVE, ONE_STEP, PAPER
 from ddefense.records import ControlRecord, GradientsRecord
 
 ZERO_GRADIENTS_LIMIT = 0.01
@@ -80,7 +81,7 @@ def scaled_logits(
         value=scaled_rate,
         limit=limit,
         samples=samples,
-        explanation=f"With the undistilled network's logits multiplied by {temperature:g}, jsma_f "
+        explanation=f"With the undistilled network's logits multiplied by {temperature:g}, {PAPER} "
         f"succeeds in {percent(scaled_rate)} of its attempts on {counted(samples, 'image')} "
         f"against {percent(undistilled_rate)} without; at least {percent(limit)} is expected.",
     )
@@ -108,8 +109,8 @@ def iterative_beats_one_step(
         value=pgd_rate,
         limit=fgsm_rate,
         samples=samples,
-        explanation=f"pgd_linf reaches {percent(pgd_rate)} of {counted(samples, 'image')}; at "
-        f"least the {percent(fgsm_rate)} of fgsm, one step to epsilon, is expected.",
+        explanation=f"{ITERATIVE} reaches {percent(pgd_rate)} of {counted(samples, 'image')}; at "
+        f"least the {percent(fgsm_rate)} of {ONE_STEP}, one step to epsilon, is expected.",
     )
 
 
@@ -132,7 +133,7 @@ def unbounded_reaches_all(network: str, rate: float, samples: int) -> ControlRec
         value=rate,
         limit=UNBOUNDED_LIMIT,
         samples=samples,
-        explanation=f"pgd_linf without a bound reaches {percent(rate)} of "
+        explanation=f"{ITERATIVE} without a bound reaches {percent(rate)} of "
         f"{counted(samples, 'image')}; {percent(UNBOUNDED_LIMIT)} is expected.",
     )
 
@@ -161,7 +162,7 @@ def random_restarts(
         value=value,
         limit=RESTARTS_LIMIT,
         samples=samples,
-        explanation=f"pgd_linf reaches {percent(many_rate)} of {counted(samples, 'image')} from "
+        explanation=f"{ITERATIVE} reaches {percent(many_rate)} of {counted(samples, 'image')} from "
         f"{counted(restarts, 'random start')} and {percent(one_rate)} from one; at most "
         f"{percent(RESTARTS_LIMIT)} more is expected.",
     )

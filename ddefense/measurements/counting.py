@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import networks
+from ddefense.attack_catalog import PAPER
 from ddefense.maths import statistics
 from ddefense.records import AttackOutcome, Attempts, ComparisonRecord, NetworkRecord
 from ddefense.records.samples import UNTARGETED
-
-PAPER_ATTACK = "jsma_f"
 
 Classes = npt.NDArray[np.integer]
 Flags = npt.NDArray[np.bool_]
@@ -101,7 +100,7 @@ def comparisons(
     distilled = [network for network in networks if network.defense == "distillation"]
     pairs = [(n, u, a) for u in undistilled for n in networks for _, a in every if n is not u]
     pairs += [
-        (n, lower, PAPER_ATTACK)
+        (n, lower, PAPER)
         for n in distilled
         for lower in distilled
         if lower.temperature < n.temperature

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from ddefense import evidence
+from ddefense.attack_catalog import ATTACKS, DECISIVE, PAPER, by_role
 from ddefense.evidence import FARTHER_LIMIT, TELLING_LIMIT
 from ddefense.measurements.controls import counted, percent
-from ddefense.measurements.counting import PAPER_ATTACK
 from ddefense.records import (
     ComparisonRecord,
     ControlRecord,
@@ -23,15 +23,9 @@ REACHED_LIMIT = 0.9
 ENOUGH_SAMPLES = 20
 """On fewer samples than this the failure of an attack confirms nothing."""
 
-DECISIVE_ATTACK = "cw_l2"
-ADAPTIVE_ATTACKS = {
-    "cw_l2": "uses the logits",
-    "jsma_f_exact": "computes the paper's attack in the log domain",
-    "jsma_f_temperature": "divides the logits by T",
-    "pgd_linf_temperature": "takes the gradient of the loss of logits / T",
-}
-"""Attacks that refute the defence, by what their attacker does."""
-SUPPORTING_ATTACKS = ("cw_l0", "cw_linf", "labels_only", "transfer_cw_l2")
+ADAPTIVE_ATTACKS = by_role("decisive", "adaptive")
+"""Attacks that refute the defence."""
+SUPPORTING_ATTACKS = by_role("supporting", "transfer")
 """Attacks that are named beside those, and do not decide alone."""
 
 # Of the controls, those that show masked gradients on the distilled network itself;
@@ -39,9 +33,6 @@ SUPPORTING_ATTACKS = ("cw_l0", "cw_linf", "labels_only", "transfer_cw_l2")
 _SIGNS = ("zero_gradients", "iterative_beats_one_step", "unbounded_reaches_all")
 # It attacks the undistilled network, so that it explains a sign and is none.
 _EXPLANATION = "scaled_logits"
-# They have no bound, so that success alone says nothing; their distance is the smallest they
-# found, so that it says how near the boundary is.
-_MINIMISING = ("cw_l2", "cw_l0", "cw_linf", "labels_only")
 # Differences and products of rates are exact up to here.
 _ROUNDING = 1e-9
 _TOO_LITTLE = "too little was measured on it."
@@ -82,7 +73,9 @@ class _Comparison:
     @property
     def reaches(self) -> bool:
         """Whether it succeeds as often and, if it has no bound, about as near."""
-        bounded = self.attack not in _MINIMISING
+        # Success alone says nothing of an attack without a bound; the smallest distance that it
+        # found says how near the boundary is.
+        bounded = not ATTACKS[self.attack].minimises
         near = self.ratio is not None and self.ratio <= FARTHER_LIMIT + _ROUNDING
         return self.succeeds and (bounded or near)
 
@@ -159,7 +152,7 @@ class _Evidence:
             accuracy=_accuracy(network, undistilled, lost_accuracy),
             accuracy_lost=lost_accuracy,
             outlier_class=network.outliers is not None,
-            paper=compared(PAPER_ATTACK),
+            paper=compared(PAPER),
             controls=[c for c in signs if c.passed or c.name not in lost],
             shared=[c.name for c in signs if not c.passed and c.name in lost],
             explanations=[c for c in ours if c.name == _EXPLANATION and not c.passed and undone],
@@ -299,10 +292,10 @@ def _masking(evidence: _Evidence) -> tuple[bool | None, str]:
     though = f", although {failures}" if failures else ""
     if paper is None:
         return None, (
-            f"the paper's attack ({PAPER_ATTACK}) was not measured beside the undistilled network, "
+            f"the paper's attack ({PAPER}) was not measured beside the undistilled network, "
             f"so this run does not tell whether the defence masks gradients{though}."
         )
-    rates = f"the paper's attack ({PAPER_ATTACK}) reaches {paper.rates()} undistilled"
+    rates = f"the paper's attack ({PAPER}) reaches {paper.rates()} undistilled"
     if not controls:
         made = f"made that does not fail undistilled too ({shared})" if shared else "made"
         return None, (
@@ -352,7 +345,7 @@ def _adaptive(compared: Sequence[_Comparison], defence: str) -> tuple[bool | Non
         others = [c.brief() for c in reached if c is not refuting]
         also = f" The network is also reached by {_joined(others)}." if others else ""
         return False, (
-            f"An attacker who {ADAPTIVE_ATTACKS[refuting.attack]} ({refuting.attack}) still "
+            f"An attacker who {ATTACKS[refuting.attack].attacker} ({refuting.attack}) still "
             f"reaches {refuting.rates()} undistilled{_farther(refuting)}{_few(refuting)}.{also}"
             f"{_beyond(beyond)} {defence} does not stop an adaptive attacker."
         )
@@ -383,11 +376,11 @@ def _unclear(
     compared: Sequence[_Comparison], reached: Sequence[_Comparison], beyond: Sequence[_Comparison]
 ) -> str:
     """Why attacks of which none refutes the defence do not confirm it either; empty if they do."""
-    decisive = next((c for c in compared if c.attack == DECISIVE_ATTACK), None)
+    decisive = next((c for c in compared if c.attack == DECISIVE), None)
     if decisive is None:
-        return f"{DECISIVE_ATTACK} was not measured"
+        return f"{DECISIVE} was not measured"
     if not decisive.telling:
-        return f"{DECISIVE_ATTACK} succeeds too rarely on the undistilled network"
+        return f"{DECISIVE} succeeds too rarely on the undistilled network"
     reasons = [
         f"the distances of {c.attack} do not compare"
         if c.ratio is None
@@ -396,11 +389,11 @@ def _unclear(
         for c in beyond
     ]
     if reached:
-        but = "" if decisive.succeeds else f", though not by {DECISIVE_ATTACK}"
+        but = "" if decisive.succeeds else f", though not by {DECISIVE}"
         reasons.append(f"the network is reached by {_joined([c.attack for c in reached])}{but}")
     if not reasons and decisive.samples < ENOUGH_SAMPLES:
         reasons.append(
-            f"too few samples to say ({decisive.samples} for {DECISIVE_ATTACK}, at least "
+            f"too few samples to say ({decisive.samples} for {DECISIVE}, at least "
             f"{ENOUGH_SAMPLES} are needed)"
         )
     return "; ".join(reasons)
@@ -442,7 +435,7 @@ def _comparison(found: ComparisonRecord) -> _Comparison:
         number=found.attempts,
         noun="image" if found.targets == "untargeted" else "target",
         samples=found.samples,
-        distances=_distances(found) if found.attack in _MINIMISING else None,
+        distances=_distances(found) if ATTACKS[found.attack].minimises else None,
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from ddefense import config as config_lib
 from ddefense import evidence, markdown, records
+from ddefense.attack_catalog import DECISIVE, EXACT, PAPER, TEMPERATURE, TRANSFER
 from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts import (
     Check,
@@ -97,7 +98,7 @@ CLAIMS = (
     ),
     Claim(
         id="C4",
-        statement="Adversarial success rate (jsma_f), undistilled",
+        statement=f"Adversarial success rate ({PAPER}), undistilled",
         paper="95.89 %",
         source="S1, S2",
         acceptance="90 to 100 %",
@@ -108,7 +109,7 @@ CLAIMS = (
     ),
     Claim(
         id="C5",
-        statement="Adversarial success rate (jsma_f), undistilled",
+        statement=f"Adversarial success rate ({PAPER}), undistilled",
         paper="87.89 %",
         source="S1, S2",
         acceptance="80 to 96 %, theta stated",
@@ -119,7 +120,7 @@ CLAIMS = (
     ),
     Claim(
         id="C6",
-        statement="Adversarial success rate (jsma_f) at T = 100",
+        statement=f"Adversarial success rate ({PAPER}) at T = 100",
         paper="0.45 %",
         source="S1, S2",
         acceptance="at most 3 %",
@@ -128,11 +129,11 @@ CLAIMS = (
         numeric=True,
         check=success.masked_success(3.0),
         protection=True,
-        compares="jsma_f",
+        compares=PAPER,
     ),
     Claim(
         id="C7",
-        statement="Adversarial success rate (jsma_f) at T = 100",
+        statement=f"Adversarial success rate ({PAPER}) at T = 100",
         paper="5.11 %",
         source="S1, S2",
         acceptance="at most 12 %",
@@ -141,11 +142,11 @@ CLAIMS = (
         numeric=True,
         check=success.masked_success(12.0),
         protection=True,
-        compares="jsma_f",
+        compares=PAPER,
     ),
     Claim(
         id="C8",
-        statement="Success (jsma_f) falls steeply between T = 2 and T = 20",
+        statement=f"Success ({PAPER}) falls steeply between T = 2 and T = 20",
         paper="82.23 -> 1.34 % (MNIST), 87.67 -> 18.23 % (CIFAR10)",
         source="S2",
         acceptance="at T = 20 at most 1/4 of T = 2, and Spearman(T, rate) <= -0.8",
@@ -154,11 +155,11 @@ CLAIMS = (
         numeric=False,
         check=success.shape,
         protection=True,
-        compares="jsma_f",
+        compares=PAPER,
     ),
     Claim(
         id="C9",
-        statement="Distillation at T = 1 is close to none (jsma_f)",
+        statement=f"Distillation at T = 1 is close to none ({PAPER})",
         paper="91 against 95.89 % (MNIST), 92.78 against 87.89 % (CIFAR10)",
         source="S2",
         acceptance="within 8 points",
@@ -166,7 +167,7 @@ CLAIMS = (
         stated_for=_BOTH,
         numeric=False,
         check=success.no_op_at_one,
-        compares="jsma_f",
+        compares=PAPER,
     ),
     Claim(
         id="C10",
@@ -181,7 +182,7 @@ CLAIMS = (
     ),
     Claim(
         id="C11",
-        statement="Robustness gain at the best T (jsma_f)",
+        statement=f"Robustness gain at the best T ({PAPER})",
         paper="+790 %",
         source="S1",
         acceptance="550 to 850 %",
@@ -190,11 +191,11 @@ CLAIMS = (
         numeric=True,
         check=masking.robustness_gain(550.0, 850.0),
         protection=True,
-        compares="jsma_f",
+        compares=PAPER,
     ),
     Claim(
         id="C12",
-        statement="Robustness gain at the best T (jsma_f)",
+        statement=f"Robustness gain at the best T ({PAPER})",
         paper="+556 %",
         source="S1",
         acceptance="300 to 830 %",
@@ -203,7 +204,7 @@ CLAIMS = (
         numeric=True,
         check=masking.robustness_gain(300.0, 830.0),
         protection=True,
-        compares="jsma_f",
+        compares=PAPER,
     ),
     Claim(
         id="C13",
@@ -232,25 +233,25 @@ CLAIMS = (
         statement="Dividing the logits by T restores the attack (Carlini and Wagner 2016)",
         paper="96.4 % (MNIST)",
         source="N",
-        acceptance="at the highest T at most 10 points below undistilled (jsma_f_temperature)",
+        acceptance=f"at the highest T at most 10 points below undistilled ({TEMPERATURE})",
         quantity="logits / T minus undistilled, points",
         stated_for=_MNIST,
         numeric=False,
         check=masking.logits_over_temperature,
-        compares="jsma_f",
+        compares=PAPER,
     ),
     Claim(
         id="C16",
         statement="The protection is numerical: without underflow the attack works again",
         paper="not in the paper, a prediction",
         source="D",
-        acceptance="jsma_f_exact at least 30 points above jsma_f at the highest T",
+        acceptance=f"{EXACT} at least 30 points above {PAPER} at the highest T",
         quantity="exact minus float32, points",
         stated_for=_BOTH,
         numeric=False,
         check=masking.masking_is_numerical,
         protection=True,
-        compares="jsma_f",
+        compares=PAPER,
     ),
     Claim(
         id="C17",
@@ -259,12 +260,12 @@ CLAIMS = (
         paper="100 %; best-case mean L2 1.36 -> 1.7 (MNIST), 0.17 -> 0.36 (CIFAR10)",
         source="N",
         acceptance="at the highest T at least 99 %, and 0.8 to 2.5 times the mean L2 of the "
-        "undistilled network (cw_l2, one random target per image)",
+        f"undistilled network ({DECISIVE}, one random target per image)",
         quantity="mean L2 over that of undistilled",
         stated_for=_BOTH,
         numeric=False,
         check=adaptive.carlini_wagner,
-        attack="cw_l2",
+        attack=DECISIVE,
     ),
     Claim(
         id="C18",
@@ -272,12 +273,12 @@ CLAIMS = (
         paper="rho = -0.05 over 9 temperatures (MNIST)",
         source="N",
         acceptance="abs(Pearson's rho of T with the mean L2) < 0.5, over 4 temperatures or more at "
-        "which cw_l2 reaches 99 % of the images",
+        f"which {DECISIVE} reaches 99 % of the images",
         quantity="rho",
         stated_for=_MNIST,
         numeric=False,
         check=adaptive.distance_by_temperature,
-        attack="cw_l2",
+        attack=DECISIVE,
     ),
     Claim(
         id="C19",
@@ -285,12 +286,12 @@ CLAIMS = (
         "(Carlini and Wagner 2017)",
         paper="about 100 % at kappa = 40 (MNIST)",
         source="N",
-        acceptance="at least 90 % misclassified at kappa = 40, at the highest T (transfer_cw_l2)",
+        acceptance=f"at least 90 % misclassified at kappa = 40, at the highest T ({TRANSFER})",
         quantity="misclassified, %",
         stated_for=_MNIST,
         numeric=False,
         check=adaptive.transfer,
-        attack="transfer_cw_l2",
+        attack=TRANSFER,
     ),
 )
 

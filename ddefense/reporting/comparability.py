@@ -6,7 +6,8 @@ from typing import Any
 
 from ddefense import config as config_lib
 from ddefense import records
-from ddefense.reporting import description, lookup
+from ddefense.attack_catalog import ATTACKS, taking
+from ddefense.reporting import lookup
 from ddefense.reporting.comparison import ComparedRun, Comparison
 
 ABSENT = "-"
@@ -31,9 +32,9 @@ _TRAINING = (
 )
 """Settings that mean nothing for an evaluation, which trains nothing."""
 _EFFORT = {
-    "theta": tuple(a for a in config_lib.JSMA_ATTACKS if a != "jsma_f_theta_1"),
-    "max_features": config_lib.JSMA_ATTACKS,
-    **description.EFFORT,
+    field.name: attacks
+    for field in dataclasses.fields(config_lib.Config)
+    if field.name not in _IN_HEADER and (attacks := taking(field.name))
 }
 """Settings of how hard attacks try, with the attacks that each one concerns."""
 _OF_CONTROLS = ("pgd_restarts",)
@@ -103,7 +104,7 @@ def settings(comparison: Comparison) -> Settings:
         Both. Of attacks, a run that differs shows those that not every run ran.
     """
     configs = [run.runs.first.config for run in comparison.runs]
-    everywhere = [name for name in config_lib.ATTACKS if all(name in c.attacks for c in configs)]
+    everywhere = [name for name in ATTACKS if all(name in c.attacks for c in configs)]
     differing: dict[str, tuple[str, ...]] = {}
     shared: dict[str, str] = {}
     for field in dataclasses.fields(config_lib.Config):
@@ -144,7 +145,7 @@ def _concerns(settings: config_lib.Config, name: str) -> bool:
 
 def _text(name: str, value: Any) -> str:
     if name == "attacks":
-        return ", ".join(attack for attack in config_lib.ATTACKS if attack in value)
+        return ", ".join(attack for attack in ATTACKS if attack in value)
     if isinstance(value, tuple):  # of temperatures, in whose order nothing lies, or rising kappas
         return ", ".join(f"{number:g}" for number in sorted(value)) or "none"
     if isinstance(value, bool):
@@ -224,7 +225,7 @@ def _budget(comparison: Comparison) -> str:
             affected.update(several)
     if not differing:
         return ""
-    names = [lookup.attack_label(name) for name in config_lib.ATTACKS if name in affected]
+    names = [lookup.attack_label(name) for name in ATTACKS if name in affected]
     return (
         f"Other budgets: {', '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}. "
         f"Success and distance of these attacks cannot be compared: {'; '.join(names)}."

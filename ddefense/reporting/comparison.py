@@ -9,14 +9,16 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from ddefense import config as config_lib
 from ddefense import records
+from ddefense.attack_catalog import ATTACKS, JSMA_ATTACKS
 from ddefense.reporting import claims as claims_lib
 from ddefense.reporting import lookup, outcomes, runs, spread
 from ddefense.reporting.verdicts import Holds
 
 _RESULTS = "results.json"
-_SEEK_NO_DISTANCE = (*config_lib.SIGN_ATTACKS, outcomes.TRANSFER)
+_SEEK_NO_DISTANCE = tuple(
+    name for name, spec in ATTACKS.items() if not spec.minimises and name not in JSMA_ATTACKS
+)
 """Attacks whose distance is set beforehand, so that it says nothing about the network."""
 
 
@@ -77,7 +79,7 @@ class Comparison:
         return sorted(places, key=lambda label: (*places[label], label))
 
     def attacks(self) -> list[str]:
-        """Attacks measured in any run, in the order of `ddefense.config.ATTACKS`."""
+        """Attacks measured in any run, in the order of the catalogue."""
         return outcomes.attacks_in(self._records())
 
     def attack_label(self, attack: str) -> str:
@@ -350,7 +352,7 @@ def _quantities(comparison: Comparison) -> Iterator[_Quantity]:
     telling = outcomes.telling(attacks)
     for attack in attacks:
         label = comparison.attack_label(attack)
-        of_jsma = attack in config_lib.JSMA_ATTACKS
+        of_jsma = attack in JSMA_ATTACKS
         yield _Quantity(
             name="success",
             unit="percent",

@@ -1,10 +1,12 @@
 """What was run, in words: the settings, and where they are not the paper's literal protocol."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddefense import config as config_lib
 from ddefense import markdown, records
+from ddefense.attack_catalog import JSMA_ATTACKS, taking
 from ddefense.reporting import lookup, published
 
 _PROTOCOL: dict[str, Callable[[Any], str]] = {
@@ -24,21 +26,10 @@ _PROTOCOL: dict[str, Callable[[Any], str]] = {
 }
 """The settings that make the protocol, with their forms; others change how it is carried out."""
 
-_CARLINI_WAGNER = ("cw_l2", "cw_l0", "cw_linf", "transfer_cw_l2")
-_BY_ADAM = ("cw_l2", "cw_l0", "transfer_cw_l2")
-EFFORT: dict[str, tuple[str, ...]] = {
-    "epsilon": config_lib.SIGN_ATTACKS,
-    "pgd_steps": tuple(name for name in config_lib.SIGN_ATTACKS if name.startswith("pgd")),
-    "pgd_restarts": config_lib.SIGN_ATTACKS,
-    "cw_samples": ("cw_l2", "transfer_cw_l2"),
-    "cw_all_targets_at": ("cw_l2",),
-    "cw_steps": _CARLINI_WAGNER,
-    "cw_search_steps": ("cw_l2", "transfer_cw_l2"),
-    "cw_learning_rate": _BY_ADAM,
-    "cw_initial_c": _BY_ADAM,
-    "kappas": ("transfer_cw_l2",),
-    "costly_samples": ("cw_l0", "cw_linf", "labels_only"),
-    "labels_only_queries": ("labels_only",),
+EFFORT = {
+    field.name: attacks
+    for field in dataclasses.fields(config_lib.Config)
+    if field.name not in _PROTOCOL and (attacks := taking(field.name))
 }
 """Settings of how hard attacks beyond the paper's try, with the attacks that each one concerns."""
 
@@ -94,7 +85,7 @@ def _less_effort(settings: config_lib.Config, full: config_lib.Config) -> list[s
         ours, theirs = getattr(settings, name), getattr(full, name)
         if ours != theirs and any(attack in settings.attacks for attack in attacks):
             found.append(f"{name.replace('_', ' ')} {_listed(ours)} instead of {_listed(theirs)}")
-    wanted = [name for name in full.attacks if name in config_lib.NORM_ATTACKS]
+    wanted = [name for name in full.attacks if name not in JSMA_ATTACKS]
     missing = [name for name in wanted if name not in settings.attacks]
     if missing:
         found.append(f"not run: {', '.join(missing)}")

@@ -5,8 +5,8 @@ Nothing is held against the paper, which did not have these networks.
 
 from collections.abc import Collection
 
-from ddefense import config as config_lib
 from ddefense import markdown, records
+from ddefense.attack_catalog import SIGN_ATTACKS
 from ddefense.reporting import (
     description,
     figures,
@@ -180,9 +180,7 @@ def settings(results: records.Results) -> dict[str, str]:
         "JSMA": f"at most {asked.max_features} features, {description.theta(results)}"
         if attempts
         else "",
-        "epsilon": f"{asked.epsilon:.6g}"
-        if set(asked.attacks) & set(config_lib.SIGN_ATTACKS)
-        else "",
+        "epsilon": f"{asked.epsilon:.6g}" if set(asked.attacks) & set(SIGN_ATTACKS) else "",
         "CPU threads per operation": description.threads(asked),
     }
     return {name: value for name, value in text.items() if value}

@@ -3,36 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from ddefense import config as config_lib
 from ddefense import evidence, records
-
-ATTACK_LABELS = {
-    "jsma_f": "JSMA-F",
-    "jsma_f_theta_1": "JSMA-F, theta = 1",
-    "jsma_f_literal": "JSMA-F, literal product",
-    "jsma_f_exact": "JSMA-F, exact (log domain)",
-    "jsma_f_temperature": "JSMA-F, logits / T",
-    "jsma_z": "JSMA-Z",
-    "fgsm": "FGSM",
-    "fgsm_temperature": "FGSM, logits / T",
-    "fgsm_targeted": "FGSM, targeted",
-    "fgsm_temperature_targeted": "FGSM, logits / T, targeted",
-    "pgd_linf": "PGD",
-    "pgd_linf_temperature": "PGD, logits / T",
-    "pgd_linf_targeted": "PGD, targeted",
-    "pgd_linf_temperature_targeted": "PGD, logits / T, targeted",
-    "cw_l2": "C&W L2",
-    "cw_l0": "C&W L0",
-    "cw_linf": "C&W Linf",
-    "transfer_cw_l2": "transfer of C&W L2",
-    "labels_only": "labels only",
-}
-"""How tables and figures call the attacks."""
+from ddefense.attack_catalog import ATTACKS, JSMA_ATTACKS
 
 
 def attack_label(attack: str) -> str:
     """The readable name of an attack; an unknown one keeps its own."""
-    return ATTACK_LABELS.get(attack, attack)
+    spec = ATTACKS.get(attack)
+    return attack if spec is None else spec.label
 
 
 def told(answer: bool | None) -> str:
@@ -41,9 +19,9 @@ def told(answer: bool | None) -> str:
 
 
 def attacks_in(results: records.Results) -> list[str]:
-    """Readings of JSMA measured on any network, in the order of `ddefense.config.JSMA_ATTACKS`."""
+    """Readings of JSMA measured on any network, in the order of the catalogue."""
     found = {attack for network in results.networks for attack in network.readings}
-    known = [attack for attack in config_lib.JSMA_ATTACKS if attack in found]
+    known = [attack for attack in JSMA_ATTACKS if attack in found]
     return known + sorted(found - set(known))
 
 

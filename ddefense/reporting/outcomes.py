@@ -5,25 +5,14 @@ import math
 from collections.abc import Iterable
 from typing import ClassVar
 
-from ddefense import config as config_lib
 from ddefense import records
+from ddefense.attack_catalog import ATTACKS, TRANSFER, by_role
 from ddefense.reporting import lookup
 
-TRANSFER = "transfer_cw_l2"
-"""In `attacks` at the largest kappa; every kappa is in `NetworkRecord.transfer`."""
-
-THROUGH_SOFTMAX = (
-    "jsma_f",
-    "jsma_f_theta_1",
-    "jsma_f_literal",
-    "fgsm",
-    "fgsm_targeted",
-    "pgd_linf",
-    "pgd_linf_targeted",
-)
+THROUGH_SOFTMAX = tuple(name for name, spec in ATTACKS.items() if spec.gradient == "softmax")
 """Attacks that see float32 gradients of the softmax output at T = 1, which distillation masks."""
 
-_TELLING = ("jsma_f", "jsma_f_exact", "jsma_f_temperature", "pgd_linf_temperature", "cw_l2")
+_TELLING = by_role("paper", "adaptive", "decisive")
 """The paper's attack, and those that show what the defence is worth."""
 
 
@@ -89,7 +78,7 @@ def outcome(network: records.NetworkRecord, attack: str) -> Outcome | None:
 
     Args:
         network: the network.
-        attack: name among `ddefense.config.ATTACKS`.
+        attack: its name.
 
     Returns:
         The outcome; None if the attack was not run on the network, or every attempt starts where
@@ -114,9 +103,9 @@ def outcome(network: records.NetworkRecord, attack: str) -> Outcome | None:
 
 
 def attacks_in(networks: Iterable[records.NetworkRecord]) -> list[str]:
-    """Every attack measured on any of the networks, in the order of `ddefense.config.ATTACKS`."""
+    """Every attack measured on any of the networks, in the order of the catalogue."""
     found = {attack for n in networks for attack in n.attacks}
-    known = [attack for attack in config_lib.ATTACKS if attack in found]
+    known = [attack for attack in ATTACKS if attack in found]
     return known + sorted(found - set(known))
 
 

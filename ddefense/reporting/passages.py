@@ -2,60 +2,10 @@
 
 from collections.abc import Callable, Iterable
 
-from ddefense import config as config_lib
 from ddefense import evidence, markdown, records
+from ddefense.attack_catalog import ATTACKS, JSMA_ATTACKS, PAPER
 from ddefense.reporting import lookup, outcomes, published
 from ddefense.reporting.runs import Runs
-
-READINGS = {
-    "jsma_f": "The forward derivative of the softmax output F_t of the target class at T = 1, in "
-    "float32; the two largest entries are changed if their sum is above 0. No product is formed, "
-    "so it underflows only where the derivative itself does.",
-    "jsma_f_theta_1": "As jsma_f, with theta = 1 where another theta was frozen for the dataset: a "
-    "feature goes to its bound in one step. The unit of the paper's theta is unknown where the "
-    "input is standardised, so both are shown.",
-    "jsma_f_literal": "The equations taken literally: alpha and beta are summed from the float32 "
-    "Jacobian of F, and the pair with the largest -alpha * beta is searched exactly. The product "
-    "underflows long before the derivative does, so this reading fails first.",
-    "jsma_f_exact": "The same quantity computed in the log domain, where nothing underflows. Its "
-    "distance to the other two is what the defence owes to floating-point arithmetic.",
-    "jsma_f_temperature": "F with the logits divided by the training temperature, after "
-    "Carlini and Wagner (2016), whose attack also changes single pixels in either direction. It "
-    "undoes the scaling that distillation left in the logits.",
-    "jsma_z": "Feature pairs are chosen on the logits instead of the softmax output. It needs no "
-    "softmax, but weighs all other classes alike, so large logits of irrelevant classes can veto "
-    "a pair.",
-}
-"""What each reading of JSMA is, in two sentences."""
-
-_TARGETED = "As the attack of the same name, towards every wrong class."
-NORM_ATTACKS = {
-    "fgsm": "One step of size epsilon by the sign of the gradient of the loss through the softmax "
-    "at T = 1 (Goodfellow et al. 2015), away from the label. Where float32 saturates that gradient "
-    "is exactly 0 and the image does not move.",
-    "fgsm_temperature": "As fgsm, with the loss of the logits divided by the training temperature. "
-    "That undoes the scaling that distillation left in the logits.",
-    "fgsm_targeted": f"{_TARGETED} A success is the target class alone.",
-    "fgsm_temperature_targeted": f"{_TARGETED} A success is the target class alone.",
-    "pgd_linf": "As fgsm, in many small steps from a random start within epsilon (Madry et al. "
-    "2018). It sees the same gradients, and is blinded in the same way.",
-    "pgd_linf_temperature": "As pgd_linf, with the loss of the logits divided by the training "
-    "temperature. That undoes the scaling that distillation left in the logits.",
-    "pgd_linf_targeted": f"{_TARGETED} A success is the target class alone.",
-    "pgd_linf_temperature_targeted": f"{_TARGETED} A success is the target class alone.",
-    "cw_l2": "Optimisation for the smallest L2 distance at which the target's logit exceeds all "
-    "others (Carlini and Wagner 2017). No softmax is in it, so nothing can saturate.",
-    "cw_l0": "The same for the number of changed features. Those that matter least are put back, "
-    "a few at a time, until the attack fails.",
-    "cw_linf": "The same for the largest change of a feature. What is allowed shrinks until the "
-    "attack fails.",
-    "transfer_cw_l2": "Samples that cw_l2 made, with confidence kappa, on an undistilled "
-    "substitute of another seed. The attacked network is shown them and nothing else, so it has "
-    "no gradient to mask.",
-    "labels_only": "A search along the decision boundary that is shown predicted classes alone "
-    "(HopSkipJump, Chen et al. 2020). It uses no gradient, so none can be masked.",
-}
-"""What each of the other attacks is, in two sentences."""
 
 LOWER_BOUNDS = (
     "Carlini and Wagner's attacks by optimisation, transfer between networks and other "
@@ -63,23 +13,19 @@ LOWER_BOUNDS = (
     "are lower bounds of what an attacker can do."
 )
 """What a run that measured JSMA alone must say."""
-_NEEDED = {
-    "pgd_linf_temperature": "PGD on the logits / T",
-    "cw_l2": "Carlini and Wagner's L2 attack",
-    "transfer_cw_l2": "transfer between networks",
-    "labels_only": "an attack that sees labels alone",
-}
 
 
 def lower_bounds(*runs: records.Results) -> str:
     """That no list of attacks is complete, and which telling ones a run did not measure."""
     found = set(outcomes.attacks_in(n for run in runs for n in run.networks))
-    if found <= set(config_lib.JSMA_ATTACKS):
+    if found <= set(JSMA_ATTACKS):
         return LOWER_BOUNDS
     text = (
         "Success rates are lower bounds of what an attacker can do: no list of attacks is complete."
     )
-    missing = [name for attack, name in _NEEDED.items() if attack not in found]
+    missing = [
+        spec.missed_as for name, spec in ATTACKS.items() if spec.missed_as and name not in found
+    ]
     return f"{text} Not measured by this run: {', '.join(missing)}." if missing else text
 
 
@@ -180,18 +126,13 @@ def at_loss(lost: float | None) -> str:
 
 def _with_numbers(start: str, rate: Callable[[str], float | None]) -> str:
     """The warning, and the same attack with and without underflow where the latter does better."""
-    naive = rate("jsma_f")
+    naive = rate(PAPER)
     if naive is None:
         return _WARNING
-    others = {
-        "jsma_f_exact": "computed in the log domain, where nothing underflows, it reaches",
-        "jsma_f_temperature": "with the logits divided by T it reaches",
-        "jsma_z": "on the logits it reaches",
-    }
     parts = [
-        f"{text} {lookup.percent(value)}"
-        for attack, text in others.items()
-        if (value := rate(attack)) is not None and value > naive
+        f"{spec.unmasked} it reaches {lookup.percent(value)}"
+        for attack, spec in ATTACKS.items()
+        if spec.unmasked and (value := rate(attack)) is not None and value > naive
     ]
     if not parts:
         return _WARNING
@@ -213,11 +154,7 @@ def orientation(dataset: str) -> str:
 
 def described_readings(attacks: list[str]) -> str:
     """What each of the attacks is, if it is a reading of JSMA."""
-    return "\n".join(
-        f"- `{attack}` ({lookup.attack_label(attack)}): {READINGS[attack]}"
-        for attack in attacks
-        if attack in READINGS
-    )
+    return _described(attack for attack in attacks if attack in JSMA_ATTACKS)
 
 
 def readings(attacks: list[str]) -> str:
@@ -232,10 +169,13 @@ def readings(attacks: list[str]) -> str:
 
 def norm_attacks(networks: Iterable[records.NetworkRecord]) -> str:
     """What each of the attacks measured by a norm is; empty without any."""
+    names = outcomes.attacks_in(networks)
+    return _described(name for name in names if name in ATTACKS and name not in JSMA_ATTACKS)
+
+
+def _described(attacks: Iterable[str]) -> str:
     return "\n".join(
-        f"- `{attack}` ({lookup.attack_label(attack)}): {NORM_ATTACKS[attack]}"
-        for attack in outcomes.attacks_in(networks)
-        if attack in NORM_ATTACKS
+        f"- `{name}` ({ATTACKS[name].label}): {ATTACKS[name].text}" for name in attacks
     )
 
 

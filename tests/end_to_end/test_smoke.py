@@ -12,7 +12,7 @@ import pytest
 import scipy.special
 
 from ddefense import measurements, networks, records
-from ddefense.config import JSMA_ATTACKS
+from ddefense.attack_catalog import JSMA_ATTACKS
 from ddefense.experiments import planning
 from ddefense.layers import TemperatureSoftmax
 

@@ -29,13 +29,17 @@ _TESTS = sorted({path for _, path, _ in _BLOCKS if path.startswith("tests/")})
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A checkout in which the page was followed."""
-    copy = tmp_path_factory.mktemp("extended")
+    return _followed(tmp_path_factory.mktemp("extended"), _BLOCKS)
+
+
+def _followed(copy: pathlib.Path, blocks: list[tuple[str, str, str]]) -> pathlib.Path:
+    """A checkout in which blocks of the page were followed."""
     unwanted = shutil.ignore_patterns("__pycache__")
     shutil.copytree(_ROOT / "ddefense", copy / "ddefense", ignore=unwanted)
     for name in _SHARED:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(_ROOT / name, copy / name)
-    for kind, path, text in _BLOCKS:
+    for kind, path, text in blocks:
         target = copy / path
         if path.startswith("tests/") and kind == "diff" and not target.exists():
             shutil.copy(_ROOT / path, target)
@@ -69,6 +73,67 @@ def test_every_section_has_an_example_and_its_test(section: str) -> None:
     paths = [block["path"] for block in _BLOCK.finditer(found)]
     assert any(path.startswith("ddefense/") for path in paths)
     assert any(path in _TESTS for path in paths)
+
+
+_ATTACK = ("ddefense/attacks/noise.py", "ddefense/attack_catalog.py")
+"""The module of an attack, and its entry in the catalogue."""
+_EVERYWHERE = """
+import dataclasses
+
+import ddefense
+from ddefense import config, datasets, measurements
+from ddefense.experiments import planning
+from ddefense.reporting import report
+from ddefense.reporting.page import content
+from tests.comparing import comparisons_of
+from tests.unit.reporting import conftest
+
+plan = planning.plan(
+    config.preset("smoke", "digits", attacks=("noise",)),
+    datasets.load("digits"),
+    planning.Rates(train=0.1, forward=1000.0, backward=0.1),
+)
+assert [s.seconds for s in plan if s.name == "noise_on_baseline"] == [2001.0]
+
+full = conftest.make_full_results()
+made = conftest.make_norm_attack(1.0, 0.3, norm="linf", targets="untargeted", samples=100)
+networks = [
+    dataclasses.replace(network, attacks=network.attacks | {"noise": made})
+    for network in full.networks
+]
+verdict = measurements.verdict(networks, comparisons_of(networks), full.controls, full.dataset)
+assert "noise (100.0 % of 100 images against 100.0 %)" in verdict.sentence
+
+results = dataclasses.replace(full, networks=networks, verdict=verdict)
+text = report.write(results)
+assert "- `noise` (random noise): Uniform noise within epsilon" in text
+assert "random noise" in {attack["label"] for attack in content.plots(results)["attacks"]}
+
+try:
+    ddefense.attack(None, None, name="another")
+except ValueError as error:
+    refused = str(error)
+assert "'noise'" in refused
+"""
+
+
+@pytest.mark.slow
+def test_an_attack_is_one_module_and_one_entry(tmp_path: pathlib.Path) -> None:
+    copy = _followed(tmp_path, [block for block in _BLOCKS if block[1] in _ATTACK])
+    for arguments, expected in (
+        (["-m", "ddefense.cli", "--help"], "noise"),
+        (["-m", "ddefense.cli", "--helpfull"], "noise"),
+        (["-c", _EVERYWHERE], ""),
+    ):
+        answer = subprocess.run(
+            [sys.executable, "-P", *arguments],
+            cwd=copy,
+            env=os.environ | {"PYTHONPATH": str(copy)},
+            capture_output=True,
+            text=True,
+        )
+        assert answer.returncode == 0, answer.stderr
+        assert expected in answer.stdout
 
 
 @pytest.mark.slow

@@ -137,9 +137,10 @@ def test_the_failures_are_explained_by_the_committed_run(mnist, ours):
         attack = network.attacks["jsma_f"]
         assert attack.details["zero_maps"] == attack.attempts - attack.successes
     literal = five.attacks["jsma_f_literal"]
+    told = literal.details
     assert (
         f"`jsma_f_literal` reaches {100 * literal.success_rate:.2f} % at T = 5, and "
-        f"{literal.details['no_admissible_pair'] - literal.details['zero_maps']} of its {literal.attempts} attempts"
+        f"{told['no_admissible_pair'] - told['zero_maps']} of its {literal.attempts} attempts"
     ) in _TEXT
     scaled = [100 * c.value for c in mnist.controls if c.name == "scaled_logits"]
     before = 100 * ours[0].attacks["jsma_f"].success_rate

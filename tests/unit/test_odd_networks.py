@@ -8,7 +8,8 @@ import pytest
 
 import ddefense
 from ddefense import networks
-from ddefense.config import ATTACKS, ConfigError
+from ddefense.attack_catalog import ATTACKS
+from ddefense.config import ConfigError
 from ddefense.records import RunError
 
 SHAPE, CLASSES = (8, 8, 1), 3

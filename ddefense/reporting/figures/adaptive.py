@@ -7,20 +7,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ddefense import records
+from ddefense.attack_catalog import ATTACKS
 from ddefense.reporting import lookup, outcomes, published
 from ddefense.reporting.figures import style
 from ddefense.reporting.outcomes import Outcome
 
-NAIVE = ("jsma_f", "fgsm", "pgd_linf")
+_SHOWN = tuple(name for name, spec in ATTACKS.items() if "adaptive" in spec.figures)
+NAIVE = tuple(name for name in _SHOWN if name in outcomes.THROUGH_SOFTMAX)
 """They see float32 gradients through the softmax at T = 1: dashed, in cold colours."""
-ADAPTIVE = (
-    "jsma_f_exact",
-    "jsma_f_temperature",
-    "pgd_linf_temperature",
-    "cw_l2",
-    "transfer_cw_l2",
-    "labels_only",
-)
+ADAPTIVE = tuple(name for name in _SHOWN if name not in NAIVE)
 """They know the defence or need no softmax: solid, in warm colours."""
 
 _WIDTH = 0.6

@@ -4,6 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ddefense import records
+from ddefense.attack_catalog import DECISIVE
 from ddefense.reporting import lookup, outcomes, published
 from ddefense.reporting.figures import style
 from ddefense.reporting.verdicts import adaptive
@@ -26,7 +27,7 @@ def draw(results: records.Results) -> Figure:
     """
     figure = style.figure()
     axes = figure.subplots()
-    color, marker, _ = style.attack("cw_l2")
+    color, marker, _ = style.attack(DECISIVE)
     found = adaptive.distances(results)
     axes.plot(
         list(found),

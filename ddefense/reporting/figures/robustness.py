@@ -4,10 +4,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ddefense import records
+from ddefense.attack_catalog import ATTACKS
 from ddefense.reporting import lookup, published
 from ddefense.reporting.figures import style
 
-_SHOWN = ("jsma_f", "jsma_f_theta_1", "jsma_f_exact")
+_SHOWN = tuple(name for name, spec in ATTACKS.items() if "robustness" in spec.figures)
 """The attack as the paper is thought to have run it, at both thetas, and without underflow."""
 
 

@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from ddefense import records
+from ddefense.attack_catalog import PAPER
 from ddefense.reporting import lookup
 from ddefense.reporting.figures import style
 
@@ -150,7 +151,7 @@ def _label(axes: Axes, classes: list[str], sources: list[str]) -> None:
 def _usual(network: records.NetworkRecord) -> str:
     """The paper's attack, or where the network is not the paper's the most successful one."""
     if network.training is not None or not network.readings:
-        return "jsma_f"
+        return PAPER
     return max(network.readings, key=lambda attack: network.attacks[attack].success_rate or 0.0)
 
 

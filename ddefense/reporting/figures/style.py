@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from ddefense import records
+from ddefense.attack_catalog import ATTACKS, OTHER_STYLE
 from ddefense.reporting import lookup
 
 P = ParamSpec("P")
@@ -30,25 +31,6 @@ GOOD = "#0072B2"
 BAD = "#D55E00"
 INITIAL = "#E69F00"
 DISTILLED = "#0072B2"
-# Okabe and Ito's palette, distinct in common colour blindness; blue and pink see float32
-# gradients at T = 1, the others get round the masking.
-ATTACKS = {
-    "jsma_f": ("#0072B2", "o", "-"),
-    "jsma_f_theta_1": ("#CC79A7", "P", "-"),
-    "jsma_f_literal": ("#56B4E9", "s", "-"),
-    "jsma_f_exact": ("#D55E00", "^", "-"),
-    "jsma_f_temperature": ("#E69F00", "D", "-"),
-    "jsma_z": ("#009E73", "v", "-"),
-    "fgsm": ("#7F7F7F", "s", "--"),
-    "pgd_linf": ("#4B5F7A", "v", "--"),
-    "pgd_linf_temperature": ("#C9B000", "P", "-"),
-    "cw_l2": ("#8B1A1A", "o", "-"),
-    "transfer_cw_l2": ("#CC6699", "X", "-"),
-    "labels_only": ("#7A4B14", "*", "-"),
-}
-"""Colour, marker and line style of each attack."""
-_OTHER = ("#7A5C2E", "X", "-")
-
 _SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -102,7 +84,8 @@ def styled(draw: Callable[P, Figure], *, formulas: bool = False) -> Callable[P, 
 
 def attack(name: str) -> tuple[str, str, str]:
     """Colour, marker and line style of an attack."""
-    return ATTACKS.get(name, _OTHER)
+    spec = ATTACKS.get(name)
+    return OTHER_STYLE if spec is None else spec.style
 
 
 def figure(height: float = HEIGHT) -> Figure:

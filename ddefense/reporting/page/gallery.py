@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddefense import config as config_lib
 from ddefense import records
+from ddefense.attack_catalog import JSMA_ATTACKS
 
 BUDGET = 4_000_000
 """Most characters that a gallery takes, so that a page with it stays below 6 MB."""
@@ -58,7 +58,7 @@ def of_samples(
         The gallery.
     """
     found = {attack for _, attack in samples.outcomes}
-    attacks = [attack for attack in config_lib.JSMA_ATTACKS if attack in found]
+    attacks = [attack for attack in JSMA_ATTACKS if attack in found]
     attacks += sorted(found - set(attacks))
     if not attacks:
         return Gallery(None, 0, [])

@@ -21,7 +21,6 @@ _SOURCE = (
     f"{published.CARLINI_WAGNER_SUCCESS.value:g} % success (N: "
     f"{published.Source.NOTES.description}; the unverified ones are from memory)."
 )
-_CARLINI_WAGNER = ("cw_l2", "cw_l0", "cw_linf")
 
 
 def norm_attacks(results: records.Results) -> Table | None:
@@ -94,7 +93,7 @@ def carlini_wagner(results: records.Results) -> Table | None:
     """
     rows: list[list[Cell]] = []
     published_cases = () if results.is_evaluation else _CASES
-    for attack in _CARLINI_WAGNER:
+    for attack in published.CARLINI_WAGNER[published.reference(results.dataset.name)]:
         for network in results.networks:
             record = network.norm_attacks.get(attack)
             if record is not None:

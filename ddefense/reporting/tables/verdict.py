@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ddefense import markdown, records
+from ddefense.attack_catalog import ITERATIVE
 from ddefense.reporting import lookup, outcomes
 from ddefense.reporting.outcomes import Outcome
 from ddefense.reporting.tables.table import Cell, Column, Table, fixed
@@ -16,7 +17,7 @@ PARTS = (
 
 MEANING_OF_A_FAIL = markdown.Markdown(
     "A FAIL is no strength of the network: it says that attacks by gradients through its softmax "
-    "tell nothing (`random_restarts`: that one start of `pgd_linf` tells too little)."
+    f"tell nothing (`random_restarts`: that one start of `{ITERATIVE}` tells too little)."
 )
 """What stands below failed checks for masked gradients."""
 

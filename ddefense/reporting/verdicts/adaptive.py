@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from ddefense import evidence, records
+from ddefense.attack_catalog import DECISIVE, TRANSFER
 from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts.verdict import (
     Verdict,
@@ -27,17 +28,19 @@ _NEAREST = 0.8
 def carlini_wagner(results: records.Results) -> Verdict:
     """C17: cw_l2 reaches the distilled network, at about the undistilled one's distance."""
     network, baseline = lookup.highest(results), results.baseline()
-    attack = None if network is None else network.attacks.get("cw_l2")
-    compared = None if network is None else results.comparison("cw_l2", network, baseline)
+    attack = None if network is None else network.attacks.get(DECISIVE)
+    compared = None if network is None else results.comparison(DECISIVE, network, baseline)
     if network is None or attack is None or compared is None:
         return cannot_be_told(
-            "needs cw_l2 on the undistilled and on the highest-temperature network"
+            f"needs {DECISIVE} on the undistilled and on the highest-temperature network"
         )
     before, after = compared.reference_mean_distance, compared.mean_distance
     rate, undistilled = 100 * compared.success_rate, 100 * compared.reference_success_rate
     ratio = after / before if before and after is not None else None
     if ratio is None and rate >= _SUCCESS:
-        return cannot_be_told("needs a mean distance above 0 of cw_l2 on the undistilled network")
+        return cannot_be_told(
+            f"needs a mean distance above 0 of {DECISIVE} on the undistilled network"
+        )
     settings = results.config
     return unless(
         unusable(results, network, baseline)
@@ -89,7 +92,7 @@ def average_interval(network: records.NetworkRecord) -> tuple[float, float] | No
 
 
 def _average_case(network: records.NetworkRecord | None) -> records.CaseRecord | None:
-    attack = None if network is None else network.attacks.get("cw_l2")
+    attack = None if network is None else network.attacks.get(DECISIVE)
     return None if attack is None else attack.average
 
 
@@ -104,7 +107,7 @@ def _against_theirs(results: records.Results, ratio: float | None) -> str:
     if ratio is None:
         return "no ratio"
     undistilled, distilled = published.CARLINI_WAGNER[published.reference(results.dataset.name)][
-        "cw_l2"
+        DECISIVE
     ]
     theirs = distilled.best.value / undistilled.best.value
     return f"ratio {ratio / theirs:.2f} of theirs (best case, x {theirs:.2f})"
@@ -117,7 +120,8 @@ def distance_by_temperature(results: records.Results) -> Verdict:
     if len(found) < _FEWEST_TEMPERATURES:
         return cannot_be_told(
             joined(
-                f"needs cw_l2 at {_FEWEST_TEMPERATURES} temperatures or more, has {len(found)}",
+                f"needs {DECISIVE} at {_FEWEST_TEMPERATURES} temperatures or more, "
+                f"has {len(found)}",
                 without,
             )
         )
@@ -172,13 +176,13 @@ def _rarely_reached(results: records.Results) -> str:
     ]
     if not names:
         return ""
-    return f"left out because cw_l2 reaches less than {_SUCCESS:g} % there: {', '.join(names)}"
+    return f"left out because {DECISIVE} reaches less than {_SUCCESS:g} % there: {', '.join(names)}"
 
 
 def _samples(results: records.Results, temperatures: Collection[float]) -> str:
     """Images attacked by cw_l2 at each of the temperatures, as `20 images`."""
     numbers = [
-        network.attacks["cw_l2"].samples
+        network.attacks[DECISIVE].samples
         for network in results.distilled()
         if network.temperature in temperatures
     ]
@@ -193,7 +197,7 @@ def transfer(results: records.Results) -> Verdict:
     kappa = published.TRANSFER_KAPPA.value
     enough = [] if network is None else [r for r in network.transfer if r.kappa >= kappa]
     if network is None or not enough:
-        return cannot_be_told(f"needs transfer_cw_l2 with kappa = {kappa:g} or more")
+        return cannot_be_told(f"needs {TRANSFER} with kappa = {kappa:g} or more")
     record = min(enough, key=lambda r: r.kappa)
     if record.misclassified is None or record.misclassified_interval is None:
         return cannot_be_told("the network gets every image wrong unchanged")

@@ -3,6 +3,7 @@
 import itertools
 
 from ddefense import records
+from ddefense.attack_catalog import EXACT, PAPER, TEMPERATURE
 from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts.verdict import (
     Check,
@@ -51,12 +52,13 @@ def robustness_gain(low: float, high: float) -> Check:
             (compared, n)
             for n in results.distilled()
             if lookup.usable(results, n)
-            and (compared := results.comparison("jsma_f", n, baseline)) is not None
+            and (compared := results.comparison(PAPER, n, baseline)) is not None
         ]
         if not learnt:
             return cannot_be_told(
                 joined(
-                    "needs jsma_f on the undistilled and on a distilled network", left_out(results)
+                    f"needs {PAPER} on the undistilled and on a distilled network",
+                    left_out(results),
                 )
             )
         gains = [
@@ -67,13 +69,13 @@ def robustness_gain(low: float, high: float) -> Check:
         if not gains:
             return cannot_be_told("the undistilled network has robustness 0")
         gain, compared, best = max(gains, key=lambda found: found[0])
-        cap = best.robustness["jsma_f"].cap
+        cap = best.robustness[PAPER].cap
         ceiling = 100 * (cap / (compared.reference_robustness or cap) - 1)
         paper = published.ROBUSTNESS_GAIN[published.reference(results.dataset.name)].value
         note = joined(
             theta(baseline),
             f"the cap of {lookup.percent(100 * cap)} allows {ceiling:+.0f} % at most",
-            same_attempts(compared, best.attacks["jsma_f"]),
+            same_attempts(compared, best.attacks[PAPER]),
             left_out(results),
         )
         return unless(
@@ -140,10 +142,9 @@ def logit_scale(results: records.Results) -> Verdict:
 def logits_over_temperature(results: records.Results) -> Verdict:
     """C15: jsma_f_temperature works as well on the distilled as on the undistilled network."""
     network, baseline = lookup.highest(results), results.baseline()
-    attack = "jsma_f_temperature"
-    compared = None if network is None else results.comparison(attack, network, baseline)
+    compared = None if network is None else results.comparison(TEMPERATURE, network, baseline)
     if network is None or compared is None:
-        return cannot_be_told("needs jsma_f_temperature on a distilled network")
+        return cannot_be_told(f"needs {TEMPERATURE} on a distilled network")
     distilled, undistilled = 100 * compared.success_rate, 100 * compared.reference_success_rate
     gap = distilled - undistilled
     return unless(
@@ -156,7 +157,7 @@ def logits_over_temperature(results: records.Results) -> Verdict:
             f"{lookup.points(distilled - published.LOGITS_OVER_T_SUCCESS.value)} against theirs",
             note=joined(
                 "theirs changes single pixels in either direction",
-                same_attempts(compared, network.attacks[attack]),
+                same_attempts(compared, network.attacks[TEMPERATURE]),
             ),
             value=gap,
             lost=lookup.lost(results, network),
@@ -167,12 +168,12 @@ def logits_over_temperature(results: records.Results) -> Verdict:
 def masking_is_numerical(results: records.Results) -> Verdict:
     """C16: jsma_f_exact at least 30 points above jsma_f at the highest T."""
     network = lookup.highest(results)
-    exact = lookup.success_percent(network, "jsma_f_exact")
-    naive = lookup.success_percent(network, "jsma_f")
+    exact = lookup.success_percent(network, EXACT)
+    naive = lookup.success_percent(network, PAPER)
     if network is None or exact is None or naive is None:
-        return cannot_be_told("needs jsma_f and jsma_f_exact on a distilled network")
+        return cannot_be_told(f"needs {PAPER} and {EXACT} on a distilled network")
     gap = exact - naive
-    not_stopped = "jsma_f is not stopped there, so nothing is masked" if naive > 70 else ""
+    not_stopped = f"{PAPER} is not stopped there, so nothing is masked" if naive > 70 else ""
     return unless(
         unusable(results, network) or too_low(network.temperature) or not_stopped,
         Verdict(

@@ -2,6 +2,7 @@
 
 from ddefense import config as config_lib
 from ddefense import records
+from ddefense.attack_catalog import PAPER
 from ddefense.reporting import lookup, published
 from ddefense.reporting.verdicts.verdict import (
     Check,
@@ -75,10 +76,10 @@ def baseline_success(low: float, high: float) -> Check:
 
     def check(results: records.Results) -> Verdict:
         baseline = results.baseline()
-        value = lookup.success_percent(baseline, "jsma_f")
+        value = lookup.success_percent(baseline, PAPER)
         if value is None:
-            return cannot_be_told("jsma_f was not run on the undistilled network")
-        attack = baseline.attacks["jsma_f"]
+            return cannot_be_told(f"{PAPER} was not run on the undistilled network")
+        attack = baseline.attacks[PAPER]
         paper = published.SUCCESS[published.reference(results.dataset.name)].undistilled
         return unless(
             unusable(results, baseline),
@@ -114,10 +115,10 @@ def masked_success(high: float) -> Check:
         network = lookup.network_at(results, 100.0)
         if network is None:
             return cannot_be_told("T = 100 is not in the run")
-        value = lookup.success_percent(network, "jsma_f")
+        value = lookup.success_percent(network, PAPER)
         if value is None:
-            return cannot_be_told("jsma_f was not run at T = 100")
-        attack = network.attacks["jsma_f"]
+            return cannot_be_told(f"{PAPER} was not run at T = 100")
+        attack = network.attacks[PAPER]
         paper = published.SUCCESS[published.reference(results.dataset.name)].percent[100.0]
         return unless(
             unusable(results, network),
@@ -142,7 +143,7 @@ def masked_success(high: float) -> Check:
 def shape(results: records.Results) -> Verdict:
     """C8: success falls to a quarter from T = 2 to T = 20, and falls with T throughout."""
     rates = {
-        n.temperature: lookup.success_percent(n, "jsma_f")
+        n.temperature: lookup.success_percent(n, PAPER)
         for n in results.distilled()
         if lookup.usable(results, n)
     }
@@ -158,7 +159,8 @@ def shape(results: records.Results) -> Verdict:
         ]
         return cannot_be_told(
             joined(
-                "needs jsma_f at three temperatures or more, one from 2 to 5 and one from 10 to 20",
+                f"needs {PAPER} at three temperatures or more, one from 2 to 5 and one "
+                "from 10 to 20",
                 f"missing: {', '.join(part for part in missing if part)}",
                 left_out(results),
             )
@@ -175,7 +177,7 @@ def shape(results: records.Results) -> Verdict:
             f"T = {low:g} and T = {high:g} stand in for T = 2 and T = 20, which makes it harder"
         )
     if len(known) < len(results.distilled()):
-        notes.append("networks that did not learn, or without jsma_f, are left out")
+        notes.append(f"networks that did not learn, or without {PAPER}, are left out")
     text = "undefined" if correlation is None else f"{correlation:+.2f}"
     falls = ratio is not None and ratio <= 0.25
     return Verdict(
@@ -196,15 +198,15 @@ def _between(
     network, reference = (lookup.network_at(results, t) for t in (temperature, lower))
     if network is None or reference is None:
         return None
-    return results.comparison("jsma_f", network, reference)
+    return results.comparison(PAPER, network, reference)
 
 
 def no_op_at_one(results: records.Results) -> Verdict:
     """C9: distillation at T = 1 is close to no distillation under jsma_f."""
     network, baseline = lookup.network_at(results, 1.0), results.baseline()
-    compared = None if network is None else results.comparison("jsma_f", network, baseline)
+    compared = None if network is None else results.comparison(PAPER, network, baseline)
     if network is None or compared is None:
-        return cannot_be_told("needs jsma_f at T = 1 and on the undistilled network")
+        return cannot_be_told(f"needs {PAPER} at T = 1 and on the undistilled network")
     table = published.SUCCESS[published.reference(results.dataset.name)]
     distilled, undistilled = 100 * compared.success_rate, 100 * compared.reference_success_rate
     change = distilled - undistilled
@@ -215,7 +217,7 @@ def no_op_at_one(results: records.Results) -> Verdict:
             ours=f"{lookup.percent(distilled)} at T = 1, {lookup.percent(undistilled)} undistilled",
             difference=f"{lookup.points(change)} (paper "
             f"{lookup.points(table.percent[1.0] - table.undistilled)})",
-            note=same_attempts(compared, network.attacks["jsma_f"]),
+            note=same_attempts(compared, network.attacks[PAPER]),
             value=change,
             lost=lookup.lost(results, network),
         ),

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from typing import Literal
 
 from ddefense import records
+from ddefense.attack_catalog import ATTACKS, JSMA_ATTACKS, PAPER
 from ddefense.reporting import lookup
 
 _HIGH_ENOUGH = 20.0
 """Masking is expected from about this temperature on; below it C15 to C17 and C19 say nothing."""
+_THETA_1 = next(name for name in JSMA_ATTACKS if not ATTACKS[name].takes("theta"))
 
 Holds = Literal["yes", "at a loss", "no", "cannot be told"]
 
@@ -75,13 +77,13 @@ def too_low(temperature: float) -> str:
 
 def theta(network: records.NetworkRecord) -> str:
     """The theta that `jsma_f` took, as a note; empty if it was not run on the network."""
-    attack = network.attacks.get("jsma_f")
+    attack = network.attacks.get(PAPER)
     return "" if attack is None else f"theta = {attack.settings['theta']:g}"
 
 
 def theta_1(network: records.NetworkRecord) -> str:
     """What the same attack reaches with theta = 1 where that was measured too, as a note."""
-    rate = lookup.success_percent(network, "jsma_f_theta_1")
+    rate = lookup.success_percent(network, _THETA_1)
     return "" if rate is None else f"{lookup.percent(rate)} with theta = 1"
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ddefense import attacks, config
+from ddefense import attack_catalog, attacks
 
 CLASSES = 3
 
@@ -24,7 +24,7 @@ def targets(images):
     return np.arange(len(images)) % CLASSES
 
 
-@pytest.mark.parametrize("name", config.JSMA_ATTACKS)
+@pytest.mark.parametrize("name", attack_catalog.JSMA_ATTACKS)
 def test_gives_the_class_and_flat_maps(network, images, targets, predict, name):
     predicted, *maps = evaluate(network, name, images, targets)
     assert predicted.dtype == np.int64
@@ -139,7 +139,7 @@ def test_the_training_temperature_undoes_saturation(network, saturated, images, 
 
 
 def test_every_reading_of_the_settings_exists(network):
-    for name in config.JSMA_ATTACKS:
+    for name in attack_catalog.JSMA_ATTACKS:
         attacks.forward_derivative(network, name)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ddefense import attacks, config, networks
+from ddefense import attack_catalog, attacks, networks
 from ddefense.attacks import input_gradient
 
 CLASSES = 3
@@ -205,7 +205,7 @@ def test_dropout_stays_off():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", config.JSMA_ATTACKS)
+@pytest.mark.parametrize("name", attack_catalog.JSMA_ATTACKS)
 @pytest.mark.parametrize("settings", [FAST["3x3"], PLAIN["same padding"]], ids=["fast", "plain"])
 def test_every_reading_goes_through_it(jacobian, name, settings):
     network = convolutional(**settings)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ddefense import attacks, config
+from ddefense import attack_catalog, attacks
 from ddefense.attacks import JSMA
 from ddefense.attacks.forward_derivative import ForwardDerivative
 
@@ -104,7 +104,7 @@ def pairs(images):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("theta", "max_features"), [(1.0, 16), (-1.0, 16), (0.4, 6), (-0.4, 6)])
-@pytest.mark.parametrize("name", config.JSMA_ATTACKS)
+@pytest.mark.parametrize("name", attack_catalog.JSMA_ATTACKS)
 def test_equals_the_plain_algorithm(
     network, build_network, jacobian, predict, attacked, images, pairs, name, theta, max_features
 ):
@@ -151,7 +151,7 @@ def test_keeps_its_promises(attacked, predict, pairs, name, max_features, theta)
     np.testing.assert_array_equal(stuck, ~reached & ~spent)
 
 
-@pytest.mark.parametrize("name", config.JSMA_ATTACKS)
+@pytest.mark.parametrize("name", attack_catalog.JSMA_ATTACKS)
 def test_a_sample_already_given_the_target_stays(attacked, predict, images, name):
     made = jsma(attacked, name, images, predict(images))
     np.testing.assert_array_equal(made.images, images)
@@ -167,7 +167,7 @@ def test_leaves_its_arguments_alone(attacked, pairs):
     np.testing.assert_array_equal(originals, pairs[0])
 
 
-@pytest.mark.parametrize("name", config.JSMA_ATTACKS)
+@pytest.mark.parametrize("name", attack_catalog.JSMA_ATTACKS)
 def test_batching_does_not_matter(attacked, pairs, name):
     alone = jsma(attacked, name, *pairs, batch_size=1)
     for batch_size in (2, 7, 1000):

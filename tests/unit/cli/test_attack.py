@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ddefense import attack_catalog, records
 from ddefense import config as config_lib
-from ddefense import records
 from ddefense.cli import attack_flags
 from ddefense.experiments import workdir
 
@@ -295,7 +295,7 @@ def test_a_saved_model_without_logits_leaves_out_what_needs_them(parse):
     (probabilities, _, lines), (of_logits, _, others), (all_, _, none) = parse(
         [*asked, *BOTH], [*asked, "--logits_output=z"], [*asked, "--logits_output=z", *BOTH]
     )
-    on_probabilities = {*config_lib.PROBABILITY_ATTACKS} & {*preset.attacks}
+    on_probabilities = {*attack_catalog.PROBABILITY_ATTACKS} & {*preset.attacks}
     assert set(probabilities.attacks) == on_probabilities
     (line,) = lines
     for name in {*preset.attacks} - on_probabilities:

@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from ddefense import attack_catalog
 from ddefense import config as config_lib
 from ddefense.experiments import assessing, attacking, controlling, planning
 from ddefense.experiments.stages import Stages
@@ -101,7 +102,7 @@ def test_the_substitute_is_asked_for_once(assessed):
 
 @pytest.mark.slow
 def test_every_attack_takes_misclassified_images_too(make_stand, tmp_path, toy):
-    names = tuple(name for name in config_lib.ATTACKS if name != "labels_only")
+    names = tuple(name for name in attack_catalog.ATTACKS if name != "labels_only")
     everything = {"samples": len(toy.test), "cw_samples": len(toy.test), "misclassified": True}
     costly = {"costly_samples": len(toy.test), "attacks": names}
     stand = make_stand(tmp_path, dataclasses.replace(CONFIG, **everything, **costly))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ddefense import attacks, datasets, networks, records
+from ddefense import attack_catalog, attacks, datasets, networks, records
 from ddefense import config as config_lib
 from ddefense.attacks import saved_model
 from ddefense.config import ConfigError
@@ -140,7 +140,7 @@ def test_masked_gradients_are_seen_in_probabilities_too(tmp_path, toy, save):
 
 
 def test_every_attack_that_is_said_to_can_do_with_probabilities(tmp_path, toy, save):
-    names = config_lib.PROBABILITY_ATTACKS
+    names = attack_catalog.PROBABILITY_ATTACKS
     if not attacks.labels_only_available():
         names = tuple(name for name in names if name != "labels_only")
     found = attacking_saved.run(
@@ -153,7 +153,9 @@ def test_every_attack_that_is_said_to_can_do_with_probabilities(tmp_path, toy, s
     assert {*found.attacks} == set(names)
 
 
-@pytest.mark.parametrize("name", sorted({*config_lib.ATTACKS} - {*config_lib.PROBABILITY_ATTACKS}))
+@pytest.mark.parametrize(
+    "name", sorted({*attack_catalog.ATTACKS} - {*attack_catalog.PROBABILITY_ATTACKS})
+)
 def test_no_other_attack_can(tmp_path, toy, save, name):
     model = save()
     with pytest.raises(ConfigError, match=f"{name}, which cannot be run on probabilities"):
@@ -191,12 +193,12 @@ def test_logits_are_attacked_with_everything(tmp_path, toy, save):
 
 def test_without_gradients_labels_alone_are_left(tmp_path, toy, save):
     model = save(signature="refuse")
-    assert attacking_saved.impossible_on(model.record, config_lib.ATTACKS)[0] == tuple(
-        name for name in config_lib.ATTACKS if name not in config_lib.GRADIENT_FREE_ATTACKS
+    assert attacking_saved.impossible_on(model.record, attack_catalog.ATTACKS)[0] == tuple(
+        name for name in attack_catalog.ATTACKS if name not in attack_catalog.GRADIENT_FREE_ATTACKS
     )
     with pytest.raises(ConfigError, match=r"jsma_f, fgsm, pgd_linf, .* without gradients"):
         attacking_saved.run(CONFIG, tmp_path / "run", network=model, dataset=toy)
-    names = config_lib.GRADIENT_FREE_ATTACKS
+    names = attack_catalog.GRADIENT_FREE_ATTACKS
     if not attacks.labels_only_available():
         names = ("transfer_cw_l2",)
     found = attacking_saved.run(

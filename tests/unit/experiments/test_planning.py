@@ -11,6 +11,7 @@ from absl import logging as absl_logging
 
 from ddefense import config as config_lib
 from ddefense import datasets, records
+from ddefense.attack_catalog import ATTACKS, JSMA_ATTACKS
 from ddefense.datasets import Split
 from ddefense.experiments import planning
 from ddefense.experiments.planning import Planned, Rates, Sweep
@@ -170,7 +171,7 @@ def test_amounts_follow_from_the_rates(tiny_dataset):
 NORMS = dataclasses.replace(
     CONFIG,
     temperatures=(20.0, 5.0),
-    attacks=config_lib.NORM_ATTACKS,
+    attacks=tuple(name for name in ATTACKS if name not in JSMA_ATTACKS),
     samples=6,
     pgd_steps=7,
     pgd_restarts=3,

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from ddefense import config, networks, records
+from ddefense import attack_catalog, config, networks, records
 from ddefense.exporting import (
     Findings,
     card_of,
@@ -327,8 +327,8 @@ def test_the_text_says_what_it_takes_and_what_was_not_run(text):
     assert "Classes, in order: cat, dog, bird|s." in takes
     limits = section(text, "Limits")
     (missing,) = [line for line in limits.splitlines() if line.startswith("- Attacks that were")]
-    assert {name for name in config.ATTACKS if f"`{name}`" in missing} == (
-        set(config.ATTACKS) - {"jsma_f", "cw_l2", "labels_only"}
+    assert {name for name in attack_catalog.ATTACKS if f"`{name}`" in missing} == (
+        set(attack_catalog.ATTACKS) - {"jsma_f", "cw_l2", "labels_only"}
     )
 
 

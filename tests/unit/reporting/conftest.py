@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ddefense import config, records
+from ddefense import attack_catalog, config, records
 from tests.comparing import comparisons_of
 
 CLASSES = 10
@@ -235,7 +235,7 @@ def with_norm_attacks(
     every = key in (None, 20.0, 100.0)
     found = {}
     for attack, rate in rates.items():
-        if attack in config.SIGN_ATTACKS:
+        if attack in attack_catalog.SIGN_ATTACKS:
             found[attack] = make_norm_attack(
                 rate, 0.3, norm="linf", targets="untargeted", samples=100, epsilon=0.3
             )
@@ -301,12 +301,12 @@ def make_results(
 ) -> records.Results:
     distilled = (n.temperature for n in networks if n.defense == "distillation")
     temperatures = tuple(distilled) or (1.0,)
-    attacks = tuple(a for a in config.ATTACKS if any(a in n.attacks for n in networks))
+    attacks = tuple(a for a in attack_catalog.ATTACKS if any(a in n.attacks for n in networks))
     fields = {
         "epochs": 2,
         "samples": 10,
         "warm_start_steps": 469,
-        "attacks": attacks or config.JSMA_ATTACKS,
+        "attacks": attacks or attack_catalog.JSMA_ATTACKS,
         "theta": config.frozen_theta(dataset),
         "preset": "quick",
         "temperatures": temperatures,

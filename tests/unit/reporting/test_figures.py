@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import same_color
 
-from ddefense import config
+from ddefense import attack_catalog
 from ddefense.reporting import figures
 from ddefense.reporting.figures import (
     accuracy,
@@ -230,7 +230,7 @@ def test_both_thetas_are_drawn(cifar10):
     assert points(drawn["JSMA-F"]) == ([1, 10, 100], [90, 45, 6])
     assert points(drawn["JSMA-F, theta = 1"]) == ([1, 10, 100], [97, 55, 8])
     assert points(drawn["paper"])[1] == [92.78, 87.67, 67, 47.56, 18.23, 13.23, 9.34, 6.23, 5.11]
-    colors = [style.attack(name)[0] for name in (*config.JSMA_ATTACKS, "another")]
+    colors = [style.attack(name)[0] for name in (*attack_catalog.JSMA_ATTACKS, "another")]
     assert len(set(colors)) == len(colors)
     assert "JSMA-F, theta = 1, capped" in lines(robustness.draw(cifar10()))
 

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from ddefense import config
+from ddefense import attack_catalog
 from ddefense.reporting import outcomes
 from ddefense.reporting.outcomes import Outcome
 
@@ -64,7 +64,7 @@ def test_attacks_stand_in_the_order_of_the_configuration_and_unknown_ones_last(f
     )
     found = outcomes.attacks_in([strange, *full.networks])
     assert found[-1] == "a_new_one"
-    assert found[:-1] == [name for name in config.ATTACKS if name in found]
+    assert found[:-1] == [name for name in attack_catalog.ATTACKS if name in found]
     assert {"jsma_z", "fgsm", "transfer_cw_l2", "labels_only"} <= set(found)
 
 
@@ -95,4 +95,4 @@ def test_three_significant_digits(value, text):
 
 
 def test_every_attack_has_a_label(full):
-    assert all(outcomes.label(full.networks, a) != a for a in config.ATTACKS)
+    assert all(outcomes.label(full.networks, a) != a for a in attack_catalog.ATTACKS)
