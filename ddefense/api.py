@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ddefense import exporting, networks, records, reporting
 from ddefense.attack_catalog import ATTACKS, TRANSFER
-from ddefense.config import Config, ConfigError
+from ddefense.config import Config
 from ddefense.datasets.sources import UserData, open_data
 from ddefense.distill_config import DistillConfig
 from ddefense.distillation import Pair
@@ -34,6 +34,7 @@ from ddefense.experiments import (
 )
 from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.keras_extras import Callbacks, KerasExtras
+from ddefense.settings import ConfigError
 
 Range = tuple[float, float]
 Network: TypeAlias = keras.Model | str | pathlib.Path
@@ -114,8 +115,8 @@ def distill(  # noqa: PLR0913
     config = _distill_config(temperature, optimizer, settings)
     if validation_data is not None and config.validation_share:
         raise ConfigError(
-            f"validation_share: expected 0 with validation_data; received "
-            f"{config.validation_share:g}."
+            "validation_share",
+            f"expected 0 with validation_data; received {config.validation_share:g}.",
         )
     extras = KerasExtras(
         callbacks=keras_extras.callbacks(callbacks),
@@ -269,7 +270,7 @@ def attack(
     _check_names("attack", Config, settings)
     names = [known for known in ATTACKS if known != TRANSFER]
     if name not in names:
-        raise ConfigError(f"name: expected one of {names}; received {name!r}.")
+        raise ConfigError("name", f"expected one of {names}; received {name!r}.")
     loaded = _loaded("network", network)
     found = _open(data, loaded, value_range, test_share=1.0, outlier_class=outlier_class)
     dataset = adopting.dataset_of(found)
@@ -334,7 +335,7 @@ def export(
             notes=exporting.notes(card),
         )
     except ValueError as error:
-        raise ConfigError(f"network: {error}") from error
+        raise ConfigError("network", f"{error}") from error
     return exported.path
 
 
@@ -374,13 +375,14 @@ def _loaded(flag: str, given: Network | Builder, seed: int = 0) -> keras.Model:
         found = given
     if not isinstance(found, keras.Model):
         raise ConfigError(
-            f"{flag}: expected a Keras network, a .keras file or a function that builds one; "
-            f"received {type(found).__name__}."
+            flag,
+            f"expected a Keras network, a .keras file or a function that builds one; "
+            f"received {type(found).__name__}.",
         )
     try:
         networks.without_softmax(found)
     except ValueError as error:
-        raise ConfigError(f"{flag}: {error}") from error
+        raise ConfigError(flag, f"{error}") from error
     return found
 
 
@@ -392,7 +394,7 @@ def _distill_config(
     if temperature is None:
         if settings.get("method") != "extended":
             raise ConfigError(
-                "temperature: expected T of both trainings, such as 20; received none."
+                "temperature", "expected T of both trainings, such as 20; received none."
             )
         temperature = 1.0
     if isinstance(optimizer, str):
@@ -400,8 +402,9 @@ def _distill_config(
     for name in ("learning_rate", "momentum"):
         if name in settings:
             raise ConfigError(
-                f"{name}: expected none beside an optimizer of your own, which has its own; "
-                f"received {settings[name]!r}."
+                name,
+                f"expected none beside an optimizer of your own, which has its own; "
+                f"received {settings[name]!r}.",
             )
     return DistillConfig(temperature=temperature, **settings)
 
@@ -422,7 +425,7 @@ def _open_validation(
     try:
         return _open(data, network, value_range, test_share=1.0, class_names=class_names)
     except ConfigError as error:
-        raise ConfigError(f"validation_data: {str(error).removeprefix('data: ')}") from error
+        raise ConfigError("validation_data", f"{str(error).removeprefix('data: ')}") from error
 
 
 def _open(
@@ -454,9 +457,10 @@ def _check_names(
     names = [field.name for field in dataclasses.fields(kind) if field.name != "reduced"]
     if "threads" in settings:
         raise ConfigError(
-            "threads: expected none, because they belong to the whole process; received "
+            "threads",
+            "expected none, because they belong to the whole process; received "
             f"{settings['threads']!r}. Set them before TensorFlow computes anything: "
-            "tf.config.threading.set_intra_op_parallelism_threads."
+            "tf.config.threading.set_intra_op_parallelism_threads.",
         )
     for name in settings:
         if name not in (*names, *also):
@@ -470,7 +474,8 @@ def _findings(results: records.Results, deployed: keras.Model) -> exporting.Find
     measured = results.networks[-1]
     if exporting.weights_of(deployed)[1] != measured.weights_sha256:
         raise ConfigError(
-            f"results: expected results about this network; received some about {measured.name!r}, "
-            "a network with other weights."
+            "results",
+            f"expected results about this network; received some about {measured.name!r}, "
+            "a network with other weights.",
         )
     return exporting.findings_in(results, measured.name)

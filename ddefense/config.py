@@ -440,7 +440,7 @@ def preset(name: str, dataset: str, **changes: Any) -> Config:
         ConfigError: if the preset is unknown or a field is out of range.
     """
     if name not in _PRESETS:
-        raise ConfigError(f"preset: expected one of {list(PRESETS)}, received {name!r}.")
+        raise ConfigError("preset", f"expected one of {list(PRESETS)}, received {name!r}.")
     fields = _DATASETS.get(dataset, {}) | _PRESETS[name][""] | _PRESETS[name].get(dataset, {})
     runs = {"every run", "other theta"} if frozen_theta(dataset) != 1 else {"every run"}
     fields["attacks"] = tuple(
@@ -471,7 +471,7 @@ def expect(holds: bool, name: str, expected: str, received: Any) -> None:
         numbers_in = received if isinstance(received, list | tuple) else [received]
         beyond = any(_is_real(number) and not is_number(number) for number in numbers_in)
         why = ", which float32 cannot hold" if beyond else ""
-        raise ConfigError(f"{name}: expected {expected}; received {received!r}{why}.")
+        raise ConfigError(name, f"expected {expected}; received {received!r}{why}.")
 
 
 def is_number(value: Any) -> bool:

@@ -30,7 +30,7 @@ from ddefense import interruption
 from ddefense.attacks.batching import Slots
 from ddefense.attacks.classifier import Classifier, check_inputs, expect_logits
 from ddefense.attacks.input_gradient import gradient_of
-from ddefense.config import expect, is_number
+from ddefense.settings import expect, is_number
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

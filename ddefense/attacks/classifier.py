@@ -10,8 +10,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense.attacks.input_gradient import Passes, passes
-from ddefense.config import is_range
 from ddefense.networks import check_finite
+from ddefense.settings import is_range
 
 Outputs = Literal["logits", "probabilities"]
 

@@ -15,8 +15,9 @@ from ddefense.attack_catalog import AttackSpec
 from ddefense.attacks.batching import Slots
 from ddefense.attacks.classifier import AdversarialSamples, Classifier, check_inputs
 from ddefense.attacks.forward_derivative import forward_derivative
-from ddefense.config import Config, is_number
+from ddefense.config import Config
 from ddefense.maths import saliency
+from ddefense.settings import is_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense.attacks.input_gradient import gradient_of
-from ddefense.config import ConfigError
 from ddefense.maths.ranges import from_unit
 from ddefense.networks import check_finite
 from ddefense.records import SavedModelRecord
+from ddefense.settings import ConfigError
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -97,17 +97,18 @@ def load_signature(path: pathlib.Path, name: str = DEFAULT_SIGNATURE) -> Signatu
     signatures = getattr(model, "signatures", {})
     if name not in signatures:
         raise ConfigError(
-            f"signature: expected one of {sorted(signatures)}, the signatures of {path}; received "
-            f"{name!r}."
+            "signature",
+            f"expected one of {sorted(signatures)}, the signatures of {path}; received {name!r}.",
         )
     function = signatures[name]
     inputs: dict[str, tf.TensorSpec] = function.structured_input_signature[1]
     images = [key for key, spec in inputs.items() if _takes_images(spec)]
     if len(inputs) != 1 or not images:
         raise ConfigError(
-            "signature: expected one with a single input, floating-point images of shape "
+            "signature",
+            "expected one with a single input, floating-point images of shape "
             f"[N, height, width, channels]; received {name!r} of {path}, which takes "
-            f"{_listed(inputs)}. Its signatures are {sorted(signatures)}."
+            f"{_listed(inputs)}. Its signatures are {sorted(signatures)}.",
         )
     spec = inputs[images[0]]
     shape = (None,) * 4 if spec.shape.rank is None else tuple(spec.shape)
@@ -144,8 +145,9 @@ def describe(
     """
     if not _fits(signature.shape[1:], image_shape):
         raise ConfigError(
-            f"model: expected a signature for images of shape {image_shape}; {signature.name!r} "
-            f"takes {signature.shape[1:]}."
+            "model",
+            f"expected a signature for images of shape {image_shape}; {signature.name!r} "
+            f"takes {signature.shape[1:]}.",
         )
     record = SavedModelRecord(
         signature=signature.name,
@@ -160,8 +162,9 @@ def describe(
     classes = {name: rows for name, rows in found.items() if _is_of_classes(rows, num_classes)}
     if not classes:
         raise ConfigError(
-            f"model: expected an output of shape [N, {num_classes}], a number for each class of "
-            f"the data; {signature.name!r} gives {_listed(found)}."
+            "model",
+            f"expected an output of shape [N, {num_classes}], a number for each class of "
+            f"the data; {signature.name!r} gives {_listed(found)}.",
         )
     if logits_output is not None:
         output = _named("logits_output", logits_output, classes)
@@ -237,7 +240,7 @@ def _explained(message: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ConfigError(f"{message}: {_cause(error)}.") from error
+        raise ConfigError(message, f"{_cause(error)}.") from error
 
 
 def _cause(error: Exception) -> str:
@@ -300,8 +303,9 @@ def _named(flag: str, name: str, classes: Arrays) -> str:
     """The name of an output, if it is one of those with a number for each class."""
     if name not in classes:
         raise ConfigError(
-            f"{flag}: expected one of {sorted(classes)}, the outputs with a number for each class; "
-            f"received {name!r}."
+            flag,
+            f"expected one of {sorted(classes)}, the outputs with a number for each class; "
+            f"received {name!r}.",
         )
     return name
 
@@ -310,15 +314,16 @@ def _check_finite(flag: str, name: str, rows: npt.NDArray[Any]) -> None:
     try:
         check_finite(rows)
     except ValueError as error:
-        raise ConfigError(f"{flag}: {name}: {error}") from error
+        raise ConfigError(flag, f"{name}: {error}") from error
 
 
 def _expect_logits(name: str, rows: npt.NDArray[Any]) -> None:
     _check_finite("logits_output", name, rows)
     if _are_probabilities(rows):
         raise ConfigError(
-            f"logits_output: expected logits; received {name!r}, whose rows are >= 0 and sum to 1: "
-            "these are probabilities. Leave logits_output out."
+            "logits_output",
+            f"expected logits; received {name!r}, whose rows are >= 0 and sum to 1: "
+            "these are probabilities. Leave logits_output out.",
         )
 
 
@@ -333,15 +338,16 @@ def _probabilities(asked: str | None, classes: Arrays) -> str:
         return found[0]
     elif found:
         raise ConfigError(
-            f"probabilities_output: expected one of {sorted(found)}, all of which are "
-            "probabilities; received none."
+            "probabilities_output",
+            f"expected one of {sorted(found)}, all of which are probabilities; received none.",
         )
     names = sorted(classes) if asked is None else [asked]
     for name in names:
         _check_finite("model", name, classes[name])
     raise ConfigError(
-        f"model: expected probabilities in {' or '.join(names)}, but rows are negative or do not "
-        "sum to 1. If these are logits, say so: logits_output with the name."
+        "model",
+        f"expected probabilities in {' or '.join(names)}, but rows are negative or do not "
+        "sum to 1. If these are logits, say so: logits_output with the name.",
     )
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from ddefense import interruption
 from ddefense.attacks.classifier import Classifier, check_inputs, expect_logits
 from ddefense.attacks.loss_gradient import LOSSES, Loss, LossGradient, loss_gradient
-from ddefense.config import expect, is_number
+from ddefense.settings import expect, is_number
 
 Images = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.integer]

@@ -9,9 +9,9 @@ from ddefense import attack_catalog, datasets
 from ddefense import config as config_lib
 from ddefense.cli import data_flags, values
 from ddefense.cli import flags as cli_flags
-from ddefense.config import ConfigError
 from ddefense.files import odd_kind
 from ddefense.serving.versions import GRAPH, versions
+from ddefense.settings import ConfigError
 
 _FLAGS = flags.FLAGS
 
@@ -142,27 +142,30 @@ def check() -> None:
             if "model" in _FLAGS and name == "network" and version_of(pathlib.Path(path)):
                 hint = f" A SavedModel goes with --model={path}."
             raise ConfigError(
-                f"{name}: expected a .keras file; received {path!r}, which is "
-                f"{odd_kind(pathlib.Path(path)) or 'none'}.{hint}"
+                name,
+                f"expected a .keras file; received {path!r}, which is "
+                f"{odd_kind(pathlib.Path(path)) or 'none'}.{hint}",
             )
     temperature = _FLAGS.temperature
     if temperature is not None:
         config_lib.check_temperature(temperature)
     if _FLAGS.dataset and _FLAGS.data:
         raise ConfigError(
-            f"data: expected without --dataset; received {_FLAGS.data!r} and --dataset="
-            f"{_FLAGS.dataset}. Drop one."
+            "data",
+            f"expected without --dataset; received {_FLAGS.data!r} and --dataset="
+            f"{_FLAGS.dataset}. Drop one.",
         )
     if not _FLAGS.dataset and not _FLAGS.data:
         raise ConfigError(
-            "dataset: expected the dataset that the network was trained on, one of "
+            "dataset",
+            "expected the dataset that the network was trained on, one of "
             f"{list(datasets.NAMES)}, or --data=<folder, .npz or dataset> for another; received "
-            "none."
+            "none.",
         )
     for name in _OF_DATA if _FLAGS.dataset else ():
         if _FLAGS[name].value is not None:
             raise ConfigError(
-                f"{name}: expected with --data; received it with --dataset={_FLAGS.dataset}."
+                name, f"expected with --data; received it with --dataset={_FLAGS.dataset}."
             )
 
 
@@ -175,15 +178,15 @@ def check_model() -> None:
     if bool(_FLAGS.network) == bool(_FLAGS.model):
         received = "both" if _FLAGS.model else "none"
         raise ConfigError(
-            f"network: expected the path of a .keras file, or --model=<SavedModel>; received "
-            f"{received}."
+            "network",
+            f"expected the path of a .keras file, or --model=<SavedModel>; received {received}.",
         )
     given = [name for name in _OF_MODEL if _FLAGS[name].value is not None]
     if _FLAGS.network and given:
-        raise ConfigError(f"{given[0]}: expected with --model; received it with --network.")
+        raise ConfigError(given[0], "expected with --model; received it with --network.")
     if _FLAGS.logits_output is not None and _FLAGS.probabilities_output is not None:
         raise ConfigError(
-            "probabilities_output: expected without --logits_output; received both. Drop one."
+            "probabilities_output", "expected without --logits_output; received both. Drop one."
         )
     if _FLAGS.model:
         model_path()
@@ -213,8 +216,9 @@ def model_path() -> pathlib.Path:
     found = version_of(pathlib.Path(_FLAGS.model))
     if found is None:
         raise ConfigError(
-            f"model: expected the folder of a SavedModel, with {GRAPH}, or a folder of its "
-            f"numbered versions; received {_FLAGS.model!r}, which is neither."
+            "model",
+            f"expected the folder of a SavedModel, with {GRAPH}, or a folder of its "
+            f"numbered versions; received {_FLAGS.model!r}, which is neither.",
         )
     return found
 
@@ -261,14 +265,16 @@ def config() -> config_lib.Config:
         asked = _FLAGS[name].value
         if asked is not None and asked > found.samples:
             raise ConfigError(
-                f"{name}: expected at most {found.samples}, as many as --samples; received "
-                f"{asked}. Raise --samples or lower it."
+                name,
+                f"expected at most {found.samples}, as many as --samples; received "
+                f"{asked}. Raise --samples or lower it.",
             )
     lacking = _lacking(found.attacks)
     if lacking and _FLAGS.attacks is not None:
         flag, names = next(iter(lacking.items()))
         raise ConfigError(
-            f"attacks: expected --{flag}={_NEEDED[flag][0]} with {', '.join(names)}; received none."
+            "attacks",
+            f"expected --{flag}={_NEEDED[flag][0]} with {', '.join(names)}; received none.",
         )
     left_out = {name for names in lacking.values() for name in names}
     found = dataclasses.replace(

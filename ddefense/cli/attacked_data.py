@@ -9,7 +9,8 @@ from absl import logging
 from ddefense import datasets
 from ddefense.cli import attack_flags, data_flags
 from ddefense.cli import flags as cli_flags
-from ddefense.config import Config, ConfigError
+from ddefense.config import Config
+from ddefense.settings import ConfigError
 
 if TYPE_CHECKING:
     from ddefense.datasets import Dataset
@@ -75,7 +76,7 @@ def load_for(
         num_classes = network.output_shape[-1] - outlier_class
     except (ValueError, TypeError, AttributeError, IndexError) as error:
         message = str(error).removeprefix("path: ")
-        raise ConfigError(f"{flag}: {message}") from error
+        raise ConfigError(flag, f"{message}") from error
     known = len(shape) == 3 and None not in shape
     return load(config, shape if known else None, num_classes)
 

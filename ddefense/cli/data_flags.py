@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ddefense.cli import values
-from ddefense.config import ConfigError
+from ddefense.settings import ConfigError
 
 if TYPE_CHECKING:
     from ddefense.datasets.sources import UserData
@@ -87,12 +87,13 @@ def asked(data: str | None = None, *, whole: bool = False) -> Asked:
     data = data or _FLAGS.data
     if not data:
         raise ConfigError(
-            "data: expected an image folder, an .npz file or the name of a dataset; received none."
+            "data",
+            "expected an image folder, an .npz file or the name of a dataset; received none.",
         )
     share = _FLAGS.test_share
     if not (0 < share < 1 or (whole and share == 1)):
         expected = "(0, 1]" if whole else "(0, 1)"
-        raise ConfigError(f"test_share: expected a number in {expected}; received {share!r}.")
+        raise ConfigError("test_share", f"expected a number in {expected}; received {share!r}.")
     return Asked(
         data=data,
         image_shape=None if _FLAGS.image_shape is None else values.image_shape(_FLAGS.image_shape),
@@ -125,8 +126,9 @@ def open_data(
 
     if None not in (image_shape, found.image_shape) and image_shape != found.image_shape:
         raise ConfigError(
-            f"image_shape: expected {image_shape}, as the network takes them, or none; received "
-            f"{found.image_shape}."
+            "image_shape",
+            f"expected {image_shape}, as the network takes them, or none; received "
+            f"{found.image_shape}.",
         )
     return sources.open_data(
         found.data,

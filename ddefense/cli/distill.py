@@ -11,10 +11,11 @@ from absl import flags, logging
 
 from ddefense.cli import data_flags, distill_flags, program, values
 from ddefense.cli import flags as cli_flags
-from ddefense.config import ConfigError, digest
+from ddefense.config import digest
 from ddefense.distill_config import DistillJob
 from ddefense.experiments import workdir as experiment_dirs
 from ddefense.files import odd_kind
+from ddefense.settings import ConfigError
 
 
 def run() -> None:
@@ -26,8 +27,8 @@ def _configure() -> tuple[DistillJob, pathlib.Path]:
     asked = flags.FLAGS
     if not asked.network:
         raise ConfigError(
-            "network: expected a .keras file, or one of "
-            f"{list(distill_flags.NETWORKS)}; received none."
+            "network",
+            f"expected a .keras file, or one of {list(distill_flags.NETWORKS)}; received none.",
         )
     for name in ("network", "student"):
         _check_network(name, asked[name].value)
@@ -54,8 +55,9 @@ def _check_network(flag: str, received: str | None) -> None:
     if not received or received in distill_flags.NETWORKS or pathlib.Path(received).is_file():
         return
     raise ConfigError(
-        f"{flag}: expected a .keras file, or one of {list(distill_flags.NETWORKS)}; received "
-        f"{received!r}, which is {odd_kind(pathlib.Path(received)) or 'neither'}."
+        flag,
+        f"expected a .keras file, or one of {list(distill_flags.NETWORKS)}; received "
+        f"{received!r}, which is {odd_kind(pathlib.Path(received)) or 'neither'}.",
     )
 
 

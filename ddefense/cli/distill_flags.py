@@ -7,8 +7,8 @@ from absl import flags
 
 from ddefense.cli import data_flags
 from ddefense.cli import flags as cli_flags
-from ddefense.config import ConfigError
 from ddefense.distill_config import METHODS, OPTIMIZERS, UNCERTAINTIES, DistillConfig
+from ddefense.settings import ConfigError
 
 _FLAGS = flags.FLAGS
 NETWORKS = ("small", "mnist", "cifar10")
@@ -121,13 +121,14 @@ def config() -> DistillConfig:
     if "temperature" not in changes:
         if _FLAGS.method != "extended":
             raise ConfigError(
-                "temperature: expected T of both trainings, such as 20; received none."
+                "temperature", "expected T of both trainings, such as 20; received none."
             )
         changes["temperature"] = 1.0
     found = DistillConfig(**changes)
     if found.early_stopping is not None and not found.validation_share:
         raise ConfigError(
-            "early_stopping: expected a --validation_share > 0 with it, because it watches the "
-            "validation loss; received none."
+            "early_stopping",
+            "expected a --validation_share > 0 with it, because it watches the "
+            "validation loss; received none.",
         )
     return found

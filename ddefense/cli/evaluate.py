@@ -10,8 +10,9 @@ import sys
 from absl import flags, logging
 
 from ddefense.cli import attack_flags, attacked_data, program, values
-from ddefense.config import Config, ConfigError, digest
+from ddefense.config import Config, digest
 from ddefense.experiments import workdir as experiment_dirs
+from ddefense.settings import ConfigError
 
 
 def run() -> None:
@@ -22,17 +23,18 @@ def run() -> None:
 def _configure() -> tuple[Config, pathlib.Path]:
     asked = flags.FLAGS
     if not asked.network:
-        raise ConfigError("network: expected the path of a .keras file; received none.")
+        raise ConfigError("network", "expected the path of a .keras file; received none.")
     attack_flags.check()
     if asked.outlier_class and asked.temperature not in (None, 1.0):
         raise ConfigError(
-            "temperature: expected 1, or none, with --outlier_class: extended distillation is at "
-            f"T = 1; received {asked.temperature:g}."
+            "temperature",
+            "expected 1, or none, with --outlier_class: extended distillation is at "
+            f"T = 1; received {asked.temperature:g}.",
         )
     if asked.undistilled and asked.temperature is None and not asked.outlier_class:
         raise ConfigError(
-            "temperature: expected with --undistilled the T at which the network was distilled; "
-            "received none."
+            "temperature",
+            "expected with --undistilled the T at which the network was distilled; received none.",
         )
     config = attack_flags.config()
     data = attack_flags.user_data()

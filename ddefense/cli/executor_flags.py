@@ -14,9 +14,10 @@ from absl import flags
 
 from ddefense import interruption
 from ddefense.cli import program
-from ddefense.config import LARGEST_INTEGER, Config, ConfigError, is_number
+from ddefense.config import Config
 from ddefense.experiments.executing import Executor, Here
 from ddefense.experiments.storage import Storage
+from ddefense.settings import LARGEST_INTEGER, ConfigError, is_number
 
 _FLAGS = flags.FLAGS
 _EXECUTORS = ("local", "ray")
@@ -87,28 +88,32 @@ def check(config: Config) -> None:
         ConfigError: if a flag needs another, or something that is not installed.
     """
     if _FLAGS.num_gpus is not None and not is_number(_FLAGS.num_gpus):
-        raise ConfigError(f"num_gpus: expected a number >= 0; received {_FLAGS.num_gpus}.")
+        raise ConfigError("num_gpus", f"expected a number >= 0; received {_FLAGS.num_gpus}.")
     if _FLAGS.executor == "ray":
         if _FLAGS.threads == 0:
             raise ConfigError(
-                "threads: expected at least 1 with --executor=ray, because nodes differ in cores; "
-                "received 0."
+                "threads",
+                "expected at least 1 with --executor=ray, because nodes differ in cores; "
+                "received 0.",
             )
         if config.devices > 1 and not _FLAGS.num_gpus:
             raise ConfigError(
-                "devices: expected --num_gpus with it on a cluster, where several devices are "
-                f"GPUs; received --devices={config.devices} without it."
+                "devices",
+                "expected --num_gpus with it on a cluster, where several devices are "
+                f"GPUs; received --devices={config.devices} without it.",
             )
         if importlib.util.find_spec("ray") is None:
             raise ConfigError(
-                "executor: ray expects the extra ray, which is not installed. Install it with: "
-                "pip install 'ddefense[ray]'"
+                "executor",
+                "ray expects the extra ray, which is not installed. Install it with: "
+                "pip install 'ddefense[ray]'",
             )
     for name in _OF_RAY:
         if _FLAGS.executor != "ray" and _FLAGS[name].value is not None:
             raise ConfigError(
-                f"{name}: expected with --executor=ray alone; received {_FLAGS[name].value} "
-                "without it. Add it, or drop this flag."
+                name,
+                f"expected with --executor=ray alone; received {_FLAGS[name].value} "
+                "without it. Add it, or drop this flag.",
             )
     storage()
 

@@ -15,12 +15,12 @@ from absl import flags, logging
 
 from ddefense.cli import flags as cli_flags
 from ddefense.cli import program, values
-from ddefense.config import ConfigError
 from ddefense.experiments import known_results
 from ddefense.experiments import workdir as experiment_dirs
 from ddefense.files import odd_kind
 from ddefense.records import RunError
 from ddefense.serving import server_config, verifying
+from ddefense.settings import ConfigError
 
 Job = Callable[[], None]
 
@@ -41,13 +41,14 @@ def _configure() -> Job:
     try:
         server_config.check_base(asked.server_base)
     except ValueError as error:
-        raise ConfigError(f"server_base: {error}") from error
+        raise ConfigError("server_base", f"{error}") from error
     if asked.network:
         return _configure_export(pathlib.Path(asked.network))
     if not asked.write_server_config:
         raise ConfigError(
-            "network: expected the path of a .keras file to export (or --verify=<exported model>, "
-            "or --write_server_config); received none."
+            "network",
+            "expected the path of a .keras file to export (or --verify=<exported model>, "
+            "or --write_server_config); received none.",
         )
     _refuse_beside("write_server_config", allowed=("export_dir", "server_base"))
     return _write_server_config
@@ -64,15 +65,16 @@ def _refuse_beside(flag: str, allowed: tuple[str, ...] = ()) -> None:
     others = [name for name in given if name not in (flag, *allowed)]
     if others:
         raise ConfigError(
-            f"{flag}: expected without --{' and --'.join(others)}; received both. Drop one."
+            flag, f"expected without --{' and --'.join(others)}; received both. Drop one."
         )
 
 
 def _configure_verify(directory: str) -> Job:
     if not os.path.isdir(directory):
         raise ConfigError(
-            "verify: expected the directory of an exported model, of one version of it, or of "
-            f"several models; received {directory!r}, which is none."
+            "verify",
+            "expected the directory of an exported model, of one version of it, or of "
+            f"several models; received {directory!r}, which is none.",
         )
     _refuse_beside("verify")
     return lambda: _verify(pathlib.Path(directory))
@@ -82,13 +84,15 @@ def _configure_export(network: pathlib.Path) -> Job:
     asked = flags.FLAGS
     if not network.is_file():
         raise ConfigError(
-            f"network: expected a .keras file; received {str(network)!r}, which is "
-            f"{odd_kind(network) or 'none'}."
+            "network",
+            f"expected a .keras file; received {str(network)!r}, which is "
+            f"{odd_kind(network) or 'none'}.",
         )
     if asked.quantize and not asked.dataset:
         raise ConfigError(
-            f"quantize: expected with --dataset=<name>, whose training images calibrate the "
-            f"{asked.quantize} network and whose test set measures it; received none."
+            "quantize",
+            f"expected with --dataset=<name>, whose training images calibrate the "
+            f"{asked.quantize} network and whose test set measures it; received none.",
         )
     class_names = None if asked.class_names is None else values.class_names(asked.class_names)
     value_range = None if asked.value_range is None else values.value_range(asked.value_range)
@@ -96,8 +100,8 @@ def _configure_export(network: pathlib.Path) -> Job:
     measured_on = None if known is None else known.dataset
     if asked.dataset and measured_on not in (None, asked.dataset):
         raise ConfigError(
-            f"dataset: expected {measured_on}, on which the network was measured; received "
-            f"{asked.dataset}."
+            "dataset",
+            f"expected {measured_on}, on which the network was measured; received {asked.dataset}.",
         )
     base = values.directory("export_dir", asked.export_dir)
     base /= _name(network, measured_on or asked.dataset)
@@ -148,8 +152,9 @@ def _name(network: pathlib.Path, dataset: str | None) -> str:
         source = ", after the network's file. Give one with --name"
     if not _NAME.fullmatch(name) or name.isdecimal():
         raise ConfigError(
-            "name: expected letters, digits, and ._- within, such as my_model, and not a number "
-            f"alone, which would be a version; received {name!r}{source}."
+            "name",
+            "expected letters, digits, and ._- within, such as my_model, and not a number "
+            f"alone, which would be a version; received {name!r}{source}.",
         )
     return str(name)
 

@@ -349,15 +349,16 @@ def seeds() -> tuple[int, ...] | None:
     if received is None:
         return None
     if _FLAGS.seed is not None:
-        raise config_lib.ConfigError("seeds: expected without --seed; received both. Drop one.")
+        raise config_lib.ConfigError("seeds", "expected without --seed; received both. Drop one.")
     try:
         found = tuple(int(value) for value in received)
     except ValueError:
         found = ()
     if not found or len(set(found)) < len(found) or min(found) < 0:
         raise config_lib.ConfigError(
-            "seeds: expected different integers >= 0 separated by commas, such as 0,1,2; received "
-            f"{','.join(received)!r}."
+            "seeds",
+            "expected different integers >= 0 separated by commas, such as 0,1,2; received "
+            f"{','.join(received)!r}.",
         )
     config_lib.expect_integer("seeds", max(found), minimum=0)
     return found
@@ -383,8 +384,9 @@ def check_tensorboard() -> None:
     """
     if _FLAGS.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise config_lib.ConfigError(
-            "tensorboard: expected the package tensorboard to be installed; found none. Install "
-            "it with: pip install 'ddefense[tensorboard]'"
+            "tensorboard",
+            "expected the package tensorboard to be installed; found none. Install "
+            "it with: pip install 'ddefense[tensorboard]'",
         )
 
 
@@ -398,6 +400,7 @@ def _numbers(name: str, values: list[str]) -> tuple[float, ...]:
         return tuple(float(value) for value in values)
     except ValueError:
         raise config_lib.ConfigError(
-            f"{name}: expected numbers separated by commas, such as 1,20,100; received "
-            f"{','.join(values)!r}."
+            name,
+            f"expected numbers separated by commas, such as 1,20,100; received "
+            f"{','.join(values)!r}.",
         ) from None

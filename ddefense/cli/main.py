@@ -10,8 +10,9 @@ from absl import flags, logging
 from ddefense import records
 from ddefense.cli import executor_flags, program, values
 from ddefense.cli import flags as cli_flags
-from ddefense.config import Config, ConfigError
+from ddefense.config import Config
 from ddefense.experiments import workdir as experiment_dirs
+from ddefense.settings import ConfigError
 
 
 def run() -> None:
@@ -25,8 +26,9 @@ def _configure() -> tuple[Config, pathlib.Path]:
     cli_flags.seeds()
     if flags.FLAGS.tensorboard and flags.FLAGS.report_only:
         raise ConfigError(
-            "tensorboard: expected without --report_only, which starts no TensorFlow; received "
-            "both. Drop --report_only: finished stages are skipped."
+            "tensorboard",
+            "expected without --report_only, which starts no TensorFlow; received "
+            "both. Drop --report_only: finished stages are skipped.",
         )
     cli_flags.check_tensorboard()
     return config, cli_flags.workdir(config)

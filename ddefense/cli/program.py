@@ -14,10 +14,11 @@ from absl import app, flags, logging
 
 import ddefense
 from ddefense import interruption
-from ddefense.config import Config, ConfigError
+from ddefense.config import Config
 from ddefense.distill_config import DistillConfig
 from ddefense.escaping import escape, escape_lines
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 _USAGE_ERROR, _RUN_ERROR = 2, 1
 # As a shell reports a program that a signal ended.

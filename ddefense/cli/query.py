@@ -18,11 +18,11 @@ from absl import flags
 
 from ddefense import datasets, interruption
 from ddefense.cli import program, query_flags
-from ddefense.config import ConfigError
 from ddefense.escaping import escape, escape_lines, write_safely
 from ddefense.files import odd_kind
 from ddefense.maths import ranges
 from ddefense.serving import client
+from ddefense.settings import ConfigError
 
 _PORTS = {"grpc": 8500, "rest": 8501}
 
@@ -75,16 +75,16 @@ def _configure() -> Asked:
     if bool(asked.images) == bool(asked.dataset):
         received = "both" if asked.images else "neither"
         raise ConfigError(
-            f"images: expected either --images=<PNG or JPEG files> or --dataset; received "
-            f"{received}."
+            "images",
+            f"expected either --images=<PNG or JPEG files> or --dataset; received {received}.",
         )
     for path in asked.images or ():
         if not pathlib.Path(path).is_file():
             kind = odd_kind(pathlib.Path(path)) or "no file"
-            raise ConfigError(f"images: expected PNG or JPEG files; received {path!r}, {kind}.")
+            raise ConfigError("images", f"expected PNG or JPEG files; received {path!r}, {kind}.")
     if not (math.isfinite(asked.timeout) and asked.timeout > 0):
         raise ConfigError(
-            f"timeout: expected a finite number of seconds > 0; received {asked.timeout!r}."
+            "timeout", f"expected a finite number of seconds > 0; received {asked.timeout!r}."
         )
     server, saved_model = _place()
     signature = asked.signature or ("serving_labels" if asked.images else "serving_default")
@@ -96,8 +96,9 @@ def _configure() -> Asked:
         ]
         source = "--images" if asked.images else "--dataset"
         raise ConfigError(
-            f"signature: expected one that takes what {source} gives, {' or '.join(fitting)}; "
-            f"received {signature!r}."
+            "signature",
+            f"expected one that takes what {source} gives, {' or '.join(fitting)}; "
+            f"received {signature!r}.",
         )
     images = tuple(map(pathlib.Path, asked.images or ()))
     return Asked(images, asked.dataset, server, saved_model, asked.model or "", signature)
@@ -110,27 +111,29 @@ def _place() -> tuple[str | None, pathlib.Path | None]:
         for name in ("server", "model"):
             if asked[name].value is not None:
                 raise ConfigError(
-                    f"saved_model: expected without --{name}, which is about a server; received "
-                    "both."
+                    "saved_model",
+                    f"expected without --{name}, which is about a server; received both.",
                 )
         directory = pathlib.Path(asked.saved_model)
         if not directory.is_dir():
             raise ConfigError(
-                f"saved_model: expected the directory of an exported model; received "
-                f"{asked.saved_model!r}, which is none."
+                "saved_model",
+                f"expected the directory of an exported model; received "
+                f"{asked.saved_model!r}, which is none.",
             )
         return None, directory
     if not asked.model:
         raise ConfigError(
-            "model: expected the name of a model on the server, such as digits_distilled_t100, or "
-            "--saved_model=<directory>; received none."
+            "model",
+            "expected the name of a model on the server, such as digits_distilled_t100, or "
+            "--saved_model=<directory>; received none.",
         )
     server = asked.server or f"localhost:{_PORTS[asked.protocol]}"
     host, _, port = server.rpartition(":")
     if not host or "/" in server or not (port.isdecimal() and 0 < int(port) < 2**16):
         raise ConfigError(
-            f"server: expected host:port, such as localhost:{_PORTS[asked.protocol]}; received "
-            f"{server!r}."
+            "server",
+            f"expected host:port, such as localhost:{_PORTS[asked.protocol]}; received {server!r}.",
         )
     return server, None
 

@@ -3,8 +3,8 @@
 from absl import flags
 
 from ddefense import datasets
-from ddefense.config import LARGEST_INTEGER
 from ddefense.serving import client
+from ddefense.settings import LARGEST_INTEGER
 
 
 def define() -> None:

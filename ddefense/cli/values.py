@@ -4,9 +4,9 @@ import csv
 import math
 import pathlib
 
-from ddefense.config import ConfigError, is_range
 from ddefense.experiments import workdir
 from ddefense.files import odd_kind
+from ddefense.settings import ConfigError, is_range
 
 
 def class_names(text: str) -> tuple[str, ...]:
@@ -23,8 +23,8 @@ def class_names(text: str) -> tuple[str, ...]:
             names = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"class_names: expected @<text file> with a name per line; received {text!r}: "
-                f"{error}."
+                "class_names",
+                f"expected @<text file> with a name per line; received {text!r}: {error}.",
             ) from error
         while names and not names[-1].strip():
             names.pop()
@@ -33,13 +33,15 @@ def class_names(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in names]
     if len(names) < 2 or not all(names):
         raise ConfigError(
-            "class_names: expected at least two names separated by commas, such as cat,dog, or "
-            f"@<text file> with a name per line, none of them empty; received {text!r}."
+            "class_names",
+            "expected at least two names separated by commas, such as cat,dog, or "
+            f"@<text file> with a name per line, none of them empty; received {text!r}.",
         )
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(
-            "class_names: expected different names, or clients could not tell the classes apart; "
-            f"received {', '.join(sorted(twice))} more than once."
+            "class_names",
+            "expected different names, or clients could not tell the classes apart; "
+            f"received {', '.join(sorted(twice))} more than once.",
         )
     return tuple(names)
 
@@ -56,8 +58,9 @@ def value_range(text: str) -> tuple[float, float]:
         low = high = math.nan
     if not is_range(low, high):
         raise ConfigError(
-            "value_range: expected two finite numbers separated by a comma, the lower first, such "
-            f"as 0,255; received {text!r}."
+            "value_range",
+            "expected two finite numbers separated by a comma, the lower first, such "
+            f"as 0,255; received {text!r}.",
         )
     return low, high
 
@@ -71,11 +74,12 @@ def image_shape(text: str) -> tuple[int, int, int]:
     parts = [part.strip() for part in text.lower().split("x")]
     if len(parts) not in (2, 3) or not all(part.isdecimal() and int(part) for part in parts):
         raise ConfigError(
-            "image_shape: expected height, width and perhaps channels separated by an x, such as "
-            f"64x48 or 64x48x1; received {text!r}."
+            "image_shape",
+            "expected height, width and perhaps channels separated by an x, such as "
+            f"64x48 or 64x48x1; received {text!r}.",
         )
     if any(len(part) > 9 for part in parts):
-        raise ConfigError(f"image_shape: expected sizes below 10 digits; received {text!r}.")
+        raise ConfigError("image_shape", f"expected sizes below 10 digits; received {text!r}.")
     height, width, *channels = map(int, parts)
     return height, width, channels[0] if channels else 3
 
@@ -87,7 +91,7 @@ def directory(flag: str, text: str) -> pathlib.Path:
         ConfigError: if it cannot be.
     """
     if not text or "\0" in text:
-        raise ConfigError(f"{flag}: expected the path of a directory; received {text!r}.")
+        raise ConfigError(flag, f"expected the path of a directory; received {text!r}.")
     path = pathlib.Path(text)
     workdir.check_writable(flag, path)
     return path

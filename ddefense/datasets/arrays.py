@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ddefense import files
-from ddefense.config import ConfigError
 from ddefense.datasets import labelling
 from ddefense.datasets.checking import Declared, check_images, check_shape, warn_of_range
 from ddefense.datasets.examples import Split
 from ddefense.datasets.streaming import Source, Window, split_of, window_size
+from ddefense.settings import ConfigError
 
 Pair = tuple[Any, Any]
 
@@ -36,9 +36,9 @@ def as_images(images: Any, *, name: str = "images") -> npt.NDArray[Any]:
         _check_one_shape(images, name)
     array = np.asarray(images)
     if array.dtype.kind not in "biuf":
-        raise ConfigError(f"{name}: expected numbers; received {array.dtype} values.")
+        raise ConfigError(name, f"expected numbers; received {array.dtype} values.")
     if array.ndim == 0 or not len(array):
-        raise ConfigError(f"{name}: expected at least one image; received {_shape(array)}.")
+        raise ConfigError(name, f"expected at least one image; received {_shape(array)}.")
     check_shape(array.shape[1:], None, name=name)
     return array
 
@@ -112,17 +112,19 @@ def read_npz(path: pathlib.Path) -> tuple[Pair, Pair | None, tuple[str, ...] | N
             arrays = {key: archive[key] for key in (wanted or ()) if key in names}
             class_names = np.asarray(archive["class_names"]) if "class_names" in names else None
     except files.DamagedError as error:
-        raise ConfigError(f"data: expected an .npz file; received {path}: {error}.") from error
+        raise ConfigError("data", f"expected an .npz file; received {path}: {error}.") from error
     if wanted is None:
         raise ConfigError(
-            f"data: expected the arrays `images` and `labels` (or `x_train` and `y_train`) in "
-            f"{path}; received {', '.join(sorted(names)) or 'none'}."
+            "data",
+            f"expected the arrays `images` and `labels` (or `x_train` and `y_train`) in "
+            f"{path}; received {', '.join(sorted(names)) or 'none'}.",
         )
     train_images, train_labels, test_images, test_labels = (arrays.get(key) for key in wanted)
     if (test_images is None) != (test_labels is None):
         raise ConfigError(
-            f"data: expected both or none of `{wanted[2]}` and `{wanted[3]}` in {path}; received "
-            "one of them."
+            "data",
+            f"expected both or none of `{wanted[2]}` and `{wanted[3]}` in {path}; received "
+            "one of them.",
         )
     return (
         (train_images, train_labels),
@@ -136,8 +138,9 @@ def _check_one_shape(images: Sequence[Any], name: str) -> None:
     for at, shape in enumerate(shapes):
         if shape != shapes[0]:
             raise ConfigError(
-                f"{name}: expected images of one shape; received {shapes[0]} for image 0 and "
-                f"{shape} for image {at}. Resize them."
+                name,
+                f"expected images of one shape; received {shapes[0]} for image 0 and "
+                f"{shape} for image {at}. Resize them.",
             )
 
 

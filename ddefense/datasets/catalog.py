@@ -10,12 +10,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from ddefense import datasets
-from ddefense.config import ConfigError
 from ddefense.datasets import pipelines, prepared
 from ddefense.datasets.checking import Declared, ImageShape
 from ddefense.datasets.decoding import decodable, resized, scaled
 from ddefense.datasets.streaming import Source, Window
 from ddefense.maths.ranges import from_unit
+from ddefense.settings import ConfigError
 
 _TRAIN, _TESTS = "train", ("test", "validation")
 
@@ -57,16 +57,18 @@ def find(name: str, declared: Declared, data_dir: pathlib.Path | None) -> Catalo
     except ValueError as error:  # no such dataset, configuration or version
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            "data: expected an image folder, an .npz file, one of "
+            "data",
+            "expected an image folder, an .npz file, one of "
             f"{', '.join(datasets.NAMES)}, or the name of another dataset of TFDS; received "
-            f"{name!r}: {reason}"
+            f"{name!r}: {reason}",
         ) from error
     own_shape, class_names = _features(builder)
     splits = builder.info.splits
     if _TRAIN not in splits:
         raise ConfigError(
-            f"data: expected a dataset with a split named {_TRAIN!r}; received {name} with "
-            f"{', '.join(splits)}."
+            "data",
+            f"expected a dataset with a split named {_TRAIN!r}; received {name} with "
+            f"{', '.join(splits)}.",
         )
     declared = declared.with_classes(class_names, name)
     test = next((split for split in _TESTS if split in splits), None)
@@ -93,9 +95,10 @@ def _features(
     ):
         return image.shape, tuple(label.names)
     raise ConfigError(
-        "data: expected an image classification dataset, with the features `image` (grey or RGB, 8 "
+        "data",
+        "expected an image classification dataset, with the features `image` (grey or RGB, 8 "
         f"bits) and `label` (a class); received {builder.name} with "
-        f"{', '.join(described) or features}."
+        f"{', '.join(described) or features}.",
     )
 
 
@@ -130,7 +133,8 @@ def _fixed(shape: tuple[int | None, int | None, int], name: str) -> ImageShape:
     height, width, channels = shape
     if height is None or width is None:
         raise ConfigError(
-            f"image_shape: expected the shape to bring the images of {name} to, which have many; "
-            "received none. Give image_shape, or a network for one."
+            "image_shape",
+            f"expected the shape to bring the images of {name} to, which have many; "
+            "received none. Give image_shape, or a network for one.",
         )
     return height, width, channels

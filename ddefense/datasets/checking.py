@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from ddefense.config import ConfigError, is_range
+from ddefense.settings import ConfigError, is_range
 
 ImageShape = tuple[int, int, int]
 
@@ -45,13 +45,14 @@ class Declared:
         low, high = self.value_range
         if not is_range(low, high):
             raise ConfigError(
-                "value_range: expected two finite numbers, the lower first, such as (0, 255); "
-                f"received {self.value_range}."
+                "value_range",
+                "expected two finite numbers, the lower first, such as (0, 255); "
+                f"received {self.value_range}.",
             )
         _check_shape(self.image_shape)
         if self.num_classes is not None and self.num_classes < 2:
             raise ConfigError(
-                f"num_classes: expected at least 2 classes; received {self.num_classes}."
+                "num_classes", f"expected at least 2 classes; received {self.num_classes}."
             )
         self._check_names()
 
@@ -61,12 +62,14 @@ class Declared:
             return
         if len(names) < 2 or len(set(names)) < len(names):
             raise ConfigError(
-                f"class_names: expected at least two names, all different; received {list(names)}."
+                "class_names",
+                f"expected at least two names, all different; received {list(names)}.",
             )
         if self.num_classes is not None and len(names) != self.num_classes:
             raise ConfigError(
-                f"class_names: expected {self.num_classes} names, one per class of the network; "
-                f"received {len(names)}."
+                "class_names",
+                f"expected {self.num_classes} names, one per class of the network; "
+                f"received {len(names)}.",
             )
 
     @property
@@ -88,16 +91,18 @@ class Declared:
         names = self.class_names
         if names is not None and names != class_names and set(names) & set(class_names):
             raise ConfigError(
-                f"class_names: expected those of {where} in their order, "
-                f"{', '.join(class_names)}, or a new name for each; received {', '.join(names)}."
+                "class_names",
+                f"expected those of {where} in their order, "
+                f"{', '.join(class_names)}, or a new name for each; received {', '.join(names)}.",
             )
         if self.known_classes not in (None, len(class_names)):
             received = "class_names" if names is not None else "a network"
             one_more = names is None and self.known_classes == len(class_names) + 1
             hint = f" {OUTLIER_HINT}" if one_more else ""
             raise ConfigError(
-                f"data: expected {self.known_classes} classes; received {len(class_names)} in "
-                f"{where}, and {received} for {self.known_classes}.{hint}"
+                "data",
+                f"expected {self.known_classes} classes; received {len(class_names)} in "
+                f"{where}, and {received} for {self.known_classes}.{hint}",
             )
         return dataclasses.replace(self, class_names=names or class_names)
 
@@ -133,13 +138,14 @@ def check_images(
     if not finite.all():
         at = int(np.argmin(finite))
         raise ConfigError(
-            f"{name}: expected finite values; received NaN or infinity in image {first + at}."
+            name, f"expected finite values; received NaN or infinity in image {first + at}."
         )
     fits = ((images >= low - slack) & (images <= high + slack)).all(axis=(1, 2, 3))
     raise ConfigError(
-        f"{name}: expected values in [{low:g}, {high:g}]; received {smallest:.6g} to "
+        name,
+        f"expected values in [{low:g}, {high:g}]; received {smallest:.6g} to "
         f"{largest:.6g}, first in image {first + int(np.argmin(fits))}. "
-        + _range_hint(smallest, largest)
+        + _range_hint(smallest, largest),
     )
 
 
@@ -153,17 +159,19 @@ def check_shape(
     """
     if len(shape) == 2:
         raise ConfigError(
-            f"{name}: expected images of shape (height, width, channels); received {shape}. Give "
-            f"grey images their channel: {name}[..., None]."
+            name,
+            f"expected images of shape (height, width, channels); received {shape}. Give "
+            f"grey images their channel: {name}[..., None].",
         )
     if len(shape) != 3 or not all(shape):
         raise ConfigError(
-            f"{name}: expected images of shape (height, width, channels); received {shape}."
+            name, f"expected images of shape (height, width, channels); received {shape}."
         )
     if image_shape is not None and shape != image_shape:
         raise ConfigError(
-            f"{name}: expected images of shape {image_shape}, as the network takes them; received "
-            f"{shape}. Resize them, or pass a network for that shape."
+            name,
+            f"expected images of shape {image_shape}, as the network takes them; received "
+            f"{shape}. Resize them, or pass a network for that shape.",
         )
 
 
@@ -185,8 +193,8 @@ def _check_shape(image_shape: ImageShape | None) -> None:
         isinstance(n, int | np.integer) and n > 0 for n in image_shape
     ):
         raise ConfigError(
-            "image_shape: expected (height, width, channels), whole numbers above 0; received "
-            f"{image_shape}."
+            "image_shape",
+            f"expected (height, width, channels), whole numbers above 0; received {image_shape}.",
         )
 
 

@@ -14,7 +14,6 @@ import tensorflow as tf
 from absl import logging
 
 from ddefense import files as files_lib
-from ddefense.config import ConfigError
 from ddefense.datasets.checking import OUTLIER_HINT, Declared, ImageShape
 from ddefense.datasets.decoding import (
     GIF,
@@ -28,6 +27,7 @@ from ddefense.datasets.decoding import (
 from ddefense.datasets.streaming import ReadingError, Source, Window, window_size
 from ddefense.files import odd_kind
 from ddefense.maths.ranges import from_unit
+from ddefense.settings import ConfigError
 
 TRAIN, TESTS = "train", ("test", "val", "validation")
 """Folders of a dataset that is already split; the first of `TESTS` that there is counts."""
@@ -97,7 +97,7 @@ def find(root: pathlib.Path, declared: Declared) -> Folder:
         ConfigError: if it has no such form, naming what is wrong.
     """
     if not root.is_dir():
-        raise ConfigError(f"data: expected a folder of images; received {root}, which is none.")
+        raise ConfigError("data", f"expected a folder of images; received {root}, which is none.")
     train_root, test_root = _split_roots(root)
     folders = _class_folders(train_root)
     if train_root != root:
@@ -112,8 +112,9 @@ def find(root: pathlib.Path, declared: Declared) -> Folder:
     _warn_of(_besides(test_root, tested), test_root)
     if unknown := [name for name in tested if name not in classes]:
         raise ConfigError(
-            f"data: expected only classes in {test_root} that {train_root} has; received "
-            f"{_listed(unknown)}."
+            "data",
+            f"expected only classes in {test_root} that {train_root} has; received "
+            f"{_listed(unknown)}.",
         )
     test = _image_files(test_root, {name: classes[name] for name in tested})
     return Folder(class_names, train, test)
@@ -141,8 +142,9 @@ def hold_out(files: ImageFiles, share: float) -> tuple[ImageFiles, ImageFiles]:
         (members,) = np.nonzero(files.labels == label)
         if len(members) < 2:
             raise ConfigError(
-                f"data: expected at least two images of every class, one to train on and one to "
-                f"test with; received one of {files.names[members[0]].split('/')[0]}."
+                "data",
+                f"expected at least two images of every class, one to train on and one to "
+                f"test with; received one of {files.names[members[0]].split('/')[0]}.",
             )
         below = sum(_place(files.names[i]) < share for i in members)
         apart[members[: min(max(below, 1), len(members) - 1)]] = True
@@ -167,8 +169,8 @@ def source_of(
     """
     if not decodable(image_shape[-1]):
         raise ConfigError(
-            "image_shape: expected 1 or 3 channels, as image files have; received "
-            f"{image_shape[-1]}."
+            "image_shape",
+            f"expected 1 or 3 channels, as image files have; received {image_shape[-1]}.",
         )
 
     def decode(image_bytes: Any) -> Any:
@@ -211,10 +213,11 @@ def common_shape(files: ImageFiles) -> ImageShape:
     if other.any():
         at = int(np.argmax(other))
         raise ConfigError(
-            "data: expected images of one size; received "
+            "data",
+            "expected images of one size; received "
             f"{files.names[0]} of {found[0, 0]}x{found[0, 1]} and {files.names[at]} of "
             f"{found[at, 0]}x{found[at, 1]} (height x width). Give the size to bring them to: "
-            "image_shape, or a network for it."
+            "image_shape, or a network for it.",
         )
     return int(found[0, 0]), int(found[0, 1]), 1 if found[:, 2].max() <= 2 else 3
 
@@ -281,9 +284,10 @@ def _class_folders(root: pathlib.Path) -> list[pathlib.Path]:
         return folders
     files = [path for path in root.iterdir() if path.is_file()]
     raise ConfigError(
-        f"data: expected one folder of images per class in {root}; received "
+        "data",
+        f"expected one folder of images per class in {root}; received "
         + (f"{len(files)} files and no folder." if files else "an empty folder.")
-        + " Put the images of each class into a folder that has the name of the class."
+        + " Put the images of each class into a folder that has the name of the class.",
     )
 
 
@@ -297,15 +301,17 @@ def _numbered(
     wanted = declared.known_classes
     if names is not None and (set(folders) & set(names) or len(folders) != len(names)):
         raise ConfigError(
-            f"class_names: expected the names of the folders in {root}, or one new name for each; "
-            f"received {_listed(names)} for {_listed(folders)}."
+            "class_names",
+            f"expected the names of the folders in {root}, or one new name for each; "
+            f"received {_listed(names)} for {_listed(folders)}.",
         )
     if wanted is not None and len(folders) != wanted:
         hint = f" {OUTLIER_HINT}" if wanted == len(folders) + 1 else ""
         raise ConfigError(
-            f"data: expected {wanted} class folders in {root}, one per class of the network; "
+            "data",
+            f"expected {wanted} class folders in {root}, one per class of the network; "
             f"received {len(folders)}: {_listed(folders)}. If classes are missing, name all of "
-            f"them with class_names.{hint}"
+            f"them with class_names.{hint}",
         )
     return names or tuple(folders), list(range(len(folders)))
 
@@ -331,8 +337,9 @@ def _image_files(root: pathlib.Path, classes: dict[str, int]) -> ImageFiles:
                 strange.append(f"{name}, {kind}")
         if not found:
             raise ConfigError(
-                f"data: expected PNG, JPEG, BMP or GIF images in the class folder {root / folder}; "
-                "received none. Add some, or remove the folder."
+                "data",
+                f"expected PNG, JPEG, BMP or GIF images in the class folder {root / folder}; "
+                "received none. Add some, or remove the folder.",
             )
         names.extend(found)
         labels.extend([label] * len(found))
@@ -365,8 +372,8 @@ def _is_image(path: pathlib.Path) -> bool:
         return True
     if ending in _OTHER_IMAGES:
         raise ConfigError(
-            f"data: expected PNG, JPEG, BMP or GIF images; received {path}. Convert it, or take it "
-            "away."
+            "data",
+            f"expected PNG, JPEG, BMP or GIF images; received {path}. Convert it, or take it away.",
         )
     with path.open("rb") as file:
         return file.read(max(map(len, _SIGNATURES))).startswith(_SIGNATURES)

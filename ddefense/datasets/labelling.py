@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ddefense.config import ConfigError
 from ddefense.datasets.examples import Examples, Split
+from ddefense.settings import ConfigError
 
 _SUM_TOLERANCE = 1e-3
 
@@ -75,11 +75,12 @@ def read(
     try:
         array = np.asarray(labels)
     except ValueError as error:  # lists of different lengths
-        raise ConfigError(f"{name}: expected one label per image; received {error}.") from error
+        raise ConfigError(name, f"expected one label per image; received {error}.") from error
     if array.dtype.kind not in "biuf":
         raise ConfigError(
-            f"{name}: expected class indices, or rows of probabilities; received {array.dtype} "
-            "values. Number the classes 0, 1, 2... and pass their names as class_names."
+            name,
+            f"expected class indices, or rows of probabilities; received {array.dtype} "
+            "values. Number the classes 0, 1, 2... and pass their names as class_names.",
         )
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -88,8 +89,9 @@ def read(
     if array.ndim == 2:
         return _rows(array, num_classes, first, name)
     raise ConfigError(
-        f"{name}: expected shape [N] or [N, 1] with class indices, or [N, classes] with "
-        f"probabilities; received {list(array.shape)}."
+        name,
+        f"expected shape [N] or [N, 1] with class indices, or [N, classes] with "
+        f"probabilities; received {list(array.shape)}.",
     )
 
 
@@ -102,8 +104,9 @@ def joined(parts: Sequence[Labels], name: str = "labels") -> Labels:
     lengths = {part.num_classes for part in parts}
     if len(lengths) > 1:
         raise ConfigError(
-            f"{name}: expected all of one form; received {_described(parts[0])} and later "
-            f"{_described(next(p for p in parts if p.num_classes != parts[0].num_classes))}."
+            name,
+            f"expected all of one form; received {_described(parts[0])} and later "
+            f"{_described(next(p for p in parts if p.num_classes != parts[0].num_classes))}.",
         )
     classes = np.concatenate([part.classes for part in parts])
     num_classes = parts[0].num_classes
@@ -127,21 +130,23 @@ def check_classes(classes: npt.NDArray[np.int64], class_names: Sequence[str]) ->
     found = np.unique(classes)
     if len(found) == 1:
         raise ConfigError(
-            f"labels: expected training images of at least two classes; received {len(classes)} of "
-            f"class {found[0]} ({class_names[found[0]]}) alone."
+            "labels",
+            f"expected training images of at least two classes; received {len(classes)} of "
+            f"class {found[0]} ({class_names[found[0]]}) alone.",
         )
     missing = np.setdiff1d(np.arange(len(class_names)), found)
     if not len(missing):
         return
     counted_from_1 = missing.tolist() == [0] and class_names[0] == "0"
     raise ConfigError(
-        f"labels: expected training images of each of the {len(class_names)} classes; received "
+        "labels",
+        f"expected training images of each of the {len(class_names)} classes; received "
         f"none of {_enumerated(missing, class_names)}. "
         + (
             "Class indices begin at 0: subtract 1 if these begin at 1."
             if counted_from_1
             else "Add images of them, or take a network without these classes."
-        )
+        ),
     )
 
 
@@ -157,7 +162,7 @@ def _indices(
         at = int(np.argmax(wrong))
         span = "0, 1, 2..." if num_classes is None else f"0 to {num_classes - 1}"
         raise ConfigError(
-            f"{name}: expected class indices, {span}; received {array[at]} for image {first + at}."
+            name, f"expected class indices, {span}; received {array[at]} for image {first + at}."
         )
     return array.astype(np.int64)
 
@@ -165,8 +170,9 @@ def _indices(
 def _rows(array: npt.NDArray[Any], num_classes: int | None, first: int, name: str) -> Labels:
     if num_classes is not None and array.shape[1] != num_classes:
         raise ConfigError(
-            f"{name}: expected rows of {num_classes} probabilities, one per class; received rows "
-            f"of {array.shape[1]}."
+            name,
+            f"expected rows of {num_classes} probabilities, one per class; received rows "
+            f"of {array.shape[1]}.",
         )
     rows = array.astype(np.float32)
     sums = rows.sum(axis=1, dtype=np.float64)
@@ -175,9 +181,10 @@ def _rows(array: npt.NDArray[Any], num_classes: int | None, first: int, name: st
     if wrong.any():
         at = int(np.argmax(wrong))
         raise ConfigError(
-            f"{name}: expected rows of probabilities, none negative, that sum to 1; received a row "
+            name,
+            f"expected rows of probabilities, none negative, that sum to 1; received a row "
             f"with the sum {sums[at]:.6g} and the smallest value {rows[at].min():.6g} for image "
-            f"{first + at}."
+            f"{first + at}.",
         )
     classes = rows.argmax(axis=1).astype(np.int64)
     hard = bool(np.all((rows == 0) | (rows == 1)))

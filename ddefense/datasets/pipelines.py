@@ -7,9 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from ddefense import files
-from ddefense.config import ConfigError
 from ddefense.datasets.checking import ImageShape, check_shape
 from ddefense.datasets.streaming import ReadingError, Source, Window, window_size
+from ddefense.settings import ConfigError
 
 _MOST_CHANNELS = 4
 
@@ -32,13 +32,15 @@ def source_of(dataset: tf.data.Dataset, *, name: str = "data", window: int | Non
     images, labels = _pair(dataset, name)
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ConfigError(
-            f"{name}: expected a dataset that ends; received one that repeats for ever. Drop "
-            ".repeat(): the number of passes is `epochs`."
+            name,
+            "expected a dataset that ends; received one that repeats for ever. Drop "
+            ".repeat(): the number of passes is `epochs`.",
         )
     if not (images.dtype.is_floating or images.dtype.is_integer):
         raise ConfigError(
-            f"{name}: expected images of numbers; received {images.dtype.name}. Decode files with "
-            ".map and tf.io.decode_image before."
+            name,
+            f"expected images of numbers; received {images.dtype.name}. Decode files with "
+            ".map and tf.io.decode_image before.",
         )
     if images.shape.rank is None or not images.shape[-3:].is_fully_defined():
         images, labels = _first(dataset, name)
@@ -125,8 +127,9 @@ def _pair(dataset: tf.data.Dataset, name: str) -> tuple[tf.TensorSpec, tf.Tensor
     ):
         return spec
     raise ConfigError(
-        f"{name}: expected a dataset of pairs (image, label); received elements {spec}. Bring them "
-        "to pairs with .map."
+        name,
+        f"expected a dataset of pairs (image, label); received elements {spec}. Bring them "
+        "to pairs with .map.",
     )
 
 
@@ -137,5 +140,5 @@ def _first(dataset: tf.data.Dataset, name: str) -> tuple[tf.Tensor, tf.Tensor]:
     except ReadingError as error:
         raise ConfigError(f"{error}") from error
     if found is None:
-        raise ConfigError(f"{name}: expected at least one image; received an empty dataset.")
+        raise ConfigError(name, "expected at least one image; received an empty dataset.")
     return found

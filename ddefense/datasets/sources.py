@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from ddefense import datasets
-from ddefense.config import ConfigError
 from ddefense.datasets import arrays, folders, labelling, pipelines, splitting
 from ddefense.datasets.checking import Declared, ImageShape, check_shape
 from ddefense.datasets.dataset import Dataset
@@ -18,6 +17,7 @@ from ddefense.datasets.examples import Examples, Split
 from ddefense.datasets.fingerprints import digest
 from ddefense.datasets.streaming import STREAM_BYTES, Source, float_bytes, load, survey
 from ddefense.maths.ranges import from_unit, to_unit
+from ddefense.settings import ConfigError
 
 _SPLIT_SEED = 0  # of no run: every run keeps the same images apart
 _FORMS = (
@@ -118,7 +118,7 @@ def open_data(
         StoppedError: if the run was asked to stop.
     """
     if not 0 <= test_share <= 1:
-        raise ConfigError(f"test_share: expected a number in [0, 1]; received {test_share}.")
+        raise ConfigError("test_share", f"expected a number in [0, 1]; received {test_share}.")
     declared = Declared(
         image_shape=None if image_shape is None else cast(ImageShape, tuple(image_shape)),
         value_range=(float(value_range[0]), float(value_range[1])),
@@ -143,7 +143,7 @@ def _find(
         data = (data, None)
     if not isinstance(data, tuple | list) or len(data) not in (2, 4):
         size = f" of {len(data)}" if isinstance(data, tuple | list) else ""
-        raise ConfigError(f"data: expected {_FORMS}; received {type(data).__name__}{size}.")
+        raise ConfigError("data", f"expected {_FORMS}; received {type(data).__name__}{size}.")
     if isinstance(data[0], tf.data.Dataset):
         train, test = data
         tested = None if test is None else pipelines.source_of(test, name="test_data")
@@ -181,7 +181,7 @@ def _named(
     if path.is_dir():
         return _folder(path, declared, test_share)
     if isinstance(data, pathlib.Path) or path.exists() or path.is_absolute():
-        raise ConfigError(f"data: expected an image folder or an .npz file; received {path}.")
+        raise ConfigError("data", f"expected an image folder or an .npz file; received {path}.")
     from ddefense.datasets import catalog  # TFDS is slow to import
 
     found = catalog.find(data, declared, data_dir)

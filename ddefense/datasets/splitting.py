@@ -6,10 +6,10 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from ddefense.config import ConfigError
 from ddefense.datasets.examples import Examples, Split
 from ddefense.datasets.labelling import SoftSplit, label_rows
 from ddefense.datasets.streaming import Stream
+from ddefense.settings import ConfigError
 
 
 @overload
@@ -34,10 +34,10 @@ def hold_out(examples: Examples, share: float, seed: int) -> tuple[Examples, Exa
         ConfigError: if there is no such share, or fewer than two images.
     """
     if not 0 < share < 1:
-        raise ConfigError(f"share: expected a number in (0, 1); received {share}.")
+        raise ConfigError("share", f"expected a number in (0, 1); received {share}.")
     if len(examples) < 2:
         raise ConfigError(
-            f"images: expected at least two, to keep one of them apart; received {len(examples)}."
+            "images", f"expected at least two, to keep one of them apart; received {len(examples)}."
         )
     kept = len(examples) - min(len(examples) - 1, max(1, round(share * len(examples))))
     if isinstance(examples, Stream):

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import interruption
-from ddefense.config import ConfigError
 from ddefense.datasets import labelling
 from ddefense.datasets.checking import Declared, ImageShape, check_images, warn_of_range
 from ddefense.datasets.examples import Split
@@ -19,6 +18,7 @@ from ddefense.datasets.fingerprints import fingerprints
 from ddefense.datasets.labelling import Labels, SoftSplit
 from ddefense.progress import Progress
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 STREAM_BYTES = 2**31
 """Images that would take more than this as float32 are streamed unless the user says otherwise."""
@@ -292,7 +292,7 @@ def _checked(
     except ReadingError as error:
         raise ConfigError(f"{error}") from error
     if not position:
-        raise ConfigError(f"{name}: expected at least one image; received none.")
+        raise ConfigError(name, "expected at least one image; received none.")
     warn_of_range(smallest, largest, declared.value_range)
 
 

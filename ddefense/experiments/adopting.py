@@ -14,7 +14,6 @@ import numpy as np
 
 from ddefense import attacks, datasets, files, networks, records
 from ddefense.attacks import saved_model
-from ddefense.config import ConfigError
 from ddefense.datasets import splitting
 from ddefense.datasets.checking import OUTLIER_HINT
 from ddefense.datasets.sources import UserData
@@ -22,6 +21,7 @@ from ddefense.experiments import pair
 from ddefense.experiments.pair import NETWORK, Trained
 from ddefense.experiments.stages import Artefact, Stages, kept, reading
 from ddefense.maths.ranges import to_unit
+from ddefense.settings import ConfigError
 
 _MODEL, _RECORD = "saved_model", "saved_model.json"
 _UNIT = (0.0, 1.0)
@@ -74,8 +74,9 @@ def dataset_of(data: UserData) -> datasets.Dataset:
     """
     if data.test is None or len(data.test) == 0:
         raise ConfigError(
-            f"data: expected test images, received none in {data.name}. Keep a share of the images "
-            "for testing (test_share), or give a test set."
+            "data",
+            f"expected test images, received none in {data.name}. Keep a share of the images "
+            "for testing (test_share), or give a test set.",
         )
     test = splitting.in_memory(data.test)
     return datasets.Dataset(
@@ -115,19 +116,22 @@ def check_data(dataset: datasets.Dataset) -> None:
     low, high = dataset.value_range
     if len(images) == 0 or len(images) != len(labels):
         raise ConfigError(
-            f"data: expected test images, each with a label; received {len(images)} images and "
-            f"{len(labels)} labels."
+            "data",
+            f"expected test images, each with a label; received {len(images)} images and "
+            f"{len(labels)} labels.",
         )
     wrong = np.flatnonzero((labels < 0) | (labels >= dataset.num_classes))
     if len(wrong):
         raise ConfigError(
-            f"data: expected labels in 0..{dataset.num_classes - 1}; received "
-            f"{int(labels[wrong[0]])} for test image {wrong[0]}."
+            "data",
+            f"expected labels in 0..{dataset.num_classes - 1}; received "
+            f"{int(labels[wrong[0]])} for test image {wrong[0]}.",
         )
     if not np.all((images >= low) & (images <= high)):  # false for NaN too
         raise ConfigError(
-            f"data: expected test images in the value range [{low:g}, {high:g}]; received values "
-            f"from {images.min():g} to {images.max():g}."
+            "data",
+            f"expected test images in the value range [{low:g}, {high:g}]; received values "
+            f"from {images.min():g} to {images.max():g}.",
         )
 
 
@@ -287,9 +291,10 @@ def _check_fits(
         one_more = " with the outlier class" if outlier_class else ""
         hint = f" {OUTLIER_HINT}" if classes == dataset.num_classes + 1 else ""
         raise ConfigError(
-            f"{flag}: expected a network for {dataset.name}, images of shape "
+            flag,
+            f"expected a network for {dataset.name}, images of shape "
             f"{dataset.image_shape} and {expected} classes{one_more}; received one for {shape} "
-            f"and {classes} at {label}.{hint}"
+            f"and {classes} at {label}.{hint}",
         )
 
 

@@ -14,7 +14,7 @@ from absl import logging
 
 from ddefense import attacks, files, networks, records
 from ddefense.attack_catalog import ATTACKS, JSMA_ATTACKS
-from ddefense.config import COLOUR_EPSILON, Config, ConfigError, check_temperature, chosen
+from ddefense.config import COLOUR_EPSILON, Config, check_temperature, chosen
 from ddefense.datasets import NAMES as DATASETS
 from ddefense.datasets import Dataset
 from ddefense.experiments import adversarial
@@ -23,6 +23,7 @@ from ddefense.experiments.adversarial import Adversarial
 from ddefense.experiments.pair import Trained
 from ddefense.experiments.stages import SCRATCH, Artefact, Part, Stages, reading
 from ddefense.maths.ranges import from_unit
+from ddefense.settings import ConfigError
 
 _INDICES = "indices.npy"
 _RECORD = "attack.json"
@@ -40,9 +41,10 @@ def check_installed(config: Config) -> None:
     if "labels_only" in config.attacks and not attacks.labels_only_available():
         others = ",".join(name for name in config.attacks if name != "labels_only")
         raise ConfigError(
-            "attacks: labels_only expects the library of the extra labels-only, which is not "
+            "attacks",
+            "labels_only expects the library of the extra labels-only, which is not "
             "installed. Install it with: pip install 'ddefense[labels-only]'; or leave it out"
-            + (f": --attacks={others}" if others else ".")
+            + (f": --attacks={others}" if others else "."),
         )
 
 
@@ -61,7 +63,7 @@ def check_fits(config: Config, dataset: Dataset) -> None:
         received = getattr(config, name)
         if received > limit:
             raise ConfigError(
-                f"{name}: expected at most {limit}, {what} of {dataset.name}; received {received}."
+                name, f"expected at most {limit}, {what} of {dataset.name}; received {received}."
             )
 
 
@@ -74,9 +76,10 @@ def check_pairs(config: Config, dataset: Dataset) -> None:
     names = [name for name in config.attacks if name in JSMA_ATTACKS]
     if names and math.prod(dataset.image_shape) < 2:
         raise ConfigError(
-            "attacks: expected images of at least two features with "
+            "attacks",
+            "expected images of at least two features with "
             f"{', '.join(names)}, because JSMA changes features in pairs; received images of shape "
-            f"{dataset.image_shape}. Leave them out."
+            f"{dataset.image_shape}. Leave them out.",
         )
 
 
@@ -330,7 +333,7 @@ def craft(
         )
         networks.check_finite(networks.predict(logits, images), network=logits, images="images")
     except ValueError as error:
-        raise ConfigError(f"network: {error}") from error
+        raise ConfigError("network", f"{error}") from error
     prepared = attacks.prepare(name, config, temperature=temperature)
     if targets is None:
         attempts = adversarial.attempts_on(

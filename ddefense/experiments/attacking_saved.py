@@ -7,7 +7,7 @@ from absl import logging
 
 from ddefense import datasets, evidence, records
 from ddefense.attack_catalog import GRADIENT_FREE_ATTACKS, PROBABILITY_ATTACKS
-from ddefense.config import Config, ConfigError
+from ddefense.config import Config
 from ddefense.experiments import (
     adopting,
     attacking,
@@ -19,6 +19,7 @@ from ddefense.experiments import (
 from ddefense.experiments.adopting import Source
 from ddefense.experiments.assessing import NetworkAttacks
 from ddefense.experiments.stages import Stages
+from ddefense.settings import ConfigError
 
 LOW_ACCURACY = 0.5
 """Test accuracy below which the network is doubted, a share; or, of many classes, below five times
@@ -140,14 +141,16 @@ def check_attacks(config: Config, *, substitute: bool, temperature: float | None
     """
     if not substitute and "transfer_cw_l2" in config.attacks:
         raise ConfigError(
-            "attacks: expected a substitute with transfer_cw_l2, received none. Name an "
-            "undistilled network, or leave that attack out."
+            "attacks",
+            "expected a substitute with transfer_cw_l2, received none. Name an "
+            "undistilled network, or leave that attack out.",
         )
     scaled = [name for name in config.attacks if "_temperature" in name]
     if temperature is None and scaled:
         raise ConfigError(
-            f"attacks: expected a temperature with {', '.join(scaled)}, received none. Give the T "
-            "that the network was trained at, or leave them out."
+            "attacks",
+            f"expected a temperature with {', '.join(scaled)}, received none. Give the T "
+            "that the network was trained at, or leave them out.",
         )
 
 
@@ -179,13 +182,14 @@ def _check_model(config: Config, model: records.SavedModelRecord | None) -> None
     names, reason = impossible_on(model, config.attacks)
     if names:
         raise ConfigError(
-            f"attacks: expected attacks that this model allows; received {', '.join(names)}, "
+            "attacks",
+            f"expected attacks that this model allows; received {', '.join(names)}, "
             f"which cannot be run {reason}. Leave them out"
             + (
                 ", or name an output that is logits (logits_output)."
                 if model.outputs == "probabilities" and not model.no_gradients
                 else "."
-            )
+            ),
         )
 
 

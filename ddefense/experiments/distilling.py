@@ -14,7 +14,6 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import distillation, files, measurements, networks, records, training
-from ddefense.config import ConfigError
 from ddefense.datasets import Examples
 from ddefense.datasets.labelling import check_classes, label_rows
 from ddefense.datasets.splitting import hold_out
@@ -22,6 +21,7 @@ from ddefense.distill_config import DistillConfig
 from ddefense.distillation import Histories, Pair
 from ddefense.experiments.keras_extras import KerasExtras
 from ddefense.networks.uncertainty import dropout_variance
+from ddefense.settings import ConfigError
 from ddefense.training import Labels
 
 _SOFT_LABELS, _MADE_FROM = "soft_labels", "made_from.sha256"
@@ -137,8 +137,9 @@ class _Job:
             _check_left(self.train, self._num_classes, config.validation_share)
         if config.early_stopping is not None and self._validation is None:
             raise ConfigError(
-                "early_stopping: expected a validation_share > 0, or validation_data, with it, "
-                "because it watches the validation loss; received none."
+                "early_stopping",
+                "expected a validation_share > 0, or validation_data, with it, "
+                "because it watches the validation loss; received none.",
             )
         self._class_weights = self._weights()
 
@@ -261,7 +262,7 @@ def _twin(network: keras.Model, config: DistillConfig) -> keras.Model:
     try:
         return networks.with_outlier_class(network)
     except ValueError as error:
-        raise ConfigError(f"network: {error}") from error
+        raise ConfigError("network", f"{error}") from error
 
 
 def _copy(name: str, original: keras.Model, config: DistillConfig) -> keras.Model:
@@ -272,7 +273,7 @@ def _copy(name: str, original: keras.Model, config: DistillConfig) -> keras.Mode
             dropout_variance(copy)  # refuses a network that is never uncertain
     except ValueError as error:
         flag = "network" if name == "initial" else "student"
-        raise ConfigError(f"{flag}: {error}") from error
+        raise ConfigError(flag, f"{error}") from error
     return copy
 
 
@@ -287,7 +288,7 @@ def _check_finite(found: Mapping[str, keras.Model], examples: Examples) -> None:
                 networks.predict(logits, few), network=logits, images="training images"
             )
         except ValueError as error:
-            raise ConfigError(f"{flag}: {error}") from error
+            raise ConfigError(flag, f"{error}") from error
 
 
 def _check_left(train: Examples, num_classes: int, share: float) -> None:
@@ -296,9 +297,10 @@ def _check_left(train: Examples, num_classes: int, share: float) -> None:
         check_classes(train.labels, [str(i) for i in range(num_classes)])
     except ConfigError as error:
         raise ConfigError(
-            "validation_share: expected images of every class among those that are left to train "
+            "validation_share",
+            "expected images of every class among those that are left to train "
             "on (of a stream, the last images are held out: write them in mixed order); received "
-            f"{share:g}, which leaves {len(train)}. {str(error).removeprefix('labels: ')}"
+            f"{share:g}, which leaves {len(train)}. {str(error).removeprefix('labels: ')}",
         ) from error
 
 
@@ -310,8 +312,8 @@ def _check_fit(
     num_classes = found["initial"].output_shape[-1]
     if most >= num_classes:
         raise ConfigError(
-            f"labels: expected classes in 0..{num_classes - 1}, those of the network; received "
-            f"{most}."
+            "labels",
+            f"expected classes in 0..{num_classes - 1}, those of the network; received {most}.",
         )
     for name, network in found.items():
         expected = num_classes + (outlier_class and name == "distilled")
@@ -322,14 +324,16 @@ def _check_fit(
         )
         if not fits:
             raise ConfigError(
-                f"{flag}: expected one that takes images of shape {examples.image_shape}; received "
-                f"one for {shape}."
+                flag,
+                f"expected one that takes images of shape {examples.image_shape}; received "
+                f"one for {shape}.",
             )
         if network.output_shape[-1] != expected:
             raise ConfigError(
-                f"{flag}: expected one of {expected} classes, "
+                flag,
+                f"expected one of {expected} classes, "
                 + ("one more than" if expected > num_classes else "as")
-                + f" the network has; received one of {network.output_shape[-1]}."
+                + f" the network has; received one of {network.output_shape[-1]}.",
             )
 
 

@@ -10,12 +10,12 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import exporting, files, measurements, networks, records, training
-from ddefense.config import ConfigError
 from ddefense.datasets import Examples
 from ddefense.datasets.sources import UserData, open_data
 from ddefense.distill_config import DistillJob
 from ddefense.experiments import adopting, distilling, environment, workdir
 from ddefense.experiments.keras_extras import KerasExtras
+from ddefense.settings import ConfigError
 
 RECORD = "distillation.json"
 NETWORKS = "networks"
@@ -54,7 +54,7 @@ def run(
     data = _open(job, given, data_dir)
     network, student = (_built(flag, job, saved, data) for flag, saved in given.items())
     if network is None:
-        raise ConfigError("network: expected a .keras file or a name; received none.")
+        raise ConfigError("network", "expected a .keras file or a name; received none.")
     _announce(job, data)
     with workdir.claimed(directory, job):
         _check_inputs(directory, {"data": data.digest, **_digests(given)})
@@ -98,7 +98,7 @@ def _load(flag: str, received: str | None) -> keras.Model | None:
     try:
         return networks.deployed(network)
     except ValueError as error:
-        raise ConfigError(f"{flag}: {received}: {error}") from error
+        raise ConfigError(flag, f"{received}: {error}") from error
 
 
 def _open(
@@ -116,8 +116,8 @@ def _open(
         if None not in received:
             if shape not in (None, received):
                 raise ConfigError(
-                    f"image_shape: expected {received}, which the network takes, or none; received "
-                    f"{shape}."
+                    "image_shape",
+                    f"expected {received}, which the network takes, or none; received {shape}.",
                 )
             shape = received
     data = open_data(
@@ -130,7 +130,7 @@ def _open(
         data_dir=data_dir,
     )
     if data.test is None:
-        raise ConfigError(f"data: expected images to test with; received none in {job.data}.")
+        raise ConfigError("data", f"expected images to test with; received none in {job.data}.")
     return data
 
 
@@ -151,7 +151,7 @@ def _built(
             image_shape=data.image_shape,
         )
     except ValueError as error:
-        raise ConfigError(f"{flag}: {received}: {error}") from error
+        raise ConfigError(flag, f"{received}: {error}") from error
 
 
 def _announce(job: DistillJob, data: UserData) -> None:
@@ -229,7 +229,7 @@ def _record(
 ) -> records.DistillationRecord:
     pair = distilled.pair
     if data.test is None:
-        raise ConfigError("data: expected images to test with; received none.")
+        raise ConfigError("data", "expected images to test with; received none.")
     names = ("initial", "distilled")
     logits = {name: _logits(getattr(pair, name), data.test) for name in names}
     costs = measurements.costs([getattr(pair, name) for name in names], data.image_shape)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ddefense import config as config_lib
 from ddefense import datasets, evidence, measurements, records
-from ddefense.config import Config, ConfigError
+from ddefense.config import Config
 from ddefense.experiments import adopting, attacking, attacking_saved, environment, workdir
 from ddefense.experiments.adopting import Subject
 from ddefense.experiments.assessing import Assessor
@@ -18,6 +18,7 @@ from ddefense.experiments.dataset_record import dataset_record
 from ddefense.experiments.pair import Trained, load_network
 from ddefense.experiments.stages import Stages
 from ddefense.maths.ranges import from_unit
+from ddefense.settings import ConfigError
 
 Network: TypeAlias = pathlib.Path | keras.Model
 
@@ -114,8 +115,9 @@ def evaluate(  # noqa: PLR0913
         config_lib.check_temperature(temperature)
     if undistilled is not None and temperature is None:
         raise ConfigError(
-            "temperature: expected the T at which the network was distilled, with an undistilled "
-            "network to compare it with; received none."
+            "temperature",
+            "expected the T at which the network was distilled, with an undistilled "
+            "network to compare it with; received none.",
         )
     attacking_saved.check_attacks(
         config, substitute=substitute is not None, temperature=temperature
@@ -188,8 +190,9 @@ def evaluate(  # noqa: PLR0913
 def _temperature_of_extended(temperature: float | None) -> float:
     if temperature not in (None, 1.0):
         raise ConfigError(
-            "temperature: expected 1, or none, with outlier_class: extended distillation is at "
-            f"T = 1; received {temperature:g}."
+            "temperature",
+            "expected 1, or none, with outlier_class: extended distillation is at "
+            f"T = 1; received {temperature:g}.",
         )
     return 1.0
 

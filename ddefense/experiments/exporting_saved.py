@@ -11,7 +11,6 @@ import numpy.typing as npt
 from absl import logging
 
 from ddefense import datasets, exporting, interruption, networks, records
-from ddefense.config import ConfigError
 from ddefense.experiments import environment
 from ddefense.experiments.attacking_saved import LOW_ACCURACY
 from ddefense.experiments.dataset_record import dataset_record
@@ -23,6 +22,7 @@ from ddefense.experiments.known_results import (
 )
 from ddefense.exporting import quantized, scaling, signatures
 from ddefense.maths.ranges import from_unit, to_unit
+from ddefense.settings import ConfigError
 
 _LOGITS_WARNING = (
     "WARNING: --expose_logits: whoever can ask for logits attacks a distilled network with no "
@@ -109,7 +109,7 @@ def run(asked: Export) -> Done:
     try:
         exporting.check(network, class_names, value_range)
     except (ValueError, exporting.ExportError) as error:
-        raise ConfigError(f"network: {asked.network}: {error}") from error
+        raise ConfigError("network", f"{asked.network}: {error}") from error
     logging.info("exporting %s as the next version of %s", asked.network, asked.base)
     if asked.results is not None:
         logging.info("results about it: %s", asked.results.path)
@@ -144,7 +144,7 @@ def run(asked: Export) -> Done:
             notes=notes,
         )
     except ValueError as error:
-        raise ConfigError(f"network: {asked.network}: {error}") from error
+        raise ConfigError("network", f"{asked.network}: {error}") from error
     return Done(exported, card, accuracy, range_given)
 
 
@@ -157,7 +157,7 @@ def _load(path: pathlib.Path) -> keras.Model:
     try:
         deployed = networks.deployed(saved)
     except ValueError as error:
-        raise ConfigError(f"network: {path}: {error}") from error
+        raise ConfigError("network", f"{path}: {error}") from error
     try:
         temperature = networks.temperature_of(saved)
     except ValueError:  # an ordinary softmax, or none
@@ -174,8 +174,9 @@ def _check_weights(network: keras.Model, path: pathlib.Path, known: Known | None
     if isinstance(known, KnownDistillation) or known.weights_sha256 is not None:
         if exporting.weights_of(network)[1] != known.weights_sha256:
             raise ConfigError(
-                f"results: expected results about the weights of {path}; {known.path} is about a "
-                f"{known.name} with others, of another SHA-256. {_OTHER_RESULTS}"
+                "results",
+                f"expected results about the weights of {path}; {known.path} is about a "
+                f"{known.name} with others, of another SHA-256. {_OTHER_RESULTS}",
             )
         return []
     if not path.samefile(known.network):
@@ -185,8 +186,9 @@ def _check_weights(network: keras.Model, path: pathlib.Path, known: Known | None
         )
         if len(received) != len(expected) or not all(map(np.array_equal, received, expected)):
             raise ConfigError(
-                f"results: expected results about the weights of {path}; {known.path} is about "
-                f"those of {known.network}, which are others. {_OTHER_RESULTS}"
+                "results",
+                f"expected results about the weights of {path}; {known.path} is about "
+                f"those of {known.network}, which are others. {_OTHER_RESULTS}",
             )
     logging.info(
         "%s holds no digest of the weights: it is taken to be about this network by its name, %s",
@@ -238,9 +240,10 @@ def _dataset(
     if name is None and isinstance(asked.results, KnownAttacks):
         if asked.results.run.data_sha256 is not None:
             raise ConfigError(
-                f"results: expected attacks on one of {list(datasets.NAMES)}, or results of "
+                "results",
+                f"expected attacks on one of {list(datasets.NAMES)}, or results of "
                 "bin/evaluate, which say all that a card needs of other images; "
-                f"{asked.results.path} is about attacks on {asked.results.dataset}."
+                f"{asked.results.path} is about attacks on {asked.results.dataset}.",
             )
         name = asked.results.dataset  # which says less of it than a card has to
     if name is None:
@@ -255,9 +258,10 @@ def _check_fits(network: keras.Model, dataset: datasets.Dataset, *, outlier_clas
     received = (tuple(network.input_shape[1:]), network.output_shape[-1])
     if received != expected:
         raise ConfigError(
-            f"dataset: expected one that the network was trained on, with images of shape "
+            "dataset",
+            f"expected one that the network was trained on, with images of shape "
             f"{received[0]} and {received[1]} classes; received {dataset.name}, with {expected[0]} "
-            f"and {expected[1]}."
+            f"and {expected[1]}.",
         )
 
 
@@ -275,8 +279,9 @@ def _class_names(
         return tuple(signatures.default_class_names(num_classes))
     if len(names) != num_classes:
         raise ConfigError(
-            f"class_names: expected one name for each of the network's {num_classes} classes; "
-            f"received {len(names)}: {', '.join(names)}."
+            "class_names",
+            f"expected one name for each of the network's {num_classes} classes; "
+            f"received {len(names)}: {', '.join(names)}.",
         )
     return names
 
@@ -290,9 +295,10 @@ def _value_range(
         used = told.value_range
     if asked.results is not None and used is not None and asked.value_range not in (None, used):
         raise ConfigError(
-            f"value_range: expected {used[0]:g},{used[1]:g}, with which the network was measured "
+            "value_range",
+            f"expected {used[0]:g},{used[1]:g}, with which the network was measured "
             f"in {asked.results.path}; received "
-            f"{','.join(f'{end:g}' for end in asked.value_range or ())}."
+            f"{','.join(f'{end:g}' for end in asked.value_range or ())}.",
         )
     return used if asked.value_range is None else asked.value_range
 
@@ -365,9 +371,10 @@ def _check_accuracy(
     # Other hardware rounds otherwise, by which an image on a boundary may change sides.
     if round(abs(accuracy - recorded) * len(dataset.test)) > 1:
         raise ConfigError(
-            f"results: expected the accuracy that the network has, {100 * accuracy:.2f} % of the "
+            "results",
+            f"expected the accuracy that the network has, {100 * accuracy:.2f} % of the "
             f"test images of {dataset.name}; {known.path} says {100 * recorded:.2f} %, so it is "
-            f"about other weights. {_OTHER_RESULTS}"
+            f"about other weights. {_OTHER_RESULTS}",
         )
 
 
@@ -391,7 +398,7 @@ def _card(
             keras_file=asked.network,
         )
     except ValueError as error:
-        raise ConfigError(f"results: {error}") from error
+        raise ConfigError("results", f"{error}") from error
 
 
 def _seen(

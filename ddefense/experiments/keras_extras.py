@@ -7,8 +7,9 @@ from typing import Any
 import keras
 
 from ddefense import training
-from ddefense.config import ConfigError, digest
+from ddefense.config import digest
 from ddefense.datasets import Examples
+from ddefense.settings import ConfigError
 
 Callbacks = Sequence[keras.callbacks.Callback] | Callable[[str], Sequence[keras.callbacks.Callback]]
 """Of both trainings; or a function from `initial` or `distilled` to those of each."""
@@ -53,9 +54,10 @@ def callbacks(given: Callbacks | keras.callbacks.Callback | None) -> Callbacks:
         if isinstance(callback, _WRITING):
             name = type(callback).__name__
             raise ConfigError(
-                "callbacks: expected a function from 'initial' or 'distilled' to the callbacks of "
+                "callbacks",
+                "expected a function from 'initial' or 'distilled' to the callbacks of "
                 f"that training, because {name} writes to one path, and a list serves both "
-                "trainings; received a list."
+                "trainings; received a list.",
             )
     return given
 
@@ -69,8 +71,9 @@ def metrics(given: Sequence[keras.metrics.Metric] | None) -> Sequence[keras.metr
     for metric in given or ():
         if not isinstance(metric, keras.metrics.Metric):
             raise ConfigError(
-                "metrics: expected objects, such as keras.metrics.TopKCategoricalAccuracy(3); "
-                f"received {metric!r}. Loss and accuracy are measured anyway."
+                "metrics",
+                "expected objects, such as keras.metrics.TopKCategoricalAccuracy(3); "
+                f"received {metric!r}. Loss and accuracy are measured anyway.",
             )
     return given or ()
 

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from ddefense import files, records
-from ddefense.config import ConfigError
+from ddefense.settings import ConfigError
 
 _RESULTS, _ATTACKS, _DISTILLATION = "results.json", "attack.json", "distillation.json"
 _NETWORKS = "networks"
@@ -124,14 +124,16 @@ def find(network: pathlib.Path, given: pathlib.Path | None = None) -> Known | No
         if given is None:
             return None
         raise ConfigError(
-            f"results: expected results about {network.stem!r}, after the name of the network's "
-            f"file; {path} is about {', '.join(names)}. Give the file the name it has there."
+            "results",
+            f"expected results about {network.stem!r}, after the name of the network's "
+            f"file; {path} is about {', '.join(names)}. Give the file the name it has there.",
         )
     original = path.parent / _NETWORKS / f"{network.stem}.keras"
     if _record(results, network.stem).weights_sha256 is None and not original.is_file():
         raise ConfigError(
-            f"results: expected the run's own network at {original}, to see whether the results "
-            "are about these weights; there is none."
+            "results",
+            f"expected the run's own network at {original}, to see whether the results "
+            "are about these weights; there is none.",
         )
     return KnownResults(path, results, network.stem, original)
 
@@ -143,9 +145,10 @@ def _file(given: pathlib.Path) -> pathlib.Path:
     path = next((path for path in found if path.is_file()), None)
     if path is None:
         raise ConfigError(
-            f"results: expected the directory of a run, with {_RESULTS}, {_ATTACKS} or "
+            "results",
+            f"expected the directory of a run, with {_RESULTS}, {_ATTACKS} or "
             f"{_DISTILLATION}, or one of these files; received {str(given)!r}, but there is no "
-            f"{found[0]}."
+            f"{found[0]}.",
         )
     return path
 
@@ -154,8 +157,9 @@ def _attacks(network: pathlib.Path, path: pathlib.Path) -> KnownAttacks:
     run = records.load(records.AttackRun, path)
     if files.sha256(network) != run.sha256:
         raise ConfigError(
-            f"results: expected attacks on {network}; {path} is about {run.network}, a file with "
-            "another SHA-256. Give the results of this network, or none."
+            "results",
+            f"expected attacks on {network}; {path} is about {run.network}, a file with "
+            "another SHA-256. Give the results of this network, or none.",
         )
     return KnownAttacks(path, run)
 
@@ -163,9 +167,10 @@ def _attacks(network: pathlib.Path, path: pathlib.Path) -> KnownAttacks:
 def _distillation(network: pathlib.Path, path: pathlib.Path) -> KnownDistillation:
     if network.stem not in _DISTILLED:
         raise ConfigError(
-            f"results: expected results about {network.stem!r}, after the name of the network's "
+            "results",
+            f"expected results about {network.stem!r}, after the name of the network's "
             f"file; {path} is about {' and '.join(_DISTILLED)}. Give the file the name it has "
-            "there."
+            "there.",
         )
     return KnownDistillation(path, records.load(records.DistillationRecord, path), network.stem)
 

@@ -28,11 +28,11 @@ from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ddefense import files, interruption
-from ddefense.config import ConfigError
 from ddefense.datasets import Dataset
 from ddefense.experiments.executing import Kind, Pending, Task
 from ddefense.experiments.storage import Storage
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 _COMPARED = ("ddefense", "tensorflow", "keras", "numpy", "scipy", "scikit-learn", "ray")
 # Tasks that Ray may hold at a time: enough that none waits for another chain's training.
@@ -98,8 +98,8 @@ def connected(
     """
     if storage is not None and storage.of_one_process:
         raise ConfigError(
-            f"storage: expected one that other processes see, with --executor=ray; received "
-            f"{storage.url}."
+            "storage",
+            f"expected one that other processes see, with --executor=ray; received {storage.url}.",
         )
     address = os.environ.get("RAY_ADDRESS")
     _check_reachable(address)
@@ -114,10 +114,11 @@ def connected(
     except Exception as error:  # of many classes, private ones among them
         cause = f"{files.reason(error)}."
         raise ConfigError(
-            f"ray_address: expected the address of a Ray cluster, received {address}: {cause} "
+            "ray_address",
+            f"expected the address of a Ray cluster, received {address}: {cause} "
             "Start one with: ray start --head"
             if address
-            else f"executor: Ray did not start on this machine: {cause} Use --executor=local."
+            else f"executor: Ray did not start on this machine: {cause} Use --executor=local.",
         ) from error
     try:
         nodes = _nodes()
@@ -348,21 +349,23 @@ def _check_reachable(address: str | None) -> None:
         return
     if "://" in address:
         raise ConfigError(
-            f"ray_address: expected auto or <host>:<port>, received {address}. Run the command on "
-            "a node of the cluster, or submit it as a job of Ray, with --ray_address=auto."
+            "ray_address",
+            f"expected auto or <host>:<port>, received {address}. Run the command on "
+            "a node of the cluster, or submit it as a job of Ray, with --ray_address=auto.",
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(
-            f"ray_address: expected auto or <host>:<port>, such as 10.0.0.1:6379; received "
-            f"{address!r}."
+            "ray_address",
+            f"expected auto or <host>:<port>, such as 10.0.0.1:6379; received {address!r}.",
         )
     try:
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ConfigError(
-            f"ray_address: expected the address of a Ray cluster, received {address}, where "
-            f"nobody answers: {error}. Is the head node up (ray start --head), and its port open?"
+            "ray_address",
+            f"expected the address of a Ray cluster, received {address}, where "
+            f"nobody answers: {error}. Is the head node up (ray start --head), and its port open?",
         ) from error
 
 
@@ -376,8 +379,9 @@ def _check_resources(cluster: Cluster, nodes: list[dict[str, Any]]) -> None:
         most = max((node["Resources"].get(resource, 0.0) for node in nodes), default=0.0)
         if asked > most:
             raise ConfigError(
-                f"{flag}: expected at most {most:g}, the {what} that Ray sees on one node of the "
-                f"cluster; received {asked:g}. Lower it, or add a node that has them."
+                flag,
+                f"expected at most {most:g}, the {what} that Ray sees on one node of the "
+                f"cluster; received {asked:g}. Lower it, or add a node that has them.",
             )
 
 
@@ -522,8 +526,9 @@ def _ask(nodes: list[dict[str, Any]], probe: Any, name: str) -> dict[str, _Answe
                 continue
             cause = getattr(error, "cause", error)
             raise ConfigError(
-                f"ray_address: node {label} cannot do the work of ddefense: {files.reason(cause)}. "
-                "Install the same version with the extra ray on every node."
+                "ray_address",
+                f"node {label} cannot do the work of ddefense: {files.reason(cause)}. "
+                "Install the same version with the extra ray on every node.",
             ) from error
     return found
 
@@ -543,6 +548,7 @@ def _check_versions(node: str, ours: dict[str, str], theirs: dict[str, str]) -> 
     ]
     if differing:
         raise ConfigError(
-            f"ray_address: expected the same versions on all nodes; node {node} has others: "
-            f"{'; '.join(differing)}. Install the same on every node."
+            "ray_address",
+            f"expected the same versions on all nodes; node {node} has others: "
+            f"{'; '.join(differing)}. Install the same on every node.",
         )

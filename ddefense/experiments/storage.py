@@ -12,8 +12,8 @@ from typing import Any
 
 import fsspec
 
-from ddefense.config import ConfigError
 from ddefense.records import RunError
+from ddefense.settings import ConfigError
 
 MARKER = "stage.json"
 """The file that says that a directory is complete: object stores cannot rename a directory, so it
@@ -37,8 +37,9 @@ class Storage:
             self._files, root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError, OSError) as error:
             raise ConfigError(
-                "storage: expected a folder or a URL that fsspec knows, such as s3://bucket/sweep; "
-                f"received {url!r}: {' '.join(str(error).split())}"
+                "storage",
+                "expected a folder or a URL that fsspec knows, such as s3://bucket/sweep; "
+                f"received {url!r}: {' '.join(str(error).split())}",
             ) from error
         self._root = root.rstrip("/")
         self._is_local = "file" in _protocols(self._files)

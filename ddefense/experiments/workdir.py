@@ -74,8 +74,9 @@ def check_writable(flag: str, path: pathlib.Path) -> None:
         why = error.strerror or str(error)
     if why:
         raise config_lib.ConfigError(
-            f"{flag}: expected a directory that can be written, received {path}, but: {why}. "
-            "Choose another."
+            flag,
+            f"expected a directory that can be written, received {path}, but: {why}. "
+            "Choose another.",
         )
 
 

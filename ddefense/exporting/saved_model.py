@@ -12,7 +12,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ddefense import files, networks
-from ddefense.config import is_range
 from ddefense.datasets.decoding import decodable
 from ddefense.exporting import signatures, warm_up
 from ddefense.exporting.signatures import DEFAULT, ENCODED, LABELS, LOGITS, UINT8, Contract
@@ -21,6 +20,7 @@ from ddefense.records import RunError
 from ddefense.serving import checksums
 from ddefense.serving.fresh_process import FailedError, ask
 from ddefense.serving.versions import next_version
+from ddefense.settings import is_range
 
 _TOLERANCE = 1e-6
 _REFERENCE_IMAGES = 8

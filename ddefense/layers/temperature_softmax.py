@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from ddefense.config import is_number
+from ddefense.settings import is_number
 
 
 @keras.saving.register_keras_serializable(package="ddefense")

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from ddefense import networks
-from ddefense.config import ConfigError
+from ddefense.settings import ConfigError
 from ddefense.training.objective import Objective, Targets
 
 # What Keras does to the gradients of each device before it sums them, or under a condition within
@@ -71,40 +71,46 @@ def check_splits(
     for layer in layers:
         if layer.compute_dtype == "float16":
             raise ConfigError(
-                "devices: expected 1 with layers that compute in float16, whose loss is scaled; "
-                f"received more, and the layer {layer.name!r}. Train in mixed_bfloat16."
+                "devices",
+                "expected 1 with layers that compute in float16, whose loss is scaled; "
+                f"received more, and the layer {layer.name!r}. Train in mixed_bfloat16.",
             )
         if not isinstance(layer, keras.layers.BatchNormalization):
             continue
         if not layer.synchronized:
             raise ConfigError(
-                "devices: expected BatchNormalization with synchronized=True, or each device would "
+                "devices",
+                "expected BatchNormalization with synchronized=True, or each device would "
                 f"normalise by its share of a batch; received {layer.name!r} without. Build it so, "
-                "or train on one device."
+                "or train on one device.",
             )
         if jit_compile:
             raise ConfigError(
-                "devices: expected 1 or no jit_compile with BatchNormalization, whose devices "
-                f"exchange statistics within a step; received {layer.name!r} and both."
+                "devices",
+                "expected 1 or no jit_compile with BatchNormalization, whose devices "
+                f"exchange statistics within a step; received {layer.name!r} and both.",
             )
         # The devices' calls of the network take turns then, and each forgets what others added.
         regularized = [other.name for other in layers if other.activity_regularizer is not None]
         if regularized:
             raise ConfigError(
-                "devices: expected 1 or no activity_regularizer with BatchNormalization, at which "
-                f"the devices wait for each other; received {regularized[0]!r} and {layer.name!r}."
+                "devices",
+                "expected 1 or no activity_regularizer with BatchNormalization, at which "
+                f"the devices wait for each other; received {regularized[0]!r} and {layer.name!r}.",
             )
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise ConfigError(
-            "devices: expected an optimizer that does not scale the loss; received "
-            "LossScaleOptimizer. Give its inner optimizer, or train on one device."
+            "devices",
+            "expected an optimizer that does not scale the loss; received "
+            "LossScaleOptimizer. Give its inner optimizer, or train on one device.",
         )
     for name in _OF_EACH_DEVICE:
         received = getattr(optimizer, name, None)
         if received is not None:
             raise ConfigError(
-                f"devices: expected an optimizer without {name}, which Keras does not do as on "
-                f"one device; received {received!r}. Leave it out, or train on one device."
+                "devices",
+                f"expected an optimizer without {name}, which Keras does not do as on "
+                f"one device; received {received!r}. Leave it out, or train on one device.",
             )
 
 
@@ -212,6 +218,6 @@ def _names(count: int) -> list[str]:
             there = f"{len(found)}, the logical CPUs of TensorFlow here, which sees no GPU"
             remedy = "or run it where TensorFlow sees as many GPUs"
         raise ConfigError(
-            f"devices: expected at most {there}; received {count}. Ask for fewer, {remedy}."
+            "devices", f"expected at most {there}; received {count}. Ask for fewer, {remedy}."
         )
     return found[:count]

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from ddefense.config import is_number
 from ddefense.maths.losses import cross_entropies, soft_label_cross_entropy, student_losses
+from ddefense.settings import is_number
 
 Targets: TypeAlias = tf.Tensor | tuple[tf.Tensor, tf.Tensor]
 """Labels, float32 [N, classes]; or those and the true classes, int32 [N]."""

@@ -7,10 +7,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ddefense.settings import ConfigError
 
 import ddefense
 from ddefense import networks, records
-from ddefense.config import ConfigError, preset
+from ddefense.config import preset
 from ddefense.experiments.pair import NetworkStages, load_network
 from ddefense.experiments.stages import Stages
 from ddefense.records import RunError

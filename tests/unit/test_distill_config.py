@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from ddefense.settings import ConfigError
 
 from ddefense import records
-from ddefense.config import ConfigError
 from ddefense.distill_config import DistillConfig, DistillJob
 
 REFUSED = [

@@ -5,11 +5,11 @@ import logging
 import keras
 import numpy as np
 import pytest
+from ddefense.settings import ConfigError
 
 import ddefense
 from ddefense import networks
 from ddefense.attack_catalog import ATTACKS
-from ddefense.config import ConfigError
 from ddefense.records import RunError
 
 SHAPE, CLASSES = (8, 8, 1), 3

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ddefense.settings import ConfigError
 
 from ddefense import attacks, networks
 from ddefense.attacks import saved_model
-from ddefense.config import ConfigError
 
 SHAPE, CLASSES = (2, 2, 1), 3
 FEATURES = 4

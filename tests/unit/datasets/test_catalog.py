@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from ddefense.settings import ConfigError
 
-from ddefense.config import ConfigError
 from ddefense.datasets import sources, splitting
 from ddefense.datasets.sources import open_data
 from ddefense.datasets.streaming import Stream

@@ -13,9 +13,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from ddefense.settings import ConfigError
 
 from ddefense import networks
-from ddefense.config import ConfigError
 from ddefense.datasets import folders, streaming
 from ddefense.datasets.checking import Declared
 from ddefense.exporting.signatures import Contract, Served

@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 import pytest
+from ddefense.settings import ConfigError
 
-from ddefense.config import ConfigError
 from ddefense.datasets import labelling
 from ddefense.datasets.labelling import Labels
 

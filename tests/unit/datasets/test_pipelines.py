@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+from ddefense.settings import ConfigError
 
-from ddefense.config import ConfigError
 from ddefense.datasets import pipelines, streaming
 from ddefense.datasets.checking import Declared
 from ddefense.datasets.labelling import label_rows

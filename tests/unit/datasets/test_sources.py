@@ -8,9 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from ddefense.settings import ConfigError
 
 from ddefense import datasets
-from ddefense.config import ConfigError
 from ddefense.datasets import sources, splitting
 from ddefense.datasets.labelling import label_rows
 from ddefense.datasets.sources import open_data

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from ddefense.settings import ConfigError
 
-from ddefense.config import ConfigError
 from ddefense.datasets import Split, arrays, splitting, streaming
 from ddefense.datasets.checking import Declared
 from ddefense.datasets.labelling import SoftSplit, label_rows

@@ -5,9 +5,9 @@ import itertools
 
 import numpy as np
 import pytest
+from ddefense.settings import ConfigError
 
 from ddefense import interruption
-from ddefense.config import ConfigError
 from ddefense.datasets import arrays, splitting, streaming
 from ddefense.datasets.checking import Declared
 from ddefense.datasets.fingerprints import digest, fingerprints

@@ -6,9 +6,9 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from ddefense.settings import ConfigError
 
 from ddefense import datasets, networks
-from ddefense.config import ConfigError
 from ddefense.datasets import sources
 from ddefense.experiments import adopting
 from ddefense.experiments.stages import Stages

@@ -7,11 +7,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ddefense.settings import ConfigError
 
 from ddefense import attack_catalog, attacks, datasets, networks, records
 from ddefense import config as config_lib
 from ddefense.attacks import saved_model
-from ddefense.config import ConfigError
 from ddefense.experiments import adopting, attacking_saved
 from ddefense.records import RunError
 

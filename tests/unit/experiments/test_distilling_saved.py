@@ -6,9 +6,9 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from ddefense.settings import ConfigError
 
 from ddefense import exporting, networks, records
-from ddefense.config import ConfigError
 from ddefense.distill_config import DistillConfig, DistillJob
 from ddefense.experiments import distilling_saved
 from ddefense.records import RunError

@@ -7,10 +7,10 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from ddefense.settings import ConfigError
 
 from ddefense import config as config_lib
 from ddefense import datasets, files, records, reporting
-from ddefense.config import ConfigError
 from ddefense.experiments import adopting, evaluating, known_results
 from ddefense.exporting import card
 from ddefense.records import RunError

@@ -8,9 +8,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from ddefense.settings import ConfigError
 
 from ddefense import config, exporting, networks, records
-from ddefense.config import ConfigError
 from ddefense.distill_config import DistillConfig, DistillJob
 from ddefense.experiments import (
     attacking_saved,

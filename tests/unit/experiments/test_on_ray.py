@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
-from ddefense.config import ConfigError
+from ddefense.settings import ConfigError
+
 from ddefense.experiments import on_ray
 from ddefense.experiments.on_ray import Cluster
 

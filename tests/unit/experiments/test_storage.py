@@ -6,8 +6,8 @@ import uuid
 
 import fsspec
 import pytest
+from ddefense.settings import ConfigError
 
-from ddefense.config import ConfigError
 from ddefense.experiments.storage import Storage
 from ddefense.records import RunError
 
@@ -374,7 +374,7 @@ def test_an_unknown_storage_is_refused_in_one_line(url):
 MISSING = """
 import sys
 sys.modules["s3fs"] = None
-from ddefense.config import ConfigError
+from ddefense.settings import ConfigError
 from ddefense.experiments.storage import Storage
 try:
     Storage("s3://bucket/sweep")

@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from ddefense.settings import ConfigError
 
 from ddefense import distillation, training
-from ddefense.config import ConfigError
 from ddefense.training import loop
 
 pytestmark = pytest.mark.slow
