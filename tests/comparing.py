@@ -12,16 +12,14 @@ def comparisons_of(networks):
     return [
         compared
         for network, reference in pairs
-        for attack in (*network.attacks, *network.norm_attacks)
+        for attack in network.attacks
         if (compared := comparison(attack, network, reference)) is not None
     ]
 
 
 def comparison(attack, network, reference):
     """One attack on two networks; None unless both have targets, or neither."""
-    ours, theirs = (
-        n.attacks.get(attack) or n.norm_attacks.get(attack) for n in (network, reference)
-    )
+    ours, theirs = (n.attacks.get(attack) for n in (network, reference))
     if ours is None or theirs is None:
         return None
     untargeted = [getattr(record, "targets", "all") == "untargeted" for record in (ours, theirs)]

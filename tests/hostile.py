@@ -12,7 +12,9 @@ HOSTILE = (
 )
 HARMLESS = "x"
 # Attacks have names of their own, and what they are called decides what is drawn.
-_ATTACKS = frozenset({"attacks", "norm_attacks", "robustness"})
+_ATTACKS = frozenset({"attacks", "details"})
+# So have the settings by which a reading of JSMA is told.
+_SETTINGS = frozenset({"theta", "max_features"})
 
 
 def changed(value, mark):
@@ -22,7 +24,10 @@ def changed(value, mark):
     if isinstance(value, list | tuple):
         return type(value)(changed(each, mark) for each in value)
     if isinstance(value, dict):
-        return {changed(key, mark): changed(each, mark) for key, each in value.items()}
+        return {
+            key if key in _SETTINGS else changed(key, mark): changed(each, mark)
+            for key, each in value.items()
+        }
     if not dataclasses.is_dataclass(value):
         return value
     for field in dataclasses.fields(value):

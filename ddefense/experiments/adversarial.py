@@ -1,6 +1,7 @@
 """Crafting: what an attack makes of images, judged afresh; one way for runs and for the library."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from ddefense import attacks, files, measurements
+from ddefense import attacks, files, measurements, records
 from ddefense.attack_catalog import Norm, Targets
 from ddefense.records.samples import UNTARGETED
 
@@ -234,3 +235,35 @@ def judged(
         norm=norm,
         details=details or {},
     )
+
+
+def record_of(
+    made: Adversarial, *, settings: dict[str, Any], targets: Targets, seed: int
+) -> records.AttackRecord:
+    """What the results say of an attack.
+
+    Args:
+        made: what it made.
+        settings: what it was run with.
+        targets: which classes it aimed at.
+        seed: of the bootstraps over samples.
+    """
+    record = measurements.success_record(
+        made,
+        made.original,
+        norm=made.norm,
+        settings=settings,
+        targets=targets,
+        random_target_rows=made.chosen,
+        seed=seed,
+        details=made.details,
+    )
+    if record.max_features is None:
+        return record
+    robustness = measurements.robustness(
+        made,
+        made.original,
+        max_features=record.max_features,
+        num_features=math.prod(made.images.shape[1:]),
+    )
+    return dataclasses.replace(record, robustness=robustness)

@@ -23,19 +23,15 @@ class Attacked:
     """What the attacks did to one network.
 
     Attributes:
-        jsma: per reading.
-        robustness: per reading.
-        outcomes: per (network name, reading).
-        norm_attacks: per attack measured by a norm.
-        attempts: of those attacks, per (network name, attack).
+        attacks: by name.
+        outcomes: of attacks with a budget of features, by (network name, attack).
+        attempts: of the others, likewise.
         transfer: by rising kappa.
         outliers: what the outlier class made of all of them; None of a network without one.
     """
 
-    jsma: dict[str, records.AttackRecord] = dataclasses.field(default_factory=dict)
-    robustness: dict[str, records.RobustnessRecord] = dataclasses.field(default_factory=dict)
+    attacks: dict[str, records.AttackRecord] = dataclasses.field(default_factory=dict)
     outcomes: dict[tuple[str, str], records.AttackOutcome] = dataclasses.field(default_factory=dict)
-    norm_attacks: dict[str, records.NormAttackRecord] = dataclasses.field(default_factory=dict)
     attempts: dict[tuple[str, str], records.Attempts] = dataclasses.field(default_factory=dict)
     transfer: list[records.TransferRecord] = dataclasses.field(default_factory=list)
     outliers: records.OutlierRecord | None = None
@@ -86,18 +82,15 @@ class NetworkAttacks:
             key, made = (trained.name, name), self._attempts(name, artefacts[name])
             if name == TRANSFER:
                 transfer = transferring.load_transfer(artefacts[name])
-                attack = attacking.Attack(record=transfer.attack)
+                record = transfer.attack
                 found.transfer.extend(transfer.by_kappa)
             else:
-                attack = attacking.load_attack(artefacts[name])
-            if isinstance(attack.record, records.AttackRecord):
-                found.jsma[name] = attack.record
-                found.outcomes[key] = self._outcome(made)
-            else:
-                found.norm_attacks[name] = attack.record
+                record = attacking.load_attack(artefacts[name])
+            found.attacks[name] = record
+            if record.max_features is None:
                 found.attempts[key] = _recorded(made)
-            if attack.robustness is not None:
-                found.robustness[name] = attack.robustness
+            else:
+                found.outcomes[key] = self._outcome(made)
         if outliers.outlier_class(trained.network, self._run[2]) is None:
             return found
         inputs = list(artefacts.values())
@@ -234,9 +227,7 @@ class Assessor:
             training=load_training(trained.network) if self._trained_here else None,
             logits=measured.logits,
             gradients=measured.gradients,
-            attacks=attacked.jsma,
-            robustness=attacked.robustness,
-            norm_attacks=attacked.norm_attacks,
+            attacks=attacked.attacks,
             transfer=attacked.transfer,
             initial=measured.initial,
             weights_sha256=measured.weights_sha256,
@@ -276,7 +267,7 @@ class Assessor:
     def controls(self, networks: list[records.NetworkRecord]) -> list[records.ControlRecord]:
         """The controls of every network, once all are assessed."""
         rates = {name: controlling.load_rates(found) for name, found in self._rates.items()}
-        scaled = {name: attacking.load_attack(found).record for name, found in self._scaled.items()}
+        scaled = {name: attacking.load_attack(found) for name, found in self._scaled.items()}
         compared = [n.attacks.get(PAPER) for n in networks if n.defense == "none"]
         return [
             control

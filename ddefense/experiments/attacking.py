@@ -10,11 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-import pydantic
 from absl import logging
-from pydantic.dataclasses import dataclass
 
-from ddefense import attacks, files, measurements, networks, records
+from ddefense import attacks, files, networks, records
 from ddefense.attack_catalog import ATTACKS, JSMA_ATTACKS
 from ddefense.config import COLOUR_EPSILON, Config, check_temperature, chosen
 from ddefense.datasets import NAMES as DATASETS
@@ -173,19 +171,6 @@ def load_network(
     return load_attacked(artefact, dataset.value_range, dataset.num_classes, logit_scale)
 
 
-@dataclass(config=pydantic.ConfigDict(frozen=True, extra="forbid"), kw_only=True)
-class Attack:
-    """What an attack did to one network.
-
-    Attributes:
-        record: in the results.
-        robustness: against it; None unless JSMA, and where every attempt starts in its target.
-    """
-
-    record: records.AttackRecord | records.NormAttackRecord
-    robustness: records.RobustnessRecord | None = None
-
-
 def attack(
     stages: Stages,
     config: Config,
@@ -217,8 +202,13 @@ def attack(
 
     def join(directory: pathlib.Path) -> None:
         made = join_shards(directory, parts)
-        num_features = math.prod(dataset.image_shape)
-        records.dump(_described(config, prepared, made, num_features), directory / _RECORD)
+        record = adversarial.record_of(
+            made,
+            settings=dataclasses.asdict(prepared.settings),
+            targets=prepared.targets,
+            seed=config.seed,
+        )
+        records.dump(record, directory / _RECORD)
         adversarial.save(made, directory / _MADE)
 
     inputs = [trained.network, samples]
@@ -236,38 +226,6 @@ def _all_targets(config: Config, trained: Trained) -> bool:
     if trained.defense == "none":
         return bool(config.cw_all_targets_at)
     return trained.defense == "distillation" and trained.temperature in config.cw_all_targets_at
-
-
-def _described(
-    config: Config, prepared: attacks.Prepared, made: Adversarial, num_features: int
-) -> Attack:
-    """What the results say of an attack."""
-    settings = dataclasses.asdict(prepared.settings)
-    if not (prepared.norm == "l0" and prepared.budget):
-        return Attack(
-            record=measurements.norm_record(
-                made,
-                made.original,
-                norm=prepared.norm,
-                settings=settings,
-                targets=prepared.targets,
-                random_target_rows=made.chosen,
-                seed=config.seed,
-            )
-        )
-    return Attack(
-        record=measurements.jsma_record(
-            made,
-            made.original,
-            settings=settings,
-            details=made.details,
-            num_features=num_features,
-            seed=config.seed,
-        ),
-        robustness=measurements.robustness(
-            made, made.original, max_features=config.max_features, num_features=num_features
-        ),
-    )
 
 
 def shards(
@@ -393,10 +351,10 @@ def craft(
     return dataclasses.replace(made, images=in_range)
 
 
-def load_attack(artefact: Artefact) -> Attack:
+def load_attack(artefact: Artefact) -> records.AttackRecord:
     """What an attack stage says of the attack."""
     with reading(artefact):
-        return records.load(Attack, artefact.directory / _RECORD)
+        return records.load(records.AttackRecord, artefact.directory / _RECORD)
 
 
 def load_attempts(artefact: Artefact) -> Adversarial:

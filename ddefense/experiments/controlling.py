@@ -93,8 +93,8 @@ def controls(
     network: records.NetworkRecord,
     zero_gradients: records.ControlRecord | None,
     rates: SignRates | None,
-    undistilled: records.SuccessRecord | None,
-    scaled: records.SuccessRecord | None,
+    undistilled: records.AttackRecord | None,
+    scaled: records.AttackRecord | None,
 ) -> list[records.ControlRecord]:
     """The controls of one network, as far as they were measured.
 
@@ -121,10 +121,10 @@ def _own_controls(
     network: records.NetworkRecord, rates: SignRates | None
 ) -> list[records.ControlRecord]:
     """The controls by attacks that need no other network, as far as they were measured."""
-    name, norm_attacks, outliers = network.name, network.norm_attacks, network.outliers
+    name, attacked, outliers = network.name, network.attacks, network.outliers
 
     def moved(attack: str) -> float | None:
-        success = norm_attacks[attack].success_rate if attack in norm_attacks else None
+        success = attacked[attack].success_rate if attack in attacked else None
         if success is None or outliers is None:
             return success
         # Gradients that lead to the outlier class are not masked.
@@ -133,7 +133,7 @@ def _own_controls(
     found = []
     fgsm, pgd = moved(ONE_STEP), moved(ITERATIVE)
     if fgsm is not None and pgd is not None:
-        attempts = norm_attacks[ITERATIVE].attempts
+        attempts = attacked[ITERATIVE].attempts
         found.append(measurements.iterative_beats_one_step(name, fgsm, pgd, attempts))
     if rates is not None and rates.samples:
         found += [

@@ -220,9 +220,7 @@ def _distilled(known: KnownDistillation) -> exporting.Findings:
 
 
 def _accuracy_alone(accuracy: float) -> records.MeasuredRecord:
-    return records.MeasuredRecord(
-        test_accuracy=accuracy, attacks={}, robustness={}, norm_attacks={}, transfer=[]
-    )
+    return records.MeasuredRecord(test_accuracy=accuracy, attacks={}, transfer=[])
 
 
 def _dataset(

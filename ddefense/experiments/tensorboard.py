@@ -175,13 +175,17 @@ def _hyperparameters(
 def _metrics(network: records.NetworkRecord) -> Mapping[str, float]:
     """What HParams compares: shares in [0, 1], amplitudes as base-10 logarithms."""
     found = {"test_accuracy": network.test_accuracy, "confidence": network.confidence}
-    attacked: dict[str, records.SuccessRecord] = {**network.attacks, **network.norm_attacks}
+    attacked = network.attacks
     found |= {
         f"success/{name}": made.success_rate
         for name, made in attacked.items()
         if made.success_rate is not None
     }
-    found |= {f"robustness/{name}": under.capped for name, under in network.robustness.items()}
+    found |= {
+        f"robustness/{name}": record.robustness.capped
+        for name, record in network.attacks.items()
+        if record.robustness is not None
+    }
     return found | {
         "gradient_amplitude_log10": network.amplitude.deployed.median_log10,
         "all_zero_jacobians": network.amplitude.deployed.float32_zero_samples,

@@ -23,7 +23,7 @@ _REPLAYED = "replayed.npz"
 class Transfer:
     """What replaying the substitute's adversarial samples gave."""
 
-    attack: records.NormAttackRecord
+    attack: records.AttackRecord
     by_kappa: list[records.TransferRecord]
 
 
@@ -107,16 +107,11 @@ def transfer(
                     made.predicted, replayed, made.aims, kappa, config.seed
                 )
             )
-        record = measurements.norm_record(
+        last = _with_kappa(config, config.kappas[-1]).settings
+        record = adversarial.record_of(
             replayed,
-            replayed.original,
-            norm="l2",
-            settings={
-                **dataclasses.asdict(_with_kappa(config, config.kappas[-1]).settings),
-                "crafted_on": crafted.substitute.name,
-            },
+            settings={**dataclasses.asdict(last), "crafted_on": crafted.substitute.name},
             targets="untargeted",
-            random_target_rows=None,
             seed=config.seed,
         )
         records.dump(Transfer(attack=record, by_kappa=by_kappa), directory / _RECORD)

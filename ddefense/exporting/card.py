@@ -318,8 +318,6 @@ def _measured(network: records.NetworkRecord) -> records.MeasuredRecord:
     return records.MeasuredRecord(
         test_accuracy=network.test_accuracy,
         attacks=network.attacks,
-        robustness=network.robustness,
-        norm_attacks=network.norm_attacks,
         transfer=network.transfer,
     )
 

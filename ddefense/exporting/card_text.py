@@ -148,25 +148,19 @@ def _attacks(card: records.ModelCard) -> list[str]:
 
 def _attacked(measured: records.MeasuredRecord) -> list[str]:
     """Attacks that were run, in the order of the catalogue."""
-    names = [*measured.attacks, *measured.norm_attacks]
-    known = [name for name in ATTACKS if name in names]
-    return known + sorted(set(names) - set(known))
+    known = [name for name in ATTACKS if name in measured.attacks]
+    return known + sorted(set(measured.attacks) - set(known))
 
 
 def _counts(measured: records.MeasuredRecord, attack: str) -> list[str]:
-    jsma, norm = measured.attacks.get(attack), measured.norm_attacks.get(attack)
-    found: records.SuccessRecord = jsma or measured.norm_attacks[attack]
+    found = measured.attacks[attack]
     started = f" + {found.started:,} started there" if found.started else ""
-    return ["all" if norm is None else norm.targets, f"{found.attempts:,}{started}"]
+    return [found.targets, f"{found.attempts:,}{started}"]
 
 
 def _outcome(measured: records.MeasuredRecord, attack: str) -> list[str]:
     """Success and mean distance of an attack, with intervals."""
-    if attack in measured.attacks:
-        jsma = measured.attacks[attack]
-        success = _interval(jsma.success_rate, jsma.success_interval)
-        return [success, _distance(jsma.mean_features, jsma.features_interval, "L0")]
-    found = measured.norm_attacks[attack]
+    found = measured.attacks[attack]
     distance = _distance(found.mean_distance, found.distance_interval, _NORMS[found.norm])
     return [_interval(found.success_rate, found.success_interval), distance]
 
@@ -205,12 +199,13 @@ def _significant(value: float) -> str:
 def _what(measured: records.MeasuredRecord, attack: str) -> str:
     """What an attack does, and the settings it was run with."""
     words = ATTACKS[attack].brief if attack in ATTACKS else ""
-    if attack in measured.attacks:
-        jsma = measured.attacks[attack]
-        settings = f"theta = {jsma.theta:g}, at most {jsma.max_features} features"
+    found = measured.attacks[attack]
+    if found.max_features is not None:
+        settings = f"theta = {found.settings['theta']:g}, at most {found.max_features} features"
     else:
-        found = measured.norm_attacks[attack].settings
-        settings = ", ".join(f"{name} = {_setting(value)}" for name, value in found.items())
+        settings = ", ".join(
+            f"{name} = {_setting(value)}" for name, value in found.settings.items()
+        )
     return f"{words} ({md.text(settings)})" if settings else words
 
 

@@ -27,11 +27,10 @@ from ddefense.measurements.predictions import (
 )
 from ddefense.measurements.success import (
     Outcome,
-    jsma_record,
     judge,
-    norm_record,
     probabilities_of,
     robustness,
+    success_record,
     transfer_record,
 )
 from ddefense.measurements.verdict import verdict
@@ -46,10 +45,8 @@ __all__ = [
     "costs",
     "gradient_amplitude",
     "iterative_beats_one_step",
-    "jsma_record",
     "judge",
     "logit_scale",
-    "norm_record",
     "outlier_rates",
     "outlier_record",
     "probabilities_of",
@@ -58,6 +55,7 @@ __all__ = [
     "scaled_logits",
     "soft_label_summary",
     "soft_labels_by_window",
+    "success_record",
     "transfer_record",
     "unbounded_reaches_all",
     "verdict",

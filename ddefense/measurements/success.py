@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +15,6 @@ from ddefense.measurements.counting import aimed_at, success_counts
 from ddefense.records import (
     AttackRecord,
     CaseRecord,
-    NormAttackRecord,
     RobustnessRecord,
     TransferRecord,
 )
@@ -154,42 +152,6 @@ def probabilities_of(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]
     return found
 
 
-def jsma_record(
-    outcome: Outcome,
-    sample: npt.NDArray[np.integer],
-    *,
-    settings: Mapping[str, Any],
-    details: Mapping[str, npt.NDArray[np.integer | np.bool_]],
-    num_features: int,
-    seed: int,
-) -> AttackRecord:
-    """Adversarial success rate and mean distortion of the successes (the paper, section V-B).
-
-    Args:
-        outcome: from `judge`, in L0.
-        sample: the image that each row attacks, any number that tells it apart, shape [P].
-        settings: what the attack was run with.
-        details: of the attack, see `attacks.jsma`.
-        num_features: features of an image.
-        seed: of the bootstrap over samples.
-    """
-    success, changed = outcome.success, outcome.distance
-    sums: dict[str, Any] = {name: int(of_each.sum()) for name, of_each in details.items()}
-    _, row = np.unique(sample, return_inverse=True)
-    reached = np.bincount(row, weights=success).astype(np.int64)
-    totals = np.asarray(np.bincount(row, weights=success * changed), np.float64)
-    mean_features = float(changed[success].mean()) if success.any() else None
-    return AttackRecord(
-        theta=settings["theta"],
-        max_features=settings["max_features"],
-        **success_counts(outcome.reached, outcome.started, sample, seed),
-        mean_distortion=None if mean_features is None else mean_features / num_features,
-        mean_features=mean_features,
-        features_interval=_interval(totals, reached, seed),
-        **sums,
-    )
-
-
 def robustness(
     outcome: Outcome, sample: npt.NDArray[np.integer], *, max_features: int, num_features: int
 ) -> RobustnessRecord | None:
@@ -215,7 +177,7 @@ def robustness(
     return RobustnessRecord(capped=capped, uncapped=uncapped, unreached=unreached, cap=cap)
 
 
-def norm_record(
+def success_record(
     outcome: Outcome,
     sample: npt.NDArray[np.integer],
     *,
@@ -224,7 +186,8 @@ def norm_record(
     targets: Targets,
     random_target_rows: npt.NDArray[np.bool_] | None,
     seed: int,
-) -> NormAttackRecord:
+    details: Mapping[str, npt.NDArray[np.integer | np.bool_]] | None = None,
+) -> AttackRecord:
     """Success rate and distances of an attack, with the cases of Carlini & Wagner (2017).
 
     Args:
@@ -236,9 +199,10 @@ def norm_record(
         random_target_rows: which rows aim at the sample's one random target, one of each sample,
             shape [P]; looked at for `all` alone, because with `random` every row does.
         seed: of the bootstraps over samples.
+        details: what else the attack tells of each row, by name, shape [P].
 
     Returns:
-        The record.
+        The record, without robustness.
 
     Raises:
         ValueError: if shapes do not fit, a sample has more rows than its targets allow, or not
@@ -267,7 +231,7 @@ def norm_record(
         farthest = _over_samples(np.maximum, -np.inf, outcome, row)
         best = _case((reached > 0)[some], nearest[some], seed)
         worst = _case((reached == attempts)[some], farthest[some], seed)
-    return NormAttackRecord(
+    return AttackRecord(
         norm=norm,
         settings=settings,
         targets=targets,
@@ -278,6 +242,7 @@ def norm_record(
         best=best,
         average=average,
         worst=worst,
+        details={name: int(of_each.sum()) for name, of_each in (details or {}).items()},
     )
 
 

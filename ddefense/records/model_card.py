@@ -14,14 +14,12 @@ from ddefense.records.results import (
     AttackRecord,
     ControlRecord,
     DatasetRecord,
-    NormAttackRecord,
-    RobustnessRecord,
     TrainingRecord,
     TransferRecord,
     VerdictRecord,
 )
 
-CARD_SCHEMA_VERSION: Literal[2] = 2
+CARD_SCHEMA_VERSION: Literal[3] = 3
 
 Defense = Literal["none", "distillation", "adversarial_training", "unknown"]
 
@@ -77,16 +75,12 @@ class MeasuredRecord:
 
     Attributes:
         test_accuracy: on the whole test set, a share.
-        attacks: per reading of JSMA.
-        robustness: per reading of JSMA.
-        norm_attacks: per attack measured by a norm.
+        attacks: by name.
         transfer: by rising kappa.
     """
 
     test_accuracy: float
     attacks: dict[str, AttackRecord]
-    robustness: dict[str, RobustnessRecord]
-    norm_attacks: dict[str, NormAttackRecord]
     transfer: list[TransferRecord]
 
 
@@ -194,7 +188,7 @@ class ModelCard:
     measured_with: VersionsRecord | None
     extra_files: list[ExtraFileRecord] = dataclasses.field(default_factory=list)
     caveats: list[str] = dataclasses.field(default_factory=list)
-    schema_version: Literal[2] = CARD_SCHEMA_VERSION
+    schema_version: Literal[3] = CARD_SCHEMA_VERSION
 
 
 def card_json(card: ModelCard) -> str:

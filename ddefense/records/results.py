@@ -15,9 +15,11 @@ from pydantic.dataclasses import dataclass
 
 from ddefense import config as config_lib
 from ddefense import files
+from ddefense.attack_catalog import Norm, Targets
 from ddefense.records.extended import OutlierRecord
+from ddefense.records.upgrading import upgraded
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 
 T = TypeVar("T")
 
@@ -216,32 +218,6 @@ class SuccessRecord:
 
 
 @dataclass(config=_STRICT, kw_only=True)
-class AttackRecord(SuccessRecord):
-    """One reading of JSMA on one network; its attempts are (sample, target) pairs.
-
-    Attributes:
-        theta: change of a feature per step.
-        max_features: budget, as a count.
-        mean_distortion: mean share of features changed by the successes; null without one.
-        mean_features: the same as a count.
-        features_interval: 95 % bootstrap interval of the count over samples; null without one, and
-            in results of versions that did not measure it.
-        no_admissible_pair: failures that stopped because no feature pair qualified.
-        zero_maps: those of them that stopped at an all-zero forward derivative.
-        steps: feature pairs changed in all.
-    """
-
-    theta: float
-    max_features: int
-    mean_distortion: float | None
-    mean_features: float | None
-    no_admissible_pair: int
-    zero_maps: int
-    steps: int
-    features_interval: tuple[float, float] | None = None
-
-
-@dataclass(config=_STRICT, kw_only=True)
 class RobustnessRecord:
     """Mean minimal distortion under one attack, over the attempts of `SuccessRecord.attempts`.
 
@@ -277,8 +253,8 @@ class CaseRecord:
 
 
 @dataclass(config=_STRICT, kw_only=True)
-class NormAttackRecord(SuccessRecord):
-    """One attack measured by a norm of the perturbation.
+class AttackRecord(SuccessRecord):
+    """One attack on one network.
 
     Attributes:
         norm: of the distance: `l0` (features changed), `l2`, or `linf`, in units of the images.
@@ -286,22 +262,37 @@ class NormAttackRecord(SuccessRecord):
         targets: `untargeted` (success is any wrong class), `random` (one wrong class per sample),
             or `all` wrong classes.
         mean_distance: over the successes; null without one.
-        distance_interval: 95 % bootstrap interval of it over samples; null without a success.
-        median_distance: over the successes; null without one.
+        distance_interval: 95 % bootstrap interval of it over samples; null without a success, and
+            in results of versions that did not measure it.
+        median_distance: over the successes; null likewise.
         best: the easiest target of each sample; null unless all targets were attacked.
         average: one random target of each sample, the same for every network; null if untargeted.
         worst: the hardest target of each sample; null unless all targets were attacked.
+        details: sums over all attempts of what else the attack tells. JSMA's are `steps` (feature
+            pairs changed), `no_admissible_pair` (failures that stopped because no feature pair
+            qualified) and `zero_maps` (those of them that stopped at an all-zero forward
+            derivative).
+        robustness: against an attack with a budget of features; null for the others, and where
+            every attempt starts in its target.
     """
 
-    norm: Literal["l0", "l2", "linf"]
+    norm: Norm
     settings: dict[str, int | float | str | bool]
-    targets: Literal["untargeted", "random", "all"]
+    targets: Targets
     mean_distance: float | None
     distance_interval: tuple[float, float] | None
     median_distance: float | None
     best: CaseRecord | None = None
     average: CaseRecord | None = None
     worst: CaseRecord | None = None
+    details: dict[str, int] = dataclasses.field(default_factory=dict)
+    robustness: RobustnessRecord | None = None
+
+    @property
+    def max_features(self) -> int | None:
+        """The budget of an attack that changes few features; None of the others."""
+        found = self.settings.get("max_features")
+        return None if found is None else int(found)
 
 
 @dataclass(config=_STRICT, kw_only=True)
@@ -459,9 +450,7 @@ class NetworkRecord:
         training: how its training went; null where the run did not train it.
         logits: scale of its logits; null of a SavedModel that gives probabilities.
         gradients: amplitude of its adversarial gradients; null likewise, and without gradients.
-        robustness: per reading of JSMA.
-        attacks: per reading of JSMA.
-        norm_attacks: per attack measured by a norm.
+        attacks: by name.
         transfer: by rising kappa.
         initial: the network it was distilled from; null unless distilled.
         weights_sha256: of its weights, of the bytes that `ModelCard.weights_sha256` names; null in
@@ -479,9 +468,7 @@ class NetworkRecord:
     training: TrainingRecord | None
     logits: LogitRecord | None
     gradients: GradientsRecord | None
-    robustness: dict[str, RobustnessRecord]
     attacks: dict[str, AttackRecord]
-    norm_attacks: dict[str, NormAttackRecord] = dataclasses.field(default_factory=dict)
     transfer: list[TransferRecord] = dataclasses.field(default_factory=list)
     initial: InitialRecord | None = None
     weights_sha256: str | None = None
@@ -497,6 +484,22 @@ class NetworkRecord:
     def amplitude(self) -> GradientsRecord:
         """`gradients` of a network that a run trained, which always has them."""
         return _measured(self.gradients, "gradients", self.name)
+
+    @property
+    def readings(self) -> dict[str, AttackRecord]:
+        """The attacks with a budget of features: the readings of JSMA."""
+        return {name: a for name, a in self.attacks.items() if a.max_features is not None}
+
+    @property
+    def robustness(self) -> dict[str, RobustnessRecord]:
+        """Against the attacks that have one."""
+        found = {name: a.robustness for name, a in self.attacks.items()}
+        return {name: record for name, record in found.items() if record is not None}
+
+    @property
+    def norm_attacks(self) -> dict[str, AttackRecord]:
+        """The others."""
+        return {name: a for name, a in self.attacks.items() if a.max_features is None}
 
 
 @dataclass(config=_STRICT, kw_only=True)
@@ -547,7 +550,7 @@ class Results:
     comparisons: list[ComparisonRecord]
     controls: list[ControlRecord] = dataclasses.field(default_factory=list)
     verdict: VerdictRecord | None = None
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
 
     @property
     def is_evaluation(self) -> bool:
@@ -567,7 +570,7 @@ class Results:
     ) -> ComparisonRecord | None:
         """What an attack did to two networks; None unless it ran on both."""
         found = comparison_of(self.comparisons, attack, network.name, reference.name)
-        both = all(attack in n.attacks or attack in n.norm_attacks for n in (network, reference))
+        both = all(attack in n.attacks for n in (network, reference))
         return found if both else None
 
     def distilled(self) -> list[NetworkRecord]:
@@ -619,7 +622,7 @@ def load(kind: type[T], path: pathlib.Path) -> T:
         RunError: if the file is missing or is not such a record.
     """
     try:
-        return pydantic.TypeAdapter(kind).validate_json(path.read_bytes())
+        return pydantic.TypeAdapter(kind).validate_json(upgraded(path.read_bytes()))
     except OSError as error:
         raise RunError(f"Expected results at {path}, but {error.strerror}.") from error
     except pydantic.ValidationError as error:

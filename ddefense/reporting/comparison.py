@@ -419,15 +419,13 @@ def _success(attack: str) -> _Value:
 
 def _distance(attack: str) -> _Value:
     def value(network: records.NetworkRecord) -> Measured | None:
-        if attack in network.attacks:
-            jsma = network.attacks[attack]
-            return _with_interval(jsma.mean_features, jsma.features_interval)
-        norm = network.norm_attacks.get(attack)
-        if norm is None:
+        record = network.attacks.get(attack)
+        if record is None:
             return None
-        if norm.average is not None:
-            return _with_interval(norm.average.mean_distance, norm.average.distance_interval)
-        return _with_interval(norm.mean_distance, norm.distance_interval)
+        # JSMA aims at every wrong class on every network; C&W may aim at one on some.
+        if record.average is not None and record.max_features is None:
+            return _with_interval(record.average.mean_distance, record.average.distance_interval)
+        return _with_interval(record.mean_distance, record.distance_interval)
 
     return value
 

@@ -105,7 +105,7 @@ def rows(*runs: records.Results) -> dict[str, str]:
     first = runs[0]
     settings, dataset = first.config, first.dataset
     warm = f"{settings.warm_start_steps} steps at T = 1 on hard labels"
-    attempts = {a.attempts for run in runs for n in run.networks for a in n.attacks.values()}
+    attempts = {a.attempts for run in runs for n in run.networks for a in n.readings.values()}
     seconds = sum(
         seconds for run in runs for stage, seconds in run.timings.items() if stage != "this_process"
     )
@@ -190,6 +190,6 @@ def _range(low: float, high: float) -> str:
 def theta(results: records.Results) -> str:
     """The theta of the run, and that of attacks which took another."""
     theta = results.config.theta
-    taken = {name: a.theta for n in results.networks for name, a in n.attacks.items()}
+    taken = {name: a.settings["theta"] for n in results.networks for name, a in n.readings.items()}
     others = [f"{name}: {taken[name]:g}" for name in sorted(taken) if taken[name] != theta]
     return f"theta = {theta:g}" + (f" ({', '.join(others)})" if others else "")

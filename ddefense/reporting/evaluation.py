@@ -182,7 +182,7 @@ def settings(results: records.Results) -> dict[str, str]:
     """The settings of an evaluation, as text by name."""
     asked, dataset = results.config, results.dataset
     low, high = dataset.value_range
-    attempts = {a.attempts for n in results.networks for a in n.attacks.values()}
+    attempts = {a.attempts for n in results.networks for a in n.readings.values()}
     text = {
         "dataset": f"{dataset.name}, {' x '.join(map(str, dataset.image_shape))}, "
         f"{len(dataset.class_names)} classes, {dataset.num_test} test images",

@@ -20,7 +20,7 @@ def told(answer: bool | None) -> str:
 
 def attacks_in(results: records.Results) -> list[str]:
     """Readings of JSMA measured on any network, in the order of the catalogue."""
-    found = {attack for network in results.networks for attack in network.attacks}
+    found = {attack for network in results.networks for attack in network.readings}
     known = [attack for attack in JSMA_ATTACKS if attack in found]
     return known + sorted(found - set(known))
 

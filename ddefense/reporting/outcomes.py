@@ -84,28 +84,16 @@ def outcome(network: records.NetworkRecord, attack: str) -> Outcome | None:
         The outcome; None if the attack was not run on the network, or every attempt starts where
         it aims at.
     """
-    jsma, norm = network.attacks.get(attack), network.norm_attacks.get(attack)
-    if jsma is not None:
-        return _outcome(jsma, jsma.mean_features, jsma.features_interval)
-    if norm is not None:
-        return _outcome(norm, norm.mean_distance, norm.distance_interval)
-    return None
-
-
-def _outcome(
-    record: records.SuccessRecord,
-    distance: float | None,
-    distance_interval: tuple[float, float] | None,
-) -> Outcome | None:
-    if record.success_rate is None or record.success_interval is None:
+    record = network.attacks.get(attack)
+    if record is None or record.success_rate is None or record.success_interval is None:
         return None
     low, high = record.success_interval
-    distance_low, distance_high = distance_interval or (None, None)
+    distance_low, distance_high = record.distance_interval or (None, None)
     return Outcome(
         percent=100 * record.success_rate,
         low=100 * low,
         high=100 * high,
-        distance=distance,
+        distance=record.mean_distance,
         distance_low=distance_low,
         distance_high=distance_high,
         attempts=record.attempts,
@@ -116,14 +104,14 @@ def _outcome(
 
 def attacks_in(networks: Iterable[records.NetworkRecord]) -> list[str]:
     """Every attack measured on any of the networks, in the order of the catalogue."""
-    found = {attack for n in networks for attack in (*n.attacks, *n.norm_attacks)}
+    found = {attack for n in networks for attack in n.attacks}
     known = [attack for attack in ATTACKS if attack in found]
     return known + sorted(found - set(known))
 
 
 def norm(networks: Iterable[records.NetworkRecord], attack: str) -> str:
     """The norm that an attack is measured by, as `L2`; JSMA counts features."""
-    found = _norm_record(networks, attack)
+    found = _record(networks, attack)
     return NORMS["l0" if found is None else found.norm]
 
 
@@ -133,14 +121,14 @@ NORMS = {"l0": "L0", "l2": "L2", "linf": "Linf"}
 
 def any_wrong_class(networks: Iterable[records.NetworkRecord], attack: str) -> bool:
     """Whether any wrong class is a success of an attack, rather than its target alone."""
-    found = _norm_record(networks, attack)
+    found = _record(networks, attack)
     return found is not None and found.targets == "untargeted"
 
 
 def label(networks: Iterable[records.NetworkRecord], attack: str) -> str:
     """The readable name of an attack; of transferred samples with their kappa."""
     text = lookup.attack_label(attack)
-    found = _norm_record(networks, attack) if attack == TRANSFER else None
+    found = _record(networks, attack) if attack == TRANSFER else None
     if found is None or "kappa" not in found.settings:
         return text
     return f"{text}, kappa = {setting(found.settings['kappa'])}"
@@ -151,11 +139,9 @@ def setting(value: float | str) -> str:
     return f"{value:.6g}" if isinstance(value, float) else f"{value}"
 
 
-def _norm_record(
-    networks: Iterable[records.NetworkRecord], attack: str
-) -> records.NormAttackRecord | None:
+def _record(networks: Iterable[records.NetworkRecord], attack: str) -> records.AttackRecord | None:
     """The first network's record of an attack, for what all of them share."""
-    return next((n.norm_attacks[attack] for n in networks if attack in n.norm_attacks), None)
+    return next((n.attacks[attack] for n in networks if attack in n.attacks), None)
 
 
 def significant(value: float) -> str:

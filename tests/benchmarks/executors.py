@@ -168,12 +168,12 @@ def _attack_stages(options: argparse.Namespace, executor: Any, folder: pathlib.P
         samples = attacking.choose_samples(Stages(folder / name), settings, dataset, trained)
         start = time.perf_counter()
         stage = attacking.attack(stages, settings, dataset, trained, samples, "jsma_f")
-        record = attacking.load_attack(stage).record
+        record = attacking.load_attack(stage)
         return {
             "wall_seconds": time.perf_counter() - start,
             "attacks": record.attempts,
             "successes": record.successes,
-            "steps": record.steps,
+            "steps": record.details["steps"],
             "load_average": measure.load_average(),
         }
 

@@ -31,6 +31,7 @@ def main() -> None:
     images, labels = dataset.test.images[right], dataset.test.labels[right]
     sample, target = attacks.every_wrong_class(labels, dataset.num_classes)
     attacked = attacks.classifier(logits, bounds=dataset.value_range)
+    chosen = attacks.one_wrong_class(labels, dataset.num_classes, 0)
     rows = []
     for theta in options.thetas:
         settings = attacks.JSMA(theta=theta, max_features=options.max_features)
@@ -45,12 +46,13 @@ def main() -> None:
             norm="l0",
             budget=options.max_features,
         )
-        record = measurements.jsma_record(
+        record = measurements.success_record(
             outcome,
             sample,
+            norm="l0",
             settings=vars(settings),
-            details=made.details,
-            num_features=int(np.prod(dataset.image_shape)),
+            targets="all",
+            random_target_rows=target == chosen[sample],
             seed=0,
         )
         rows.append(
@@ -58,12 +60,12 @@ def main() -> None:
                 "theta": theta,
                 "success_rate": record.success_rate,
                 "success_interval": record.success_interval,
-                "mean_features": record.mean_features,
+                "mean_features": record.mean_distance,
             }
         )
         print(
             f"theta {theta:g}: {100 * record.success_rate:.2f} % of {record.attempts}, "
-            f"{record.mean_features} features",
+            f"{record.mean_distance} features",
             flush=True,
         )
     if options.output:

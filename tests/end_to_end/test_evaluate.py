@@ -113,7 +113,7 @@ def test_results_are_those_of_any_run(results):
     assert [network.name for network in results.networks] == ["plain", "distilled"]
     for network in results.networks:
         assert network.test_accuracy > 0.9
-        assert [*network.attacks, *network.norm_attacks] == list(ATTACKS)
+        assert [*network.attacks] == list(ATTACKS)
         assert network.attacks["jsma_f"].attempts == 3 * 3
         assert network.attacks["jsma_f"].max_features == 64
     assert results.environment["command"].startswith("bin/evaluate --workdir=run --network=")
@@ -121,7 +121,7 @@ def test_results_are_those_of_any_run(results):
 
 def test_logits_that_are_only_larger_protect_nobody(results):
     plain, distilled = results.networks
-    assert distilled.norm_attacks["cw_l2"].success_rate == 1
+    assert distilled.attacks["cw_l2"].success_rate == 1
     assert distilled.attacks["jsma_f"].success_rate < plain.attacks["jsma_f"].success_rate
     assert (
         distilled.attacks["jsma_f_temperature"].successes == plain.attacks["jsma_f"].successes > 0

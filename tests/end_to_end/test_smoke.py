@@ -107,8 +107,8 @@ def test_results_are_complete(results, jsma):
     assert [network.name for network in results.networks] == NAMES
     assert [network.temperature for network in results.networks] == [1.0, 20.0]
     for network in results.networks:
-        assert set(network.attacks) == set(network.robustness) == jsma
-        assert {attack.attempts for attack in network.attacks.values()} == {18}
+        assert set(network.readings) == set(network.robustness) == jsma
+        assert {attack.attempts for attack in network.readings.values()} == {18}
         assert set(network.norm_attacks) == set(results.config.attacks) - jsma
         assert {attack.samples for attack in network.norm_attacks.values()} == {1, 2}
         assert [transfer.kappa for transfer in network.transfer] == list(results.config.kappas)
@@ -158,7 +158,7 @@ def test_the_verdict_stands_in_the_report_and_beside_every_export(smoke, results
         assert card.about == (export.network if distilled else of_others)
         assert card.verdict == results.verdict
         assert card.measured.attacks == measured.attacks
-        assert card.measured.norm_attacks == measured.norm_attacks
+        assert card.measured.attacks == measured.attacks
         text = (notes / "MODEL_CARD.md").read_text()
         assert text.index(card.warning) < text.index(sentence)
         assert all(f"| `{attack}` | " in text for attack in results.config.attacks)
@@ -226,7 +226,7 @@ def test_successes_by_norm_are_seen_again_in_the_images(smoke, results, deployed
     some = 0
     for path in found:
         attack, name = path.parent.name.split("_on_")
-        record = next(n for n in results.networks if n.name == name).norm_attacks[attack]
+        record = next(n for n in results.networks if n.name == name).attacks[attack]
         with np.load(path) as arrays:
             images, sample, target = (arrays.get(key) for key in ("images", "original", "targets"))
         assert images.min() >= 0.0

@@ -142,7 +142,7 @@ def test_the_sweep_has_a_session_for_every_network(folder, results):
         measured = {
             "test_accuracy": network.test_accuracy,
             "success/jsma_f": network.attacks["jsma_f"].success_rate,
-            "success/pgd_linf": network.norm_attacks["pgd_linf"].success_rate,
+            "success/pgd_linf": network.attacks["pgd_linf"].success_rate,
             "robustness/jsma_f": network.robustness["jsma_f"].capped,
             "mean_abs_logit": network.logits.mean_abs,
         }

@@ -175,7 +175,7 @@ def test_images_in_another_range(data):
         pair.distilled, bright, attacks=("fgsm",), samples=5, value_range=(0, 255), epsilon=0.2
     )
     assert results.networks[0].test_accuracy > 0.9
-    assert results.networks[0].norm_attacks["fgsm"].settings["epsilon"] == 0.2
+    assert results.networks[0].attacks["fgsm"].settings["epsilon"] == 0.2
     with pytest.raises(ConfigError, match=r"images: expected values in \[0, 1\].*value_range"):
         ddefense.distill(bytes_network, bright, temperature=5, **QUICK)
 
@@ -357,7 +357,7 @@ def test_what_was_exported_answers_as_the_network_does(pair, data, tmp_path):
     )
     card = json.loads((path / "assets.extra" / "model_card.json").read_text())
     assert card["class_names"] == list(names)
-    assert set(card["measured"]["norm_attacks"]) == {"fgsm"}
+    assert set(card["measured"]["attacks"]) == {"fgsm"}
     assert ddefense.export(pair.distilled, tmp_path / "m").name == "2"
     with pytest.raises(ConfigError, match="results: expected results about this network"):
         ddefense.export(pair.initial, tmp_path / "m", results=results)

@@ -85,7 +85,7 @@ def test_the_page_on_the_verdict_shows_the_committed_numbers() -> None:
         expected = [_reached(network, name.strip("| `")) for network in networks]
         assert [cell.rstrip(" |") for cell in cells] == expected, name
     for network in networks:
-        case = network.norm_attacks["cw_l2"].average
+        case = network.attacks["cw_l2"].average
         assert case is not None
         assert case.distance_interval is not None
         low, high = case.distance_interval
@@ -98,7 +98,7 @@ def test_the_smaller_learning_rate_does_what_its_decision_says() -> None:
     folder = _ROOT / "docs/results/mnist"
     smaller = json.loads((folder / "learning_rate.json").read_text())["cw_l2"]
     usual = {
-        network.name: network.norm_attacks["cw_l2"]
+        network.name: network.attacks["cw_l2"]
         for network in records.load(records.Results, folder / "results.json").networks
     }
     failures = sum(record["attempts"] - record["successes"] for record in smaller.values())
@@ -117,7 +117,7 @@ def _reached(network: records.NetworkRecord, attack: str) -> str:
     """Success rate; of attacks that seek a small distance with its mean, one target an image."""
     if attack in network.attacks:
         return f"{100 * network.attacks[attack].success_rate:.1f} %"
-    record = network.norm_attacks[attack]
+    record = network.attacks[attack]
     case = record.average or record
     rate = f"{100 * case.success_rate:.1f} %"
     seeks = attack.startswith("cw_") or attack == "labels_only"

@@ -51,7 +51,7 @@ def test_its_card_has_what_the_committed_run_measured(card):
     assert card.weights_sha256 == network.weights_sha256
     assert card.measured.test_accuracy == network.test_accuracy
     assert card.measured.attacks == network.attacks
-    assert card.measured.norm_attacks == network.norm_attacks
+    assert card.measured.attacks == network.attacks
     assert card.measured.transfer == network.transfer
     assert card.undistilled.attacks == results.baseline().attacks
     assert card.dataset == results.dataset

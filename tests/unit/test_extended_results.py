@@ -33,7 +33,7 @@ def _outliers(run: records.Results) -> records.OutlierRecord:
 def _success(run: records.Results, attack: str) -> float:
     """On the undistilled network."""
     network = run.networks[0]
-    return {**network.attacks, **network.norm_attacks}[attack].success_rate
+    return network.attacks[attack].success_rate
 
 
 def _percent(shares: list[float]) -> str:

@@ -98,7 +98,7 @@ assert [s.seconds for s in plan if s.name == "noise_on_baseline"] == [2001.0]
 full = conftest.make_full_results()
 made = conftest.make_norm_attack(1.0, 0.3, norm="linf", targets="untargeted", samples=100)
 networks = [
-    dataclasses.replace(network, norm_attacks=network.norm_attacks | {"noise": made})
+    dataclasses.replace(network, attacks=network.attacks | {"noise": made})
     for network in full.networks
 ]
 verdict = measurements.verdict(networks, comparisons_of(networks), full.controls, full.dataset)
@@ -180,7 +180,7 @@ def test_the_commands_do_what_the_page_says(extended: pathlib.Path) -> None:
     (run,) = (extended / "runs").glob("bars_quick_*")
     network = json.loads((run / "results.json").read_text())["networks"][-1]
     assert network["name"] == "distilled_t20"
-    assert network["norm_attacks"]["noise"]["attempts"] == 10
+    assert network["attacks"]["noise"]["attempts"] == 10
     assert network["top_two_accuracy"] >= network["test_accuracy"] > 0.9
     report = (run / "report.md").read_text()
     assert "What it reaches is luck" in report

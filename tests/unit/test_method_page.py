@@ -111,7 +111,7 @@ def test_the_gradients_and_attacks_are_those_of_the_committed_run(ours):
             [
                 _power(deployed),
                 f"{100 * deployed.float32_zero_samples:.2f} %",
-                f"{attack.zero_maps} of {attack.attempts}",
+                f"{attack.details['zero_maps']} of {attack.attempts}",
                 *(f"{100 * network.attacks[name].success_rate:.2f} %" for name in names),
             ]
         )
@@ -129,14 +129,18 @@ def test_the_failures_are_explained_by_the_committed_run(mnist, ours):
     five, twenty, hundred = ours[2:]
     stopped = five.attacks["jsma_f"]
     failed = stopped.attempts - stopped.successes
-    assert f"{stopped.zero_maps} of {failed} failures at T = 5 stopped at an all-zero map" in _TEXT
+    assert (
+        f"{stopped.details['zero_maps']} of {failed} failures at T = 5 stopped at an all-zero map"
+        in _TEXT
+    )
     for network in (twenty, hundred):
         attack = network.attacks["jsma_f"]
-        assert attack.zero_maps == attack.attempts - attack.successes
+        assert attack.details["zero_maps"] == attack.attempts - attack.successes
     literal = five.attacks["jsma_f_literal"]
+    told = literal.details
     assert (
         f"`jsma_f_literal` reaches {100 * literal.success_rate:.2f} % at T = 5, and "
-        f"{literal.no_admissible_pair - literal.zero_maps} of its {literal.attempts} attempts"
+        f"{told['no_admissible_pair'] - told['zero_maps']} of its {literal.attempts} attempts"
     ) in _TEXT
     scaled = [100 * c.value for c in mnist.controls if c.name == "scaled_logits"]
     before = 100 * ours[0].attacks["jsma_f"].success_rate
@@ -149,7 +153,7 @@ def test_the_failures_are_explained_by_the_committed_run(mnist, ours):
 def test_robustness_and_distances_are_those_of_the_committed_run(ours):
     undistilled, distilled = ours[0], ours[-1]
     for network in (undistilled, distilled):
-        assert network.norm_attacks["cw_l2"].successes == 180
+        assert network.attacks["cw_l2"].successes == 180
     record = distilled.robustness["jsma_f"]
     assert record.capped == pytest.approx(record.cap)
     assert record.cap == pytest.approx(112 / 784)
@@ -160,15 +164,15 @@ def test_robustness_and_distances_are_those_of_the_committed_run(ours):
     exact = 100 * distilled.robustness["jsma_f_exact"].capped
     assert f"under the same attack without rounding it is {exact:.2f} %" in _TEXT
     distances = [
-        f"{n.norm_attacks['cw_l2'].average.mean_distance:.2f}" for n in (undistilled, distilled)
+        f"{n.attacks['cw_l2'].average.mean_distance:.2f}" for n in (undistilled, distilled)
     ]
     assert f"at a mean L2 distance of {' and '.join(distances)} (one random target" in _TEXT
-    rates = {name: distilled.norm_attacks[name].success_rate for name in distilled.norm_attacks}
+    rates = {name: distilled.attacks[name].success_rate for name in distilled.norm_attacks}
     assert (
         f"PGD within 0.3 goes from {100 * rates['pgd_linf']:.0f} % to "
         f"{100 * rates['pgd_linf_temperature']:.0f} %"
     ) in _TEXT
-    assert distilled.norm_attacks["pgd_linf"].settings["epsilon"] == 0.3
+    assert distilled.attacks["pgd_linf"].settings["epsilon"] == 0.3
     jsma = [100 * n.attacks["jsma_f_temperature"].success_rate for n in (distilled, undistilled)]
     assert f"`jsma_f_temperature` reaches {jsma[0]:.2f} %, undistilled {jsma[1]:.2f} %" in _TEXT
     exact_rate = 100 * distilled.attacks["jsma_f_exact"].success_rate

@@ -94,9 +94,12 @@ def test_no_gradient_is_a_zero_gradient(before, trained, data):
     assert found.gradients.deployed.float32_zero_samples == 1
     assert [each.passed for each in results.controls if each.name == "zero_gradients"] == [False]
     for name in ("jsma_f", "jsma_z"):
-        assert (found.attacks[name].success_rate, found.attacks[name].zero_maps) == (0, 4)
-    assert found.norm_attacks["fgsm"].success_rate == 0
-    assert found.norm_attacks["labels_only"].success_rate == 1
+        assert (found.attacks[name].success_rate, found.attacks[name].details["zero_maps"]) == (
+            0,
+            4,
+        )
+    assert found.attacks["fgsm"].success_rate == 0
+    assert found.attacks["labels_only"].success_rate == 1
 
 
 BY_GRADIENT = ("jsma_f", "jsma_f_literal", "fgsm", "pgd_linf", "cw_l2")
@@ -166,7 +169,7 @@ def test_other_attacks_take_a_single_feature(name, pixel):
 def test_an_evaluation_on_a_single_feature(pixel):
     network, data = pixel
     results = ddefense.evaluate(network, data, attacks=("fgsm",), epsilon=0.5, **PIXEL)
-    assert results.networks[-1].norm_attacks["fgsm"].success_rate == 1
+    assert results.networks[-1].attacks["fgsm"].success_rate == 1
 
 
 # --- NaN and infinity -----------------------------------------------------------------------------

@@ -28,7 +28,7 @@ _NEAREST = 0.8
 def carlini_wagner(results: records.Results) -> Answer:
     """C17: cw_l2 reaches the distilled network, at about the undistilled one's distance."""
     network, baseline = lookup.highest(results), results.baseline()
-    attack = None if network is None else network.norm_attacks.get(DECISIVE)
+    attack = None if network is None else network.attacks.get(DECISIVE)
     compared = None if network is None else results.comparison(DECISIVE, network, baseline)
     if network is None or attack is None or compared is None:
         return inconclusive(
@@ -92,7 +92,7 @@ def average_interval(network: records.NetworkRecord) -> tuple[float, float] | No
 
 
 def _average_case(network: records.NetworkRecord | None) -> records.CaseRecord | None:
-    attack = None if network is None else network.norm_attacks.get(DECISIVE)
+    attack = None if network is None else network.attacks.get(DECISIVE)
     return None if attack is None else attack.average
 
 
@@ -182,7 +182,7 @@ def _rarely_reached(results: records.Results) -> str:
 def _samples(results: records.Results, temperatures: Collection[float]) -> str:
     """Images attacked by cw_l2 at each of the temperatures, as `20 images`."""
     numbers = [
-        network.norm_attacks[DECISIVE].samples
+        network.attacks[DECISIVE].samples
         for network in results.distilled()
         if network.temperature in temperatures
     ]

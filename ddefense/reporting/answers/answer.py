@@ -78,7 +78,7 @@ def too_low(temperature: float) -> str:
 def theta(network: records.NetworkRecord) -> str:
     """The theta that `jsma_f` took, as a note; empty if it was not run on the network."""
     attack = network.attacks.get(PAPER)
-    return "" if attack is None else f"theta = {attack.theta:g}"
+    return "" if attack is None else f"theta = {attack.settings['theta']:g}"
 
 
 def theta_1(network: records.NetworkRecord) -> str:

@@ -103,7 +103,7 @@ def baseline_success(low: float, high: float) -> Check:
 def _calibrated(results: records.Results, attack: records.AttackRecord) -> str:
     """That the rate is no finding where theta was chosen by it, as any frozen theta but 1 was."""
     frozen = config_lib.frozen_theta(results.dataset.name)
-    if frozen == 1 or attack.theta != frozen:
+    if frozen == 1 or attack.settings["theta"] != frozen:
         return ""
     return "theta was chosen by this rate at seed 0, so this is no independent check"
 
@@ -130,7 +130,7 @@ def masked_success(high: float) -> Check:
                     theta(network),
                     theta_1(network),
                     started(attack),
-                    f"{attack.zero_maps} failures met an all-zero forward derivative",
+                    f"{attack.details['zero_maps']} failures met an all-zero forward derivative",
                 ),
                 value=value,
                 lost=lookup.lost(results, network),

@@ -150,9 +150,9 @@ def _label(axes: Axes, classes: list[str], sources: list[str]) -> None:
 
 def _usual(network: records.NetworkRecord) -> str:
     """The paper's attack, or where the network is not the paper's the most successful one."""
-    if network.training is not None or not network.attacks:
+    if network.training is not None or not network.readings:
         return PAPER
-    return max(network.attacks, key=lambda attack: network.attacks[attack].success_rate or 0.0)
+    return max(network.readings, key=lambda attack: network.attacks[attack].success_rate or 0.0)
 
 
 def _available(samples: records.Samples, network: str, attack: str) -> str:

@@ -1,6 +1,7 @@
 """What the attacks did: success per temperature (Fig. 7), details, and robustness (Fig. 10)."""
 
 import dataclasses
+import math
 
 from ddefense import markdown, records
 from ddefense.reporting import lookup, outcomes, published
@@ -55,7 +56,7 @@ def _started(results: records.Results) -> str:
         f"{record.attempts + record.started} ({lookup.attack_label(attack)} over all attempts: "
         f"{100 * record.success_rate_over_all:.2f} %)"
         for network in results.networks
-        for attack, record in list(network.attacks.items())[:1]
+        for attack, record in list(network.readings.items())[:1]
         if record.started
     ]
     if not found:
@@ -69,24 +70,26 @@ def _started(results: records.Results) -> str:
 def attack_details(results: records.Results) -> Table:
     """One row per network and attack: counts, distortion and why failures stopped."""
     rows: list[list[Cell]] = []
+    features = math.prod(results.dataset.image_shape)
     for network in results.networks:
         for attack in lookup.attacks_in(results):
-            record = network.attacks.get(attack)
+            record = network.readings.get(attack)
             if record is not None:
+                distance = record.mean_distance
                 rows.append(
                     [
                         lookup.row_label(results, network),
                         attack,
-                        record.theta,
+                        record.settings["theta"],
                         record.successes,
                         record.attempts,
                         record.started,
                         100 * record.success_rate_over_all,
-                        percent_of(record.mean_distortion),
-                        record.mean_features,
-                        record.no_admissible_pair,
-                        record.zero_maps,
-                        record.steps,
+                        percent_of(distance if distance is None else distance / features),
+                        distance,
+                        record.details["no_admissible_pair"],
+                        record.details["zero_maps"],
+                        record.details["steps"],
                     ]
                 )
     return Table(

@@ -76,7 +76,7 @@ def norm_attacks(results: records.Results) -> Table | None:
     )
 
 
-def _settings(record: records.NormAttackRecord) -> str:
+def _settings(record: records.AttackRecord) -> str:
     return ", ".join(
         f"{name} = {outcomes.setting(value)}" for name, value in record.settings.items()
     )

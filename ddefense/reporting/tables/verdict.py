@@ -74,7 +74,7 @@ def _notes(results: records.Results, attacks: Sequence[str]) -> tuple[str, ...]:
         ),
         *what_counts(results.networks, attacks),
     ]
-    if any(not network.attacks and not network.norm_attacks for network in results.networks):
+    if any(not network.attacks for network in results.networks):
         notes.append(markdown.Markdown("A row of `-` was not attacked."))
     return tuple(notes)
 

@@ -86,7 +86,7 @@ def test_a_terminal_gets_colours_and_lines_that_fit(columns, results):
         (row,) = (line for line in plain.splitlines() if line.startswith(f" {label} "))
         assert f"{100 * network.test_accuracy:.2f}" in row
         assert f"{100 * network.attacks['jsma_f'].success_rate:.1f}" in row
-        assert f"{100 * network.norm_attacks['cw_l2'].success_rate:.1f}" in row
+        assert f"{100 * network.attacks['cw_l2'].success_rate:.1f}" in row
     # Intervals are what a narrow terminal does without, and nobody is told of them then.
     assert ("[70.0, 90.0]" in plain) is (columns >= 130)
     assert ("with 95 % intervals in brackets" in plain) is (columns >= 130)
@@ -147,7 +147,7 @@ def test_the_summary_holds_the_numbers_of_the_results(results):
     for row, network in zip(table.rows, results.networks, strict=True):
         assert row[1] == 100 * network.test_accuracy
         for key, cell in list(zip(keys, row, strict=True))[2:]:
-            record = network.attacks.get(key) or network.norm_attacks[key]
+            record = network.attacks[key]
             assert cell.value == 100 * record.success_rate
             assert (cell.low, cell.high) == tuple(100 * x for x in record.success_interval)
 

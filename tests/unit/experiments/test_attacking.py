@@ -57,7 +57,7 @@ class Stand:
         """The record that an attack leaves, and what it made."""
         artefact = self.submit(toy, name, network, config, **settings)
         made = attacking.load_attempts(artefact)
-        return attacking.load_attack(artefact).record, made
+        return attacking.load_attack(artefact), made
 
 
 def assert_same(one, other):
@@ -110,20 +110,22 @@ def test_one_random_target_by_hand(by_hand):
 def test_a_pair_of_pixels_is_raised_where_that_is_enough(toy, stand, by_hand):
     """The target's pixel by 0.5, and one that does not matter: enough for every gap below 0.5."""
     artefact = stand.submit(toy, "jsma_f")
-    found = attacking.load_attack(artefact)
-    record, robustness = found.record, found.robustness
-    assert (record.theta, record.max_features, record.samples, record.attempts) == (0.5, 2, 5, 10)
+    record = attacking.load_attack(artefact)
+    assert record.settings == {
+        **{"reading": "jsma_f", "theta": 0.5, "max_features": 2, "temperature": 1.0}
+    }
+    assert (record.norm, record.targets, record.samples, record.attempts) == ("l0", "all", 5, 10)
     # The largest gap of the five is 0.44, and 0.54 to the other class.
     assert by_hand.gaps[4] == 0.44
     assert record.successes == 9
-    assert (record.mean_features, record.mean_distortion) == (2.0, 0.5)
-    assert (robustness.unreached, robustness.cap) == (0.0, 0.5)
-    assert record.steps == 10
+    assert record.mean_distance == 2.0
+    assert (record.robustness.unreached, record.robustness.cap) == (0.0, 0.5)
+    assert record.details == {"steps": 10, "no_admissible_pair": 1, "zero_maps": 0}
 
 
 def test_a_second_unit_of_theta_stands_beside_the_configured_one(toy, stand):
     record, _ = stand.attack(toy, "jsma_f_theta_1")
-    assert (record.theta, record.successes) == (1.0, 10)
+    assert (record.settings["theta"], record.successes) == (1.0, 10)
 
 
 @pytest.mark.parametrize("factor", [2.0, 1024.0])
@@ -139,7 +141,7 @@ def test_multiplied_logits_are_those_of_a_network_with_multiplied_weights(
     assert_same(scaled, by_weights)
     if factor == 1024.0:
         # Float32 gradients are 0, though no boundary has moved.
-        assert (record.successes, record.zero_maps) == (0, 10)
+        assert (record.successes, record.details["zero_maps"]) == (0, 10)
     else:
         assert record.successes == 9
 

@@ -86,7 +86,7 @@ def test_the_results_are_those_of_a_run(compared, config):
     for network in found.networks:
         assert (network.training, network.initial, network.seed) == (None, None, None)
         assert network.test_accuracy == pytest.approx(6 / 7)
-        assert {*network.attacks, *network.norm_attacks} == set(NAMES)
+        assert {*network.attacks} == set(NAMES)
         assert network.attacks["jsma_f"].attempts == 4 * (CLASSES - 1)
     assert found.dataset.num_test == 7
     assert found.exports == []
@@ -152,8 +152,8 @@ def test_a_distilled_network_alone(tmp_path, toy, config, files_of):
     found = evaluating.evaluate(files_of["distilled"], toy, config, directory, temperature=T)
     (network,) = found.networks
     assert (network.defense, network.temperature) == ("distillation", T)
-    assert network.norm_attacks["pgd_linf"].successes == 0
-    assert network.norm_attacks["pgd_linf_temperature"].successes > 0
+    assert network.attacks["pgd_linf"].successes == 0
+    assert network.attacks["pgd_linf_temperature"].successes > 0
     reporting.render(directory)
     # No reading of JSMA, so no samples of one.
     assert not (directory / "figures" / "sample_grid.png").exists()
@@ -205,8 +205,8 @@ def test_images_of_another_range(tmp_path, toy, config, alone):
     assert found.dataset.value_range == (0.0, 255.0)
     (ours,), (theirs,) = found.networks, alone[0].networks
     assert ours.attacks["jsma_f"].successes == theirs.attacks["jsma_f"].successes > 0
-    assert ours.norm_attacks["pgd_linf"].mean_distance == pytest.approx(
-        theirs.norm_attacks["pgd_linf"].mean_distance, rel=1e-4
+    assert ours.attacks["pgd_linf"].mean_distance == pytest.approx(
+        theirs.attacks["pgd_linf"].mean_distance, rel=1e-4
     )
     samples = records.Samples.load(tmp_path / "run" / "samples.npz")
     np.testing.assert_array_equal(samples.images, wide.test.images[found.sample_indices])
@@ -223,7 +223,7 @@ def test_samples_may_be_transferred_from_a_substitute(tmp_path, toy, config, fil
     )
     (network,) = found.networks
     assert network.transfer[0].crafted == 1.0
-    assert network.norm_attacks["transfer_cw_l2"].settings["crafted_on"] == "substitute"
+    assert network.attacks["transfer_cw_l2"].settings["crafted_on"] == "substitute"
     assert found.environment["substitute"] == "toy_network"
 
 
@@ -354,7 +354,7 @@ def test_an_outlier_class_sorts_the_answers_to_every_attack(guarded, toy):
     assert (network.outliers.false_detections, network.outliers.errors) == (0, pytest.approx(1 / 7))
     for name, rates in network.outliers.attacks.items():
         assert rates.recovery + rates.detection + rates.success + rates.other == pytest.approx(1)
-        record = network.attacks.get(name) or network.norm_attacks[name]
+        record = network.attacks[name]
         assert (rates.samples, rates.attempts) == (record.samples, record.attempts)
         # Every attack kept to its bounds here, so both say the same of success.
         assert rates.success == pytest.approx(record.success_rate)

@@ -196,7 +196,7 @@ def test_results_with_another_accuracy_are_refused(tmp_path, digits):
 def test_what_is_measured_now_goes_into_the_card(tmp_path, digits):
     done = exporting_saved.run(asked(OURS, tmp_path, dataset="digits"))
     assert done.card.measured.test_accuracy == done.test_accuracy > 0.9
-    assert done.card.measured.attacks == done.card.measured.norm_attacks == {}
+    assert done.card.measured.attacks == {}
     assert (done.card.dataset.name, done.card.dataset.num_test) == ("digits", len(digits.test))
     assert (done.card.defense, done.card.training, done.card.verdict) == ("unknown", None, None)
     assert done.card.measured_with == done.card.versions
@@ -215,7 +215,7 @@ def test_attacks_and_warnings_of_an_evaluation_are_on_the_card(tmp_path, digits)
     records.dump(doubted, directory / "results.json")
     known = known_results.find(OURS, directory)
     done = exporting_saved.run(asked(OURS, tmp_path, results=known))
-    assert done.card.measured.norm_attacks == run.networks[0].norm_attacks
+    assert done.card.measured.attacks == run.networks[0].attacks
     assert [control.name for control in done.card.controls] == [c.name for c in run.controls]
     assert "It is doubtful." in done.card.caveats
 

@@ -49,8 +49,9 @@ def make_training(temperature):
 
 def make_jsma(successes, features, interval):
     return records.AttackRecord(
-        theta=0.25,
-        max_features=6,
+        norm="l0",
+        targets="all",
+        settings={"theta": 0.25, "max_features": 6},
         samples=9,
         attempts=18,
         successes=successes,
@@ -58,17 +59,15 @@ def make_jsma(successes, features, interval):
         success_interval=interval,
         started=0,
         success_rate_over_all=successes / 18,
-        mean_distortion=features / 16,
-        mean_features=features,
-        no_admissible_pair=0,
-        zero_maps=0,
-        steps=100,
-        features_interval=(features - 0.5, features + 0.5),
+        mean_distance=features,
+        distance_interval=(features - 0.5, features + 0.5),
+        median_distance=None,
+        details={"steps": 100, "no_admissible_pair": 0, "zero_maps": 0},
     )
 
 
 def make_norm(distance, targets, attempts, norm="l2", **settings):
-    return records.NormAttackRecord(
+    return records.AttackRecord(
         norm=norm,
         settings=settings,
         targets=targets,
@@ -110,7 +109,6 @@ def make_network(name, defense, temperature, accuracy, **measured):
         training=make_training(temperature),
         logits=records.LogitRecord(mean_abs=1.0, std_abs=1.0, median_top_two_gap=1.0),
         gradients=records.GradientsRecord(deployed=gradient, training=gradient),
-        robustness={},
         **measured,
     )
 
@@ -160,16 +158,18 @@ def results():
                 "none",
                 1.0,
                 0.96,
-                attacks={"jsma_f": make_jsma(16, 3.5, (0.75, 1.0))},
-                norm_attacks={"cw_l2": make_norm(1.5, "all", 18, kappa=0.0)},
+                attacks={
+                    "jsma_f": make_jsma(16, 3.5, (0.75, 1.0)),
+                    "cw_l2": make_norm(1.5, "all", 18, kappa=0.0),
+                },
             ),
             make_network(
                 "distilled_t20",
                 "distillation",
                 20.0,
                 0.95125,
-                attacks={"jsma_f": make_jsma(1, 2.25, (0.0, 0.125))},
-                norm_attacks={
+                attacks={
+                    "jsma_f": make_jsma(1, 2.25, (0.0, 0.125)),
                     "labels_only": make_norm(0.0625, "untargeted", 9, queries=1000, seed=0),
                     "cw_l2": make_norm(1.875, "random", 9, kappa=0.0),
                 },
@@ -217,7 +217,7 @@ def test_a_card_has_what_the_run_found(card, results):
     assert (card.training, card.seed) == (distilled.training, 4)
     assert card.measured.test_accuracy == 0.95125
     assert card.measured.attacks == distilled.attacks
-    assert card.measured.norm_attacks == distilled.norm_attacks
+    assert card.measured.attacks == distilled.attacks
     assert card.measured.transfer == distilled.transfer
     assert card.undistilled.attacks == baseline.attacks
     assert card.controls == [results.controls[1]]
@@ -374,9 +374,7 @@ def test_the_warning_fits_the_defence(network, results, name, start):
 
 def test_accuracy_alone_may_be_measured(network, results):
     """On a dataset of which nobody says that the network was trained on it."""
-    measured = records.MeasuredRecord(
-        test_accuracy=0.875, attacks={}, robustness={}, norm_attacks={}, transfer=[]
-    )
+    measured = records.MeasuredRecord(test_accuracy=0.875, attacks={}, transfer=[])
     findings = Findings(dataset=results.dataset, measured=measured, caveats=["Doubtful."])
     card = card_of(network, name="mine", environment={}, findings=findings)
     assert (card.measured, card.caveats) == (measured, ["Doubtful."])
@@ -403,8 +401,6 @@ def test_attacks_without_an_undistilled_network_give_no_verdict(network, results
     measured = records.MeasuredRecord(
         test_accuracy=0.875,
         attacks=distilled.attacks,
-        robustness={},
-        norm_attacks=distilled.norm_attacks,
         transfer=[],
     )
     findings = Findings(dataset=results.dataset, measured=measured, temperature=20.0)
@@ -422,7 +418,7 @@ def test_a_temperature_alone_may_be_known(network):
 
 
 def test_a_run_that_attacked_nothing(network, results):
-    untouched = dataclasses.replace(results.networks[2], norm_attacks={})
+    untouched = dataclasses.replace(results.networks[2], attacks={})
     findings = findings_of(
         untouched.name,
         dataset=results.dataset,

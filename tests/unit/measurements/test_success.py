@@ -9,11 +9,10 @@ from ddefense import attacks
 from ddefense.maths import statistics
 from ddefense.measurements import (
     Outcome,
-    jsma_record,
     judge,
-    norm_record,
     probabilities_of,
     robustness,
+    success_record,
     transfer_record,
 )
 from ddefense.records import CaseRecord
@@ -194,7 +193,7 @@ def outcome_of(reached, distance, started=None, end=None):
 def record_of(
     success, distance, sample, *, targets="all", chosen=None, norm="l2", seed=5, started=None
 ):
-    return norm_record(
+    return success_record(
         outcome_of(success, distance, started),
         np.array(sample),
         norm=norm,
@@ -413,65 +412,35 @@ def test_transfer_names_what_does_not_fit():
         transfer_record(np.zeros(3, int), outcome_of([0] * 3, [0] * 3), np.zeros(2, int), 0.0, 0)
 
 
-def jsma_record_of(success, changed, sample, started=None, **changes):
-    no_admissible_pair = changes.pop("no_admissible_pair", np.zeros(len(sample), bool))
-    return jsma_record(
-        outcome_of(success, changed, started),
-        np.array(sample),
-        settings={"theta": -1.0, "max_features": 8},
-        details={
-            "steps": np.full(len(sample), 2),
-            "no_admissible_pair": np.array(no_admissible_pair),
-            "zero_maps": np.zeros(len(sample), bool),
-        },
-        num_features=100,
-        **({"seed": 5} | changes),
-    )
-
-
 SUCCESS = [True, True, False, False, False, True]
 SAMPLE = [0, 0, 1, 1, 2, 2]
 
 
-def test_jsma_by_hand():
-    found = jsma_record_of(
-        SUCCESS,
-        [0, 4, 8, 2, 0, 8],
-        SAMPLE,
-        [True, False, False, False, False, False],
-        no_admissible_pair=[False, False, False, True, True, False],
+def test_details_are_summed_over_all_attempts():
+    found = success_record(
+        outcome_of(SUCCESS, [0, 4, 8, 2, 0, 8], [True, False, False, False, False, False]),
+        np.array(SAMPLE),
+        norm="l0",
+        settings={"theta": -1.0, "max_features": 8},
+        targets="all",
+        random_target_rows=np.array([True, False] * 3),
+        seed=5,
+        details={"steps": np.full(6, 2), "zero_maps": np.array([False, False] + [True] * 4)},
     )
-    assert (found.theta, found.max_features) == (-1, 8)
+    assert found.max_features == 8
     # The pair that starts in its target is in no number but those that say so.
     assert (found.samples, found.attempts, found.started, found.successes) == (3, 5, 1, 2)
     assert found.success_rate == 2 / 5
     assert found.success_rate_over_all == 3 / 6
-    assert found.success_interval == statistics.ratio_interval(
-        np.array([1.0, 0.0, 1.0]), np.array([1, 2, 2]), 5
-    )
-    assert found.mean_features == pytest.approx((4 + 8) / 2)
-    assert found.features_interval == statistics.ratio_interval(
+    assert found.mean_distance == pytest.approx((4 + 8) / 2)
+    assert found.distance_interval == statistics.ratio_interval(
         np.array([4.0, 0.0, 8.0]), np.array([1, 0, 1]), 5
     )
-    assert found.mean_distortion == pytest.approx(0.06)
-    assert (found.no_admissible_pair, found.zero_maps, found.steps) == (2, 0, 12)
+    assert found.details == {"steps": 12, "zero_maps": 4}
 
 
-def test_jsma_without_a_success():
-    found = jsma_record_of([False, False], [0, 2], [0, 0])
-    assert (found.successes, found.success_rate, found.started) == (0, 0, 0)
-    assert found.success_interval == (0, 0)
-    assert found.mean_distortion is None
-    assert found.mean_features is found.features_interval is None
-
-
-def test_where_every_pair_starts_in_its_target_there_is_no_rate():
-    given = [True, True], [0, 0], [0, 1], [True, True]
-    found = jsma_record_of(*given)
-    assert (found.samples, found.attempts, found.started, found.successes) == (2, 0, 2, 0)
-    assert found.success_rate is found.success_interval is None
-    assert found.success_rate_over_all == 1
-    assert robustness_of(*given) is None
+def test_where_every_pair_starts_in_its_target_there_is_no_robustness():
+    assert robustness_of([True, True], [0, 0], [0, 1], [True, True]) is None
 
 
 def robustness_of(success, changed, sample, started=None, max_features=8, num_features=100):

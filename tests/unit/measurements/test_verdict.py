@@ -42,8 +42,9 @@ def training_of(temperature, stalled=False):
 
 def jsma(rate, attempts=900):
     return records.AttackRecord(
-        theta=1.0,
-        max_features=112,
+        norm="l0",
+        targets="all",
+        settings={"theta": 1.0, "max_features": 112},
         samples=attempts // 9,
         attempts=attempts,
         successes=round(rate * attempts),
@@ -51,11 +52,9 @@ def jsma(rate, attempts=900):
         success_interval=(0.0, 1.0),
         started=0,
         success_rate_over_all=rate,
-        mean_distortion=None,
-        mean_features=None,
-        no_admissible_pair=0,
-        zero_maps=0,
-        steps=0,
+        mean_distance=None,
+        distance_interval=None,
+        median_distance=None,
     )
 
 
@@ -64,7 +63,7 @@ def norm_attack(rate, distance=None, *, targets="random", samples=20, average=No
     if targets == "random":
         average = (rate, distance)
     attempts = 9 * samples if targets == "all" else samples
-    return records.NormAttackRecord(
+    return records.AttackRecord(
         norm=norm,
         settings={},
         targets=targets,
@@ -112,9 +111,7 @@ def network_of(temperature, found=None, *, zero=0.0, accuracy=0.99, initial=0.99
         training=training_of(t, stalled),
         logits=logits,
         gradients=records.GradientsRecord(deployed=gradient, training=gradient),
-        robustness={},
         attacks={k: v for k, v in found.items() if isinstance(v, records.AttackRecord)},
-        norm_attacks={k: v for k, v in found.items() if isinstance(v, records.NormAttackRecord)},
         initial=None
         if temperature is None
         else records.InitialRecord(

@@ -31,10 +31,11 @@ def make_gradient(temperature, float32_median_log10):
     )
 
 
-def make_attack(successes):
+def make_attack(successes, robustness):
     return records.AttackRecord(
-        theta=1.0,
-        max_features=112,
+        norm="l0",
+        targets="all",
+        settings={"theta": 1.0, "max_features": 112},
         samples=2,
         attempts=18,
         successes=successes,
@@ -42,11 +43,11 @@ def make_attack(successes):
         success_interval=(0.0, 1.0),
         started=0,
         success_rate_over_all=successes / 18,
-        mean_distortion=0.05 if successes else None,
-        mean_features=39.2 if successes else None,
-        no_admissible_pair=3,
-        zero_maps=2,
-        steps=400,
+        mean_distance=39.2 if successes else None,
+        distance_interval=None,
+        median_distance=None,
+        details={"steps": 400, "no_admissible_pair": 3, "zero_maps": 2},
+        robustness=robustness,
     )
 
 
@@ -64,15 +65,16 @@ def make_network(name, temperature, initial=None):
         gradients=records.GradientsRecord(
             deployed=make_gradient(1.0, None), training=make_gradient(temperature, -3.5)
         ),
-        robustness={
-            "jsma_f": records.RobustnessRecord(
-                capped=0.125, uncapped=0.05, unreached=0.5, cap=1 / 7
+        attacks={
+            "jsma_f": make_attack(
+                9,
+                records.RobustnessRecord(capped=0.125, uncapped=0.05, unreached=0.5, cap=1 / 7),
             ),
-            "jsma_z": records.RobustnessRecord(
-                capped=1 / 7, uncapped=None, unreached=1.0, cap=1 / 7
+            "jsma_z": make_attack(
+                0,
+                records.RobustnessRecord(capped=1 / 7, uncapped=None, unreached=1.0, cap=1 / 7),
             ),
         },
-        attacks={"jsma_f": make_attack(9), "jsma_z": make_attack(0)},
         initial=initial,
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import pydantic
 import pytest
@@ -110,7 +111,36 @@ def test_a_missing_key_is_refused(written, path, key):
         records.load(records.Results, path)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, 99])
+COMMITTED = pathlib.Path(__file__).parents[3] / "docs" / "results"
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "cifar10_warm"])
+def test_results_of_schema_2_are_read_with_one_record_of_every_attack(name, tmp_path):
+    old = json.loads((COMMITTED / name / "results.json").read_text())
+    assert old["schema_version"] == 2
+    found = records.load(records.Results, COMMITTED / name / "results.json")
+    for network, before in zip(found.networks, old["networks"], strict=True):
+        assert list(network.attacks) == [*before["attacks"], *before.get("norm_attacks", {})]
+        assert list(network.readings) == list(before["attacks"])
+        for attack, jsma in before["attacks"].items():
+            record = network.attacks[attack]
+            assert record.settings == {"theta": jsma["theta"], "max_features": jsma["max_features"]}
+            assert record.mean_distance == jsma["mean_features"]
+            assert record.details["steps"] == jsma["steps"]
+            assert record.success_rate == jsma["success_rate"]
+            assert record.robustness.capped == before["robustness"][attack]["capped"]
+    records.dump(found, tmp_path / "results.json")
+    assert records.load(records.Results, tmp_path / "results.json") == found
+
+
+@pytest.mark.parametrize("networks", [3, [{"attacks": {"jsma_f": 3}}], [{"attacks": []}]])
+def test_damaged_results_of_schema_2_are_refused(written, path, networks):
+    path.write_text(json.dumps(written | {"schema_version": 2, "networks": networks}))
+    with pytest.raises(records.RunError, match="Expected"):
+        records.load(records.Results, path)
+
+
+@pytest.mark.parametrize("version", [0, 1, 4, 99])
 def test_another_schema_is_refused(written, path, version):
     written["schema_version"] = version
     path.write_text(json.dumps(written))

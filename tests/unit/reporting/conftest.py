@@ -40,11 +40,17 @@ def make_training(
     )
 
 
-def make_attack(rate: float, zero_maps: int = 0, theta: float = 1.0) -> records.AttackRecord:
+def make_attack(
+    rate: float,
+    zero_maps: int = 0,
+    theta: float = 1.0,
+    robustness: records.RobustnessRecord | None = None,
+) -> records.AttackRecord:
     successes = round(ATTEMPTS * rate)
     return records.AttackRecord(
-        theta=theta,
-        max_features=112,
+        norm="l0",
+        targets="all",
+        settings={"theta": theta, "max_features": 112},
         samples=100,
         attempts=ATTEMPTS,
         successes=successes,
@@ -52,12 +58,11 @@ def make_attack(rate: float, zero_maps: int = 0, theta: float = 1.0) -> records.
         success_interval=(max(0.0, rate - 0.03), min(1.0, rate + 0.03)),
         started=0,
         success_rate_over_all=rate,
-        mean_distortion=0.045 if successes else None,
-        mean_features=35.3 if successes else None,
-        no_admissible_pair=zero_maps,
-        zero_maps=zero_maps,
-        steps=16000,
-        features_interval=(33.1, 37.7) if successes else None,
+        mean_distance=35.3 if successes else None,
+        distance_interval=(33.1, 37.7) if successes else None,
+        median_distance=None,
+        details={"steps": 16000, "no_admissible_pair": zero_maps, "zero_maps": zero_maps},
+        robustness=robustness,
     )
 
 
@@ -125,20 +130,17 @@ def make_network(
             deployed=make_gradient(median, zero, 1.0),
             training=make_gradient(-3.5 - math.log10(t), 0.0, t),
         ),
-        robustness={
-            attack: records.RobustnessRecord(
-                capped=capped if attack == "jsma_f" else 0.016,
-                uncapped=0.015 if rate else None,
-                unreached=0.0 if rate > 0.2 else 0.95,
-                cap=CAP,
-            )
-            for attack, rate in rates.items()
-        },
         attacks={
             attack: make_attack(
                 rate,
                 zero_maps=round(800 * zero) if rate < 0.5 else 0,
                 theta=1.0 if attack == "jsma_f_theta_1" else theta,
+                robustness=records.RobustnessRecord(
+                    capped=capped if attack == "jsma_f" else 0.016,
+                    uncapped=0.015 if rate else None,
+                    unreached=0.0 if rate > 0.2 else 0.95,
+                    cap=CAP,
+                ),
             )
             for attack, rate in rates.items()
         },
@@ -163,7 +165,7 @@ def make_norm_attack(
     targets: Any = "random",
     samples: int = 20,
     **settings: Any,
-) -> records.NormAttackRecord:
+) -> records.AttackRecord:
     """Best, average and worst case are 0.8, 1 and 1.5 times the distance; the interval 10 %."""
     attempts = samples * 9 if targets == "all" else samples
     successes = round(attempts * rate)
@@ -180,7 +182,7 @@ def make_norm_attack(
     }
     if targets != "all":
         cases = {"average": cases["average"]} if targets == "random" else {}
-    return records.NormAttackRecord(
+    return records.AttackRecord(
         norm=norm,
         settings=settings,
         targets=targets,
@@ -250,7 +252,7 @@ def with_norm_attacks(
         for kappa, share in ((0.0, 0.2), (40.0, 1.0))
         if "transfer_cw_l2" in found
     ]
-    return dataclasses.replace(network, norm_attacks=found, transfer=replayed)
+    return dataclasses.replace(network, attacks=network.attacks | found, transfer=replayed)
 
 
 def make_full_results() -> records.Results:
@@ -299,11 +301,7 @@ def make_results(
 ) -> records.Results:
     distilled = (n.temperature for n in networks if n.defense == "distillation")
     temperatures = tuple(distilled) or (1.0,)
-    attacks = tuple(
-        a
-        for a in attack_catalog.ATTACKS
-        if any(a in n.attacks or a in n.norm_attacks for n in networks)
-    )
+    attacks = tuple(a for a in attack_catalog.ATTACKS if any(a in n.attacks for n in networks))
     fields = {
         "epochs": 2,
         "samples": 10,
@@ -506,7 +504,7 @@ def yardstick() -> Callable[..., records.NetworkRecord]:
 
 
 @pytest.fixture
-def norm_attack() -> Callable[..., records.NormAttackRecord]:
+def norm_attack() -> Callable[..., records.AttackRecord]:
     return make_norm_attack
 
 

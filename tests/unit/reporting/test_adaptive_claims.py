@@ -22,7 +22,7 @@ def judge(results_of, network, norm_attack, transferred):
         targets = "all" if fields.pop("every_target", False) else "random"
         return dataclasses.replace(
             network(temperature, {}, **fields),
-            norm_attacks={} if cw is None else {"cw_l2": norm_attack(*cw, targets=targets)},
+            attacks={} if cw is None else {"cw_l2": norm_attack(*cw, targets=targets)},
             transfer=[transferred(*pair) for pair in transfer],
         )
 
@@ -184,7 +184,7 @@ def test_the_distances_that_are_drawn_are_those_that_are_correlated(
 ):
     rates = {1.0: 1.0, 2.0: 0.985, 3.0: 0.99}
     networks = [
-        dataclasses.replace(network(t, {}), norm_attacks={"cw_l2": norm_attack(rate, 2.0 + t)})
+        dataclasses.replace(network(t, {}), attacks={"cw_l2": norm_attack(rate, 2.0 + t)})
         for t, rate in rates.items()
     ]
     run = results_of([network(None, {}), *networks], attacks=("cw_l2",))

@@ -342,7 +342,7 @@ def test_distance_leaves_out_networks_that_did_not_learn(full):
 
 
 def test_distance_at_one_temperature_without_an_undistilled_one(results_of, network, norm_attack):
-    attacked = dataclasses.replace(network(20.0, {}), norm_attacks={"cw_l2": norm_attack(1.0, 2.0)})
+    attacked = dataclasses.replace(network(20.0, {}), attacks={"cw_l2": norm_attack(1.0, 2.0)})
     run = results_of([network(None, {}), attacked])
     assert distance.measured(run)
     figure = distance.draw(run)

@@ -124,11 +124,9 @@ def test_an_attack_of_another_name_is_shown_by_it(full, samples):
     networks = [
         dataclasses.replace(
             network,
-            norm_attacks={
-                **network.norm_attacks,
-                payload: dataclasses.replace(
-                    network.norm_attacks["cw_l2"], settings={payload: payload}
-                ),
+            attacks={
+                **network.attacks,
+                payload: dataclasses.replace(network.attacks["cw_l2"], settings={payload: payload}),
             },
         )
         for network in full.networks
@@ -146,8 +144,7 @@ def test_a_table_among_messages_is_markdown_too(full):
             network,
             name=HOSTILE[0],
             training=None,
-            attacks={},
-            norm_attacks={HOSTILE[0]: network.norm_attacks["cw_l2"]},
+            attacks={HOSTILE[0]: network.attacks["cw_l2"]},
         )
         for network in full.networks[:1]
     ]

@@ -17,7 +17,7 @@ def test_jsma_is_measured_in_features(results):
 
 def test_results_from_before_the_interval_was_measured_are_shown_without(results):
     network = results.networks[2]
-    before = dataclasses.replace(network.attacks["jsma_f"], features_interval=None)
+    before = dataclasses.replace(network.attacks["jsma_f"], distance_interval=None)
     older = dataclasses.replace(network, attacks={"jsma_f": before})
     assert outcomes.outcome(older, "jsma_f").show(1) == "50.0 [47.0, 53.0]\nat 35.3\nn = 900"
 
@@ -48,7 +48,7 @@ def test_without_an_attempt_there_is_no_outcome(network):
 
 
 def test_without_a_success_there_is_no_distance(network, norm_attack):
-    attacked = dataclasses.replace(network(20.0, {}), norm_attacks={"cw_l2": norm_attack(0.0, 1.0)})
+    attacked = dataclasses.replace(network(20.0, {}), attacks={"cw_l2": norm_attack(0.0, 1.0)})
     found = outcomes.outcome(attacked, "cw_l2")
     assert found.show(1) == "0.0 [0.0, 5.0]\nn = 20"
     assert outcomes.outcome(attacked, "cw_l0") is None
@@ -56,8 +56,11 @@ def test_without_a_success_there_is_no_distance(network, norm_attack):
 
 def test_attacks_stand_in_the_order_of_the_configuration_and_unknown_ones_last(full, network):
     strange = dataclasses.replace(
-        network(2.0, {"jsma_z": 0.5}),
-        norm_attacks={"a_new_one": full.networks[0].norm_attacks["cw_l2"]},
+        network(2.0, {}),
+        attacks={
+            **network(2.0, {"jsma_z": 0.5}).attacks,
+            "a_new_one": full.networks[0].attacks["cw_l2"],
+        },
     )
     found = outcomes.attacks_in([strange, *full.networks])
     assert found[-1] == "a_new_one"

@@ -301,7 +301,9 @@ def test_attacks_that_were_not_measured_are_named(full):
     )
     fewer = [
         dataclasses.replace(
-            n, norm_attacks={a: r for a, r in n.norm_attacks.items() if a in ("fgsm", "cw_l2")}
+            n,
+            attacks=n.readings
+            | {a: r for a, r in n.norm_attacks.items() if a in ("fgsm", "cw_l2")},
         )
         for n in full.networks
     ]

@@ -346,10 +346,8 @@ def test_it_writes_everything_and_the_same_bytes_again(tmp_path, seeds):
 def full_seeds(full):
     """Two seeds with every attack: at seed 1, cw_l2 reaches T = 100 in 90 % only."""
     networks = list(full.networks)
-    cw = dataclasses.replace(networks[4].norm_attacks["cw_l2"], success_rate=0.9)
-    networks[4] = dataclasses.replace(
-        networks[4], norm_attacks=networks[4].norm_attacks | {"cw_l2": cw}
-    )
+    cw = dataclasses.replace(networks[4].attacks["cw_l2"], success_rate=0.9)
+    networks[4] = dataclasses.replace(networks[4], attacks=networks[4].attacks | {"cw_l2": cw})
     other = dataclasses.replace(
         full,
         networks=networks,
