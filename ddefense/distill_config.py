@@ -15,11 +15,11 @@ from ddefense.settings import (
     Switch,
     Weight,
     Whole,
+    checked,
     expect,
     is_integer,
     is_number,
     setting,
-    settings,
 )
 
 METHODS = ("defensive", "extended")
@@ -58,57 +58,58 @@ _WEIGHTS = Bound(
 )
 
 
-@settings
+@checked
 class DistillConfig(Training):
     """How a network is distilled."""
 
-    temperature: Positive = setting(
-        dataclasses.MISSING, "T of both trainings. Method extended is at 1, without it."
-    )
+    temperature: Positive = setting("T of both trainings. Method extended is at 1, without it.")
     method: Annotated[Literal["defensive", "extended"], OneOf(METHODS)] = setting(
-        "defensive",
         "defensive: Papernot et al. 2016; with a student or alpha, Hinton et al. 2015. extended: "
         "its successor of 2017 with an outlier class, at T = 1; its formula is unverified.",
+        default="defensive",
     )
     alpha: Weight = setting(
-        0.0,
         "Weight of the hard labels at T = 1 beside the soft labels at T in the loss of the "
         "distilled network; 0 is defensive distillation.",
+        default=0.0,
     )
     scale_by_temperature_squared: Switch = setting(
-        False,
         "Whether the loss on soft labels is multiplied by T^2, as Hinton et al. do, so that its "
         "gradient keeps its size as T rises.",
+        default=False,
     )
     optimizer: Annotated[str, OneOf(OPTIMIZERS)] = setting(
-        "sgd", "sgd, as in the paper; or adam, whose steps do not shrink as T rises."
+        "sgd, as in the paper; or adam, whose steps do not shrink as T rises.", default="sgd"
     )
     learning_rate: Positive | None = setting(
-        None, "Of the optimizer, at the start. Default: 0.1 with sgd, 0.001 with adam."
+        "Of the optimizer, at the start. Default: 0.1 with sgd, 0.001 with adam.", default=None
     )
     class_weights: Annotated[ClassWeights, _WEIGHTS] | None = setting(
-        None,
         "Factor on the loss of the images of each class: balanced for the inverse of its share.",
+        default=None,
     )
     validation_share: Share = setting(
-        0.0, "Share of the training images held out to validate after each epoch."
+        "Share of the training images held out to validate after each epoch.", default=0.0
     )
     early_stopping: Count | None = setting(
-        None,
         "Stop a training after so many epochs without a smaller validation loss, and take the "
         "weights of the best one; this takes a validation share. Default: never.",
+        default=None,
     )
     precision: Annotated[str, OneOf(PRECISIONS)] | None = setting(
-        None,
         "Of the hidden layers while training; mixed_bfloat16 is faster where the hardware has it. "
         "Default: what each layer has. The network that comes out is float32, or what it was.",
+        default=None,
     )
-    outlier_alpha: Factor = setting(0.9, "extended: largest probability of the outlier class.")
+    outlier_alpha: Factor = setting(
+        "extended: largest probability of the outlier class.", default=0.9
+    )
     dropout_passes: Annotated[int, Whole(2)] = setting(
-        20, "extended: passes over each image to estimate uncertainty."
+        "extended: passes over each image to estimate uncertainty.", default=20
     )
     uncertainty_of: Annotated[Literal["logits", "probabilities"], OneOf(UNCERTAINTIES)] = setting(
-        "logits", "extended: outputs of which the variance under dropout is the uncertainty."
+        "extended: outputs of which the variance under dropout is the uncertainty.",
+        default="logits",
     )
 
     def __post_init__(self) -> None:

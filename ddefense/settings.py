@@ -75,12 +75,12 @@ class Setting:
     group: str
 
 
-def setting(default: Any, text: str) -> Any:
+def setting(text: str, *, default: Any = dataclasses.MISSING) -> Any:
     """A field of a class of settings.
 
     Args:
-        default: its default.
         text: what it is, in sentences that follow its name; the help of its flag.
+        default: its default; none for a field that must be given.
     """
     return dataclasses.field(default=default, metadata={"text": text})
 
@@ -167,16 +167,26 @@ def told_apart(values: tuple[float, ...]) -> bool:
 
 
 Count = Annotated[int, Whole(1)]
+Even = Annotated[
+    int,
+    Whole(2),
+    Bound(
+        "an even number, because features are changed in pairs",
+        lambda x: not is_integer(x, 2) or x > LARGEST_INTEGER or int(x) % 2 == 0,
+        lambda x: x,
+    ),
+]
 Natural = Annotated[int, Whole(0)]
 Positive = Annotated[float, real("a finite number > 0", lambda x: x > 0)]
 Share = Annotated[float, real("a number in [0, 1)", lambda x: 0 <= x < 1)]
+Number = Annotated[float, real("a finite number >= 0", lambda x: x >= 0)]
 Weight = Annotated[float, real("a number in [0, 1]", lambda x: 0 <= x <= 1)]
 Factor = Annotated[float, real("a number in (0, 1]", lambda x: 0 < x <= 1)]
 Switch = Annotated[bool, Bound("true or false", lambda x: isinstance(x, bool), bool)]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(setting,))
-def settings(cls: type[Settings]) -> type[Settings]:
+def checked(cls: type[Settings]) -> type[Settings]:
     """Makes a class of settings; building one raises `ConfigError` if a field cannot be."""
     # A stored configuration with a field that this version does not know is refused.
     config = pydantic.ConfigDict(extra="forbid")
@@ -191,8 +201,8 @@ def settings(cls: type[Settings]) -> type[Settings]:
             raise _refusal(error) from None
 
     made.__init__ = refusing
-    checked: type[Settings] = made
-    return checked
+    found: type[Settings] = made
+    return found
 
 
 def _refusal(error: pydantic.ValidationError) -> Exception:
@@ -215,7 +225,7 @@ def fields(settings: type) -> list[Setting]:
         hint = hints[field.name]
         for part in (hint, *get_args(hint)):  # of `Count | None` too
             if get_origin(part) is Annotated:
-                kind, bound = get_args(part)
+                kind, bound, *_ = get_args(part)
                 kind = get_origin(kind) or kind
                 owner = next(c for c in settings.__mro__ if field.name in c.__annotations__)
                 group = f"{owner.__module__}.{owner.__qualname__}"

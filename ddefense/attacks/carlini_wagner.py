@@ -17,7 +17,6 @@ for another, and what else is in the batch matters for last bits alone.
 Distances are in units in which the bounds are 1 apart.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,7 +29,7 @@ from ddefense import interruption
 from ddefense.attacks.batching import Slots
 from ddefense.attacks.classifier import Classifier, check_inputs, expect_logits
 from ddefense.attacks.input_gradient import gradient_of
-from ddefense.settings import expect, is_number
+from ddefense.settings import Count, Number, Positive, checked, setting
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -49,70 +48,30 @@ _CHUNK = 10
 _ROUNDING = 1e-5
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@checked
 class CarliniWagner:
     """Settings of `cw_linf`, and what those of `cw_l0` and `cw_l2` share.
 
     The defaults are those of the authors' code.
-
-    Attributes:
-        kappa: least margin of the logits that counts as adversarial, >= 0.
-        steps: most iterations of one run of the optimizer, >= 1.
     """
 
-    kappa: float = 0.0
-    steps: int = 1000
-
-    def __post_init__(self) -> None:
-        """Checks every field.
-
-        Raises:
-            ValueError: naming the field, what was received and what was expected.
-        """
-        _expect_count("steps", self.steps)
-        holds = is_number(self.kappa) and self.kappa >= 0
-        expect(holds, "kappa", "a finite number >= 0", self.kappa)
+    kappa: Number = setting("Least margin of the logits that counts as adversarial.", default=0.0)
+    steps: Count = setting("Most iterations of one run of the optimizer.", default=1000)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@checked
 class CarliniWagnerL0(CarliniWagner):
-    """Settings of `cw_l0`.
+    """Settings of `cw_l0`."""
 
-    Attributes:
-        learning_rate: of Adam, > 0.
-        initial_c: the first c, > 0.
-    """
-
-    learning_rate: float = 0.01
-    initial_c: float = 1e-3
-
-    def __post_init__(self) -> None:
-        """Checks every field."""
-        super().__post_init__()
-        for name in ("learning_rate", "initial_c"):
-            number = getattr(self, name)
-            expect(is_number(number) and number > 0, name, "a finite number > 0", number)
+    learning_rate: Positive = setting("Of Adam.", default=0.01)
+    initial_c: Positive = setting("The first c.", default=1e-3)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@checked
 class CarliniWagnerL2(CarliniWagnerL0):
-    """Settings of `cw_l2`.
+    """Settings of `cw_l2`."""
 
-    Attributes:
-        search_steps: values of c that are tried, >= 1.
-    """
-
-    search_steps: int = 9
-
-    def __post_init__(self) -> None:
-        """Checks every field."""
-        super().__post_init__()
-        _expect_count("search_steps", self.search_steps)
-
-
-def _expect_count(name: str, count: int) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"{name}: expected an integer >= 1, received {count!r}.")
+    search_steps: Count = setting("Values of c that are tried.", default=9)
 
 
 class Task(NamedTuple):

@@ -5,7 +5,7 @@ the network does not give the target class and the budget lasts, take the forwar
 the feature pair with the largest saliency, and change both features by theta.
 """
 
-import dataclasses
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -17,48 +17,23 @@ from ddefense.attacks.classifier import AdversarialSamples, Classifier, check_in
 from ddefense.attacks.forward_derivative import forward_derivative
 from ddefense.config import Config
 from ddefense.maths import saliency
-from ddefense.settings import is_number
+from ddefense.settings import Even, Positive, checked, real, setting
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@checked
 class JSMA:
-    """Settings of `jsma`.
+    """Settings of `jsma`."""
 
-    Attributes:
-        reading: of the forward derivative, a name of the table in `forward_derivative`.
-        theta: change per feature, not 0, in units of the images.
-        max_features: most features to change, even and >= 2.
-        temperature: T > 0 of `jsma_f_temperature`; 1 with the other readings.
-    """
-
-    reading: str = "jsma_f"
-    theta: float = 1.0
-    max_features: int = 112
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Checks every field.
-
-        Raises:
-            ValueError: naming the field, what was received and what was expected.
-        """
-        checks = (
-            (
-                is_number(self.theta) and self.theta != 0,
-                f"theta: expected a number not 0, received {self.theta!r}",
-            ),
-            (
-                self.max_features >= 2 and self.max_features % 2 == 0,
-                f"max_features: expected an even count >= 2, received {self.max_features!r}",
-            ),
-            (
-                is_number(self.temperature) and self.temperature > 0,
-                f"temperature: expected a finite number > 0, received {self.temperature!r}",
-            ),
-        )
-        for holds, message in checks:
-            if not holds:
-                raise ValueError(message + ".")
+    reading: str = setting(
+        "Of the forward derivative, a name of the table in `forward_derivative`.", default="jsma_f"
+    )
+    theta: Annotated[float, real("a number other than 0", lambda x: x != 0)] = setting(
+        "Change per feature, in units of the images.", default=1.0
+    )
+    max_features: Even = setting("Most features to change.", default=112)
+    temperature: Positive = setting(
+        "T of `jsma_f_temperature`; 1 with the other readings.", default=1.0
+    )
 
 
 def jsma(

@@ -7,7 +7,6 @@ cross it, every image that does is counted, and the closest adversarial one is k
 """
 
 import contextlib
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +20,7 @@ from ddefense.attack_catalog import ATTACKS, AttackSpec
 from ddefense.attacks.batching import padded_size
 from ddefense.attacks.classifier import AdversarialSamples, Classifier, check_inputs
 from ddefense.config import Config
+from ddefense.settings import Count, Natural, checked, setting
 
 # Images to try as a start; one adversarial image is enough.
 _STARTS = 100
@@ -30,28 +30,14 @@ _BATCH = 64
 _MAX_ITERATIONS = 1_000_000
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@checked
 class LabelsOnly:
-    """Settings of `labels_only`.
+    """Settings of `labels_only`."""
 
-    Attributes:
-        queries: most images shown to the network for one sample, the original included.
-        seed: of starts and search directions, >= 0.
-    """
-
-    queries: int = 10_000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks every field.
-
-        Raises:
-            ValueError: naming the field, what was received and what was expected.
-        """
-        for name, least in (("queries", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"{name}: expected an integer >= {least}, received {value!r}.")
+    queries: Count = setting(
+        "Most images shown to the network for one sample, the original included.", default=10_000
+    )
+    seed: Natural = setting("Of starts and search directions.", default=0)
 
 
 Predict = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,16 @@ import tensorflow as tf
 from ddefense import interruption
 from ddefense.attacks.classifier import Classifier, check_inputs, expect_logits
 from ddefense.attacks.loss_gradient import LOSSES, Loss, LossGradient, loss_gradient
-from ddefense.settings import expect, is_number
+from ddefense.settings import (
+    Count,
+    Natural,
+    OneOf,
+    Positive,
+    Switch,
+    checked,
+    expect,
+    setting,
+)
 
 Images = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.integer]
@@ -20,29 +29,24 @@ BATCH_SIZE = 256
 """Images attacked together, of which these attacks need little memory each."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@checked
 class SignAttack:
-    """Settings of `fgsm`, and what those of `pgd_linf` begin with.
+    """Settings of `fgsm`, and what those of `pgd_linf` begin with."""
 
-    Attributes:
-        epsilon: most that a feature may change, > 0, in units of the images.
-        loss: `softmax` or `logits`; see `loss_gradient`.
-        temperature: T > 0 by which `logits` divides the logits; 1 with `softmax`.
-    """
-
-    epsilon: float
-    loss: Loss = "softmax"
-    temperature: float = 1.0
+    epsilon: Positive = setting("Most that a feature may change, in units of the images.")
+    loss: Annotated[Loss, OneOf(LOSSES)] = setting(
+        "Whose gradient is taken; see `loss_gradient`.", default="softmax"
+    )
+    temperature: Positive = setting(
+        "By which `logits` divides the logits; 1 with `softmax`.", default=1.0
+    )
 
     def __post_init__(self) -> None:
-        """Checks every field.
+        """Checks what a bound does not say.
 
         Raises:
-            ValueError: naming the field, what was received and what was expected.
+            ConfigError: naming the field, what was received and what was expected.
         """
-        for name in ("epsilon", "temperature"):
-            _expect_positive(name, getattr(self, name))
-        expect(self.loss in LOSSES, "loss", f"one of {list(LOSSES)}", self.loss)
         expect(
             self.temperature == 1 or self.loss == "logits",
             "temperature",
@@ -52,47 +56,31 @@ class SignAttack:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@checked
 class PGD(SignAttack):
-    """Settings of `pgd_linf`.
+    """Settings of `pgd_linf`."""
 
-    Attributes:
-        steps: gradient steps.
-        step_size: change of a feature in one step, in units of the images; None for
-            2.5 * epsilon / steps (Madry et al. 2018).
-        restarts: random starts.
-        random_start: whether it starts anywhere in the ball, or at the image.
-        seed: of the random starts, >= 0.
-    """
-
-    steps: int = 40
-    step_size: float | None = None
-    restarts: int = 1
-    random_start: bool = True
-    seed: int = 0
+    steps: Count = setting("Gradient steps.", default=40)
+    step_size: Positive | None = setting(
+        "Change of a feature in one step, in units of the images; None for 2.5 * epsilon / steps "
+        "(Madry et al. 2018).",
+        default=None,
+    )
+    restarts: Count = setting("Random starts.", default=1)
+    random_start: Switch = setting(
+        "Whether it starts anywhere in the ball, or at the image.", default=True
+    )
+    seed: Natural = setting("Of the random starts.", default=0)
 
     def __post_init__(self) -> None:
-        """Checks every field."""
+        """Checks what a bound does not say."""
         super().__post_init__()
-        if self.step_size is not None:
-            _expect_positive("step_size", self.step_size)
-        for name, least in (("steps", 1), ("restarts", 1), ("seed", 0)):
-            value = getattr(self, name)
-            holds = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            expect(holds, name, f"an integer >= {least}", value)
-        expect(
-            isinstance(self.random_start, bool), "random_start", "true or false", self.random_start
-        )
         expect(
             self.restarts == 1 or self.random_start,
             "restarts",
             "1 with random_start=False, because all would be the same",
             self.restarts,
         )
-
-
-def _expect_positive(name: str, value: Any) -> None:
-    expect(is_number(value) and value > 0, name, "a finite number > 0", value)
 
 
 def check(

@@ -19,21 +19,21 @@ from ddefense.settings import (
     OneOf,
     Setting,
     Share,
+    checked,
     expect,
     fields,
     setting,
-    settings,
 )
 
 
-@settings
+@checked
 class Oven:
     """Some settings."""
 
-    minutes: Count = setting(20, "How long.")
-    humidity: Share | None = setting(None, "How damp.")
-    program: Annotated[str, OneOf(("bread", "cake"))] = setting("bread", "What for.")
-    shelf: int = setting(1, "Which one; without a bound.")
+    minutes: Count = setting("How long.", default=20)
+    humidity: Share | None = setting("How damp.", default=None)
+    program: Annotated[str, OneOf(("bread", "cake"))] = setting("What for.", default="bread")
+    shelf: int = setting("Which one; without a bound.", default=1)
 
     def __post_init__(self) -> None:
         """Checks two together."""

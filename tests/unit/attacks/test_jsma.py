@@ -363,7 +363,7 @@ def with_value(value):
         ({"targets": np.array([2, 1])}, "targets: .*other than the label"),
         ({"temperature": 0.0}, "temperature: .*received 0.0"),
         ({"reading": "fgsm"}, "attack: .*received 'fgsm'"),
-        ({"theta": 0.0}, "theta: .*not 0.*received 0.0"),
+        ({"theta": 0.0}, "theta: .*other than 0.*received 0.0"),
         ({"theta": float("nan")}, "theta: .*received nan"),
         ({"theta": float("inf")}, "theta: .*received inf"),
         ({"max_features": 3}, "max_features: .*even.*received 3"),

@@ -9,14 +9,15 @@ import pytest
 import tensorflow as tf
 
 from ddefense import attacks, interruption
-from ddefense.attacks.labels_only import LabelsOnly, available
+from ddefense.attack_catalog import ATTACKS
+from ddefense.attacks.labels_only import LabelsOnly
 
 SHAPE = (4, 4, 1)
 # Distance to the nearest boundary of `linear` from each of its images.
 DISTANCES = np.array([0.25, 0.4, 0.1])
 
 needs_library = pytest.mark.skipif(
-    not available(), reason="adversarial-robustness-toolbox is not installed"
+    not ATTACKS["labels_only"].installed, reason="adversarial-robustness-toolbox is not installed"
 )
 
 
@@ -261,10 +262,10 @@ class TestLibrary:
         self, network, images, labels, monkeypatch
     ):
         monkeypatch.setattr(sys, "path", [])
-        assert not available()
+        assert not ATTACKS["labels_only"].installed
         with pytest.raises(ModuleNotFoundError) as raised:
             labels_only(attacks.classifier(network), images, labels)
-        assert "adversarial-robustness-toolbox" in str(raised.value)
+        assert "labels_only: expected its library" in str(raised.value)
         assert "pip install 'ddefense[labels-only]'" in str(raised.value)
 
     def test_is_another_one_than_that_of_the_same_module_name(self, tmp_path, monkeypatch):
@@ -274,7 +275,7 @@ class TestLibrary:
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: art\nVersion: 6.5\n")
         monkeypatch.setattr(sys, "path", [str(tmp_path)])
-        assert not available()
+        assert not ATTACKS["labels_only"].installed
 
     def test_is_imported_only_for_the_attack(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "art", None)
@@ -284,8 +285,8 @@ class TestLibrary:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"queries": 0}, "queries: expected an integer >= 1, received 0"),
-        ({"seed": -1}, "seed: expected an integer >= 0, received -1"),
+        ({"queries": 0}, "queries: expected an integer >= 1; received 0"),
+        ({"seed": -1}, "seed: expected an integer >= 0; received -1"),
         ({"targets": np.zeros(12, np.int64)}, "targets: expected None"),
         ({"labels": np.zeros(3, np.int64)}, "labels: expected 12 classes in 0..2"),
         ({"labels": np.full(12, 3)}, "labels: expected 12 classes in 0..2"),
