@@ -142,7 +142,7 @@ def test_asked_to_stop_it_says_so_and_resumes(play, tmp_path):
     [
         ("without_gpu", "--num_gpus: expected at most 0, the GPUs that Ray sees on one node"),
         ("too_many_threads", "--threads: expected at most 1, the CPUs that Ray sees on one node"),
-        ("not_shared", "workdir: expected a folder that all nodes share; node "),
+        ("not_shared", "--workdir: expected a folder that all nodes share; node "),
         ("other_versions", " has others: numpy 0.1 there, "),
     ],
 )

@@ -133,7 +133,7 @@ def test_after_training(disk, refuse, start_run, blocked, small, small_flags):
     found = start_run(disk.folder, *small_flags, program=blocked, within=disk.within).end()
     assert found.returncode == USAGE
     line, _ = found.stderr.splitlines()
-    assert line.startswith("workdir: expected a directory that can be written, received run")
+    assert line.startswith("--workdir: expected a directory that can be written, received run")
 
     # A shard of an attack; then the network to hand out; then its export.
     assert "stage jsma_f_exact_on_distilled_t20" in refuse(8 * 1024, *small_flags)
@@ -143,7 +143,7 @@ def test_after_training(disk, refuse, start_run, blocked, small, small_flags):
     assert "stage export_distilled_t20" in refuse(network + export // 2, *small_flags)
     assert not list((disk.folder / "exported" / "digits_distilled_t20").iterdir())
     # Results fit, figures do not.
-    assert "In run: " in refuse(export + 60 * 1024, *small_flags)
+    assert "In run: " in refuse(export + 160 * 1024, *small_flags)
     assert (run / "results.json").exists()
     assert not (run / "report.md").exists()
 
