@@ -626,7 +626,8 @@ def load(kind: type[T], path: pathlib.Path) -> T:
     except OSError as error:
         raise RunError(f"Expected results at {path}, but {error.strerror}.") from error
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
+        # That it is of another version explains whatever else is missing.
+        first = min(error.errors(), key=lambda e: e["loc"][-1:] != ("schema_version",))
         where = ".".join(str(part) for part in first["loc"]) or "the file itself"
         raise RunError(
             f"Expected {path} to be a {kind.__name__} record of schema {SCHEMA_VERSION}, but "

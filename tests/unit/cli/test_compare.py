@@ -195,7 +195,7 @@ def test_another_schema_is_an_error_of_one_line(cli, tmp_path):
     answer = cli(str(tmp_path))
     assert (answer.returncode, answer.stdout) == (RUN, "")
     assert len(answer.stderr.splitlines()) == 1
-    assert "of schema 2, but schema_version" in answer.stderr
+    assert "of schema 3, but schema_version" in answer.stderr
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_shown(cli, tmp_path):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ddefense import attack_catalog, records
 from ddefense import config as config_lib
-from ddefense import records
 from ddefense.cli import attack_flags
 
 USAGE, RUN = 2, 1
@@ -144,7 +144,7 @@ def test_a_directory_of_another_configuration_is_refused_at_once(run_python, tmp
     ((status, said),) = json.loads(found.stdout)
     assert status == RUN
     (line,) = said.splitlines()
-    assert "--workdir" in line
+    assert "workdir" in line
     assert "epsilon (0.1 there, 0.2 now)" in line
 
 
@@ -222,7 +222,7 @@ def test_a_saved_model_without_logits_leaves_out_what_needs_them(parse):
     (probabilities, _, lines), (of_logits, _, others), (all_, _, none) = parse(
         [*asked, *BOTH], [*asked, "--logits_output=z"], [*asked, "--logits_output=z", *BOTH]
     )
-    on_probabilities = {*config_lib.PROBABILITY_ATTACKS} & {*preset.attacks}
+    on_probabilities = {*attack_catalog.PROBABILITY_ATTACKS} & {*preset.attacks}
     assert set(probabilities.attacks) == on_probabilities
     (line,) = lines
     for name in {*preset.attacks} - on_probabilities:
