@@ -249,8 +249,8 @@ def seeds() -> tuple[int, ...] | None:
     if not found or len(set(found)) < len(found):
         raise ConfigError(
             "seeds",
-            f"expected different integers in 0..{LARGEST_INTEGER} separated by commas, such "
-            f"as 0,1,2; received {','.join(received)!r}.",
+            f"expected different integers >= 0, at most {LARGEST_INTEGER}, separated by commas, "
+            f"such as 0,1,2; received {','.join(received)!r}.",
         )
     return found
 

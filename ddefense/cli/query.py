@@ -65,7 +65,10 @@ class Sent:
     class_names: tuple[str, ...] | None = None
 
 
-_SHOWN = ("model", "images", "server", "saved_model", "top", "timeout")
+_SHOWN = (
+    *("images", "dataset", "samples", "model", "version", "server", "protocol", "json"),
+    *("saved_model", "signature", "timeout", "top", "data_dir"),
+)
 """Flags that most people need."""
 
 

@@ -19,7 +19,7 @@ print(json.dumps({{name: FLAGS[name].help for name in FLAGS}}))
 _PROGRAMS = {
     ("flags", "define_for_reproduce"): config_lib.Config,
     ("distill_flags", "define"): DistillConfig,
-    ("attack_flags", "define_for_evaluate"): config_lib.Attacking,
+    ("attack_flags", "define"): config_lib.Attacking,
 }
 
 
