@@ -613,7 +613,7 @@ def test_too_many_samples_are_refused_with_the_most_there_are(
     message = str(caught.value)
     assert f"samples: expected at most {len(right)}," in message
     assert f"received {len(right) + 1}." in message
-    assert "--misclassified" in message
+    assert "misclassified" in message
     assert not (tmp_path / "stages" / "samples").exists()
 
 
