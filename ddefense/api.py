@@ -410,7 +410,8 @@ def _open_validation(
     try:
         return _open(data, network, value_range, test_share=1.0, class_names=class_names)
     except ConfigError as error:
-        raise error.about("validation_data") from error
+        reason = error.reason if error.argument == "data" else f"{error}"
+        raise ConfigError("validation_data", reason) from error
 
 
 def _open(

@@ -7,8 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+
+# An example may have to share its core.
+hypothesis.settings.register_profile("ddefense", deadline=None)
+hypothesis.settings.load_profile("ddefense")
 
 # Read once, when TensorFlow is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -36,7 +36,7 @@ def work(asked, workdir):
     print("working", flush=True)
     time.sleep(600)
 
-program.run("bin/work", lambda: None, lambda: (None, pathlib.Path("run")), work)
+program.run("bin/work", lambda: None, lambda: (None, pathlib.Path("run")), work, shown=())
 """
 
 

@@ -257,7 +257,7 @@ def test_the_network_that_is_doubted_is_named(tmp_path, toy, config, caplog):
     wrong = keras.models.clone_model(network := build(8.0))
     wrong.set_weights([-weights for weights in network.get_weights()])
     config = dataclasses.replace(config, attacks=("fgsm",), samples=1)
-    with pytest.raises(RunError, match="^samples"):  # no image is right to begin with
+    with pytest.raises(RunError, match=r"^samples"):  # no image is right to begin with
         evaluating.evaluate(wrong, toy, config, tmp_path / "wrong")
     assert "gets only 0.00 % of the test images of toy right" in caplog.text  # that is why
     found = evaluating.evaluate(

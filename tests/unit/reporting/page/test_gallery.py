@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ddefense import records
@@ -50,7 +50,6 @@ def rebuilt(content, entry):
     return made.reshape(-1, *shape[1:])
 
 
-@settings(deadline=None)  # drawing may share its core
 @given(
     pairs=st.integers(1, 9),
     share=st.floats(0, 1),
