@@ -6,7 +6,7 @@ their order are stages of `ddefense.experiments`.
 
 from ddefense.distillation.extended import outlier_labels, outlier_labels_by_window
 from ddefense.distillation.labels import check_soft_labels, hard_labels, soft_labels
-from ddefense.distillation.pair import Histories, Pair
+from ddefense.distillation.network_pair import Histories, Pair
 
 __all__ = [
     "Histories",
