@@ -51,7 +51,7 @@ def settings(
         temperature: that the network was trained at; without it attacks on logits / T are left
             out.
         substitute: whether there is one; without it `transfer_cw_l2` is left out.
-        outlier_class: whether the network has one; with it `config.PAST_OUTLIER_CLASS` joins.
+        outlier_class: whether the network has one; with it the targeted PGD joins.
         **changes: fields that replace the preset's, `attacks` among them.
 
     Returns:

@@ -396,8 +396,8 @@ class Unit:
         if record.digest != self.digest:
             raise records.RunError(
                 f"{where} holds stage {record.name} made with other settings (digest "
-                f"{record.digest}, expected {self.digest}). Choose another workdir, or move that "
-                "directory away to run the stage again."
+                f"{record.digest}, expected {self.digest}), or by another version of ddefense. "
+                "Choose another workdir, or move that directory away to run the stage again."
             )
         return record
 
