@@ -140,10 +140,14 @@ class Attacking:
     theta: Annotated[float, real("a number in [-1, 1] other than 0", lambda x: 0 < abs(x) <= 1)] = (
         setting("Change of a feature per step, in units of the network's input.", default=1.0)
     )
-    max_features: Even = setting("Most features changed.", default=PAPER_MAX_FEATURES)
+    max_features: Even = setting(
+        "Most features changed; even, because they go in pairs.", default=PAPER_MAX_FEATURES
+    )
     epsilon: Factor = setting("L-infinity bound in units of the images.", default=0.3)
     pgd_steps: Count = setting("Steps of projected gradient descent.", default=40)
-    pgd_restarts: Count = setting("Random starts in the check for them.", default=5)
+    pgd_restarts: Count = setting(
+        "Random starts of PGD in the check that one start is enough.", default=5
+    )
     cw_samples: Count = setting("Of `samples`, the first so many are attacked.", default=20)
     cw_all_targets_at: Annotated[
         tuple[float, ...],

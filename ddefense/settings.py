@@ -249,7 +249,7 @@ def expect(holds: bool, name: str, expected: str, received: Any) -> None:
         ConfigError: naming the setting, what was expected and what was received.
     """
     if not holds:
-        raise ConfigError(name, f"{reason(expected, received)}")
+        raise ConfigError(name, reason(expected, received))
 
 
 def is_integer(value: Any, minimum: int) -> bool:
